@@ -1,0 +1,60 @@
+# Every target sets itself up: it needs Python >= 3.10 and git, nothing else.
+#
+#   make figures   run the notebooks offline, refresh figures/, print a table      (about 10 minutes after the install)
+#   make test      style, tests, doctests, notebooks against their expected values
+#   make bench     benchmarks, as a table          make lint   style only
+#   make lab       JupyterLab in notebooks/        make site   static HTML of the notebooks in site/
+#   make clean     remove what the targets made, the environment included
+#
+# The same without make, in the repository's root (on Windows write .venv\Scripts\ for .venv/bin/):
+#
+#   figures: python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[dev]" && .venv/bin/snows reproduce
+#   test:    python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[dev]" && .venv/bin/python -m pytest -q
+#
+# PYTHON=python3.12 chooses the interpreter, ARGS="..." is handed to the tool that a target runs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export MPLBACKEND ?= Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help figures test bench lint lab site clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "error: $(PYTHON) is missing or older than Python 3.10; name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "installing into $(VENV) (PyTorch is large: several minutes the first time)"
+	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]" || { \
+	  echo "error: the installation failed; the first line that pip marks as an error says why" >&2; exit 1; }
+	@touch $@
+
+figures: $(READY)
+	$(BIN)/snows reproduce $(ARGS)
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q $(ARGS)
+
+bench: $(READY)
+	$(BIN)/python -m pytest -q tests/benchmarks --benchmark-only -m "" $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/python tools/links.py --check
+
+lab: $(READY)
+	env -u MPLBACKEND $(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
+
+site: $(READY)
+	$(BIN)/python tools/build_site.py
+
+clean:
+	rm -rf $(VENV) runs site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,259 @@
+"""The command `snows`: options, help, exit codes. What the commands do is in commands.py and reproduce.py.
+
+Exit codes: 0 all is well; 1 something the user can put right, said in one sentence on stderr; 2 a wrong option;
+130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from snows_core.errors import SnowsError
+
+INTERRUPTED = 130
+
+def example(*lines: str) -> str:
+    """Return examples for the end of a help text; the backspace keeps their lines as they are."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+app = typer.Typer(
+    name="snows",
+    help="Prune a trained vision network once, without retraining, and keep what it knows.",
+    epilog=example("snows prune --model digits-resnet20 --pattern 1:4 --out pruned"),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+MODEL_HELP = "An experiment (see `snows experiments`), timm/<name> or torchvision/<name>."
+Model = Annotated[str | None, typer.Option(help=MODEL_HELP)]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="digits, cifar10, cifar100, imagenette, imagenet or folder:<path>.", show_default="the experiment's own"
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the data sets.", show_default="the variable SNOWS_DATA, else the user's cache"),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="Local .safetensors or .pth file.", show_default="the experiment's own")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...", show_default="cpu")]
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a user's mistake into one sentence and exit code 1, and Ctrl-C into exit code 130; bugs keep their trace.
+
+    Args:
+        command: a command's function.
+
+    Returns:
+        The function with the same signature.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                command(*args, **kwargs)
+        except (SnowsError, OSError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted: what was finished before is kept, nothing is half-written", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+
+    return run
+
+
+def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    typer.echo(f"warning: {message}", err=True)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from snows_core import __version__
+
+        typer.echo(f"snows-core {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("prune", epilog=example(
+    "snows prune --model digits-resnet20 --pattern 1:4 --k 5 --images 256 --out pruned",
+    "snows prune --model timm/resnet50 --data imagenette --pattern 2:4 --k 30 --out resnet50-2to4",
+))
+@guarded
+def prune_command(
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
+    out: Annotated[Path, typer.Option(help="Folder for weights, masks, manifest and report.")],
+    data: Data = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="N:M as 2:4, or a share of zeros as 0.8.", show_default="the experiment's own"),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Operations behind a layer that its loss sees; 0 is layer-wise least squares.",
+            show_default="the experiment's own",
+        ),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Calibration images.", show_default="the experiment's own, 256 mostly")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="fast, or paper for the published procedure.")] = "fast",
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(help="Glob of layers to prune; may be repeated.", show_default="all but the first and the last"),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Glob of layers to leave dense; may be repeated.", show_default="the experiment's own"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the calibration sample.")] = 0,
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    device: Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Prune a network on images, measure the result and save it.
+
+    The dense network's accuracy is checked first; calibration images come from the training split, the measurements
+    from the test split. Ctrl-C saves the layers solved so far.
+    """
+    from snows_core.commands import PruneOptions, Source, prune_to_folder
+
+    options = PruneOptions(
+        out, overwrite, pattern, k, images, recipe, seed, tuple(layers or ()), tuple(exclude or ()), not quiet
+    )
+    result = prune_to_folder(Source(model, data, data_root, weights, device), options, typer.echo)
+    if not result.complete:
+        typer.echo(f"interrupted: {out} holds the layers solved so far, the others are dense", err=True)
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command("evaluate", epilog=example(
+    "snows evaluate pruned",
+    "snows evaluate --model resnet20 --data cifar10",
+))
+@guarded
+def evaluate_command(
+    folder: Annotated[Path | None, typer.Argument(help="What `snows prune` wrote.", show_default=False)] = None,
+    model: Model = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    device: Device = None,
+) -> None:
+    """Print accuracy, agreement with the dense network, and KL divergence on the test images."""
+    from snows_core.commands import Source, evaluate_folder, source_of, table
+
+    given = None if model is None else Source(model, data, data_root, weights, device)
+    source = source_of(folder, given, data, data_root, device)
+    typer.echo(table(evaluate_folder(folder, source, typer.echo), index=True))
+
+
+@app.command("reproduce", epilog=example(
+    "snows reproduce",
+    "snows reproduce --profile cifar 03",
+))
+@guarded
+def reproduce_command(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NN", help="Numbers or names of notebooks.", show_default="all")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="digits (offline), or one of notebooks/profiles.")] = "digits",
+    notebooks: Annotated[
+        Path | None, typer.Option(help="Folder of the notebooks.", show_default="notebooks/ of this clone")
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the figures.", show_default="SNOWS_FIGURES, else figures/ of this clone"),
+    ] = None,
+    data_root: DataRoot = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds a cell may take.", show_default="three times the profile's time"),
+    ] = None,
+    listing: Annotated[bool, typer.Option("--list", help="Show notebooks and profiles; run none.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Run the notebooks, refresh figures/ and compare every metric with figures/expected.yaml.
+
+    Executed notebooks and a record of each run go to runs/. A notebook that fails leaves the others' results.
+    """
+    from snows_core.commands import table
+    from snows_core.reproduce import profiles_table, reproduce
+
+    if listing:
+        typer.echo(table(profiles_table(notebooks)))
+        return
+    if data_root is not None:
+        os.environ["SNOWS_DATA"] = str(data_root.resolve())
+    summary = reproduce(
+        names or (), profile, notebooks=notebooks, figures=figures, timeout=timeout, progress=not quiet,
+        report=typer.echo,
+    )  # fmt: skip
+    typer.echo("\n" + table(summary.metrics_table()))
+    typer.echo("\n" + table(summary.runs_table()))
+    for reason in summary.failures:
+        typer.echo(f"error: {reason}", err=True)
+    if summary.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if summary.failures:
+        raise typer.Exit(1)
+
+
+@app.command("train", epilog=example("snows train digits-resnet20 --out retrained"))
+@guarded
+def train_command(
+    name: Annotated[str, typer.Argument(help="A network that the package ships, such as digits-resnet20.")],
+    out: Annotated[Path, typer.Option(help="Folder for weights and record.")] = Path("."),
+    seed: Annotated[int, typer.Option(help="Of weights, batches and shifts; the shipped files have 0.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Train one of the shipped digits networks again, from scratch."""
+    from snows_core.zoo.train import train
+
+    metrics = train(name, out, seed, not quiet)
+    typer.echo(f"{name}: {metrics.accuracy:.2f} % on {metrics.images} test digits, saved to {out}")
+
+
+@app.command("experiments", epilog=example("snows experiments"))
+@guarded
+def experiments_command() -> None:
+    """List the networks that --model knows by name, with their data and defaults."""
+    from snows_core.commands import experiments_frame, table
+
+    typer.echo(table(experiments_frame()))
+
+
+def main() -> None:
+    """Run the command line; the console script `snows`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

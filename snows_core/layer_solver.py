@@ -1,0 +1,148 @@
+"""One layer of the sweep: targets, start, preconditioner, Newton, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snows_core.graph import Network, Segment
+from snows_core.layerwise import RowFactors, gram, masked_least_squares, patches
+from snows_core.newton_cg import NewtonSolution, newton
+from snows_core.objective import ReconstructionLoss
+from snows_core.plan import PlannedLayer
+from snows_core.recipe import Recipe
+from snows_core.stream import Stream
+
+
+@dataclass
+class LayerOutcome:
+    """What became of one layer: its weight, losses, cost and stop reason (columns of the report)."""
+
+    weight: Tensor
+    k: int
+    loss_masked: float
+    loss_start: float
+    loss_end: float
+    newton_steps: int
+    products: int
+    image_products: int
+    stop: str
+    seconds: float = 0.0
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the report's columns."""
+        return {name: value for name, value in vars(self).items() if name != "weight"}
+
+
+def input_grams(entry: PlannedLayer, pruned: Stream, dense: Stream) -> tuple[Tensor, Tensor | None]:
+    """Return the Gram matrix of a layer's input, and the cross Gram matrix with the dense input where they differ.
+
+    Both (groups, d, d), summed over images and positions; streams must stand at the layer.
+    """
+    source = entry.layer.node.all_input_nodes[0]
+    own: Tensor | None = None
+    cross: Tensor | None = None
+    for batch in range(len(pruned.values)):
+        x = patches(pruned.values[batch][source].to(pruned.device), entry.geometry)
+        part = gram(x)
+        own = part if own is None else own + part
+        if dense is not pruned:
+            x0 = patches(dense.values[batch][source].to(pruned.device), entry.geometry)
+            part = gram(x, x0)
+            cross = part if cross is None else cross + part
+    return own, cross
+
+
+def solve_layer(
+    network: Network,
+    entry: PlannedLayer,
+    mask: Tensor,
+    pruned: Stream,
+    dense: Stream,
+    k: int,
+    recipe: Recipe,
+    generator: torch.Generator,
+) -> LayerOutcome:
+    """Re-fit one layer on its mask.
+
+    Args:
+        network: the traced network, dense weights.
+        entry: the layer.
+        mask: bool, weight shape.
+        pruned: calibration values reached with the pruned layers before this one, standing at this layer.
+        dense: the same with dense weights (or ``pruned`` itself, for the published targets).
+        k: operations behind the layer.
+        recipe: how to solve.
+        generator: random signs for the curvature probe.
+
+    Returns:
+        The new weight and the figures of the report.
+    """
+    segment = network.segment(entry.layer, k, recipe.taps)
+    objective = make_objective(network, segment, mask, pruned, dense, recipe)
+    dense_weight = network.weight(entry.layer)
+    start = torch.where(mask, dense_weight, 0.0)
+    loss_masked = objective.value(start)
+    factors = None
+    if recipe.warm_start or recipe.precondition:
+        own, cross = input_grams(entry, pruned, dense)
+        factors = RowFactors(own, mask.flatten(1), recipe.ridge)
+        if recipe.warm_start:
+            start = masked_least_squares(factors, dense_weight.flatten(1), cross).view_as(dense_weight)
+    if k == 0 and recipe.warm_start:
+        loss = objective.value(start)
+        return LayerOutcome(start, 0, loss_masked, loss, loss, 0, 0, 0, "least squares in closed form")
+    precondition = None
+    if recipe.precondition and factors is not None:
+        factors.scale = objective.row_curvature(start, generator)
+        precondition = lambda r: factors.solve(r.flatten(1)).view_as(r)  # noqa: E731
+    if recipe.mini_batches:
+        return _by_mini_batches(objective, start, loss_masked, recipe)
+    solution = newton(objective, start, recipe.newton, precondition)
+    return _outcome(solution, segment, loss_masked, objective)
+
+
+def _outcome(
+    solution: NewtonSolution, segment: Segment, loss_masked: float, objective: ReconstructionLoss
+) -> LayerOutcome:
+    start, end = solution.losses[0], solution.losses[-1]
+    return LayerOutcome(
+        solution.weight, segment.k, loss_masked, start, end, solution.steps,
+        objective.products, objective.image_products, solution.stop.value,
+    )  # fmt: skip
+
+
+def _by_mini_batches(
+    objective: ReconstructionLoss, weight: Tensor, loss_masked: float, recipe: Recipe
+) -> LayerOutcome:
+    """Take one Newton step on each batch in turn, several passes: the published schedule, with its stagnation rule."""
+    history: list[float] = []
+    steps = products = image_products = 0
+    stop = "the passes asked for were made"
+    for turn in range(recipe.passes * len(objective.contexts)):
+        part = objective.on([turn % len(objective.contexts)])
+        solution = newton(part, weight, recipe.newton)
+        weight, steps = solution.weight, steps + solution.steps
+        products, image_products = products + part.products, image_products + part.image_products
+        history.append(solution.losses[0])
+        recent = history[-6:]
+        if len(recent) == 6 and all(b / a > 0.995 for a, b in zip(recent, recent[1:], strict=False)):
+            stop = "the loss stagnated over five mini-batches"
+            break
+    return LayerOutcome(
+        weight, objective.segment.k, loss_masked, loss_masked, objective.value(weight), steps,
+        products, image_products, stop,
+    )  # fmt: skip
+
+
+def make_objective(
+    network: Network, segment: Segment, mask: Tensor, pruned: Stream, dense: Stream, recipe: Recipe
+) -> ReconstructionLoss:
+    """Return the K-step loss of a segment: contexts from the pruned stream, targets from the dense one."""
+    batches = range(len(pruned.values))
+    contexts = [pruned.context(segment, batch) for batch in batches]
+    targets = [dense.taps(segment, batch) for batch in batches]
+    return ReconstructionLoss(network, segment, contexts, targets, mask, recipe.curvature, rule=recipe.taps)

@@ -1,0 +1,313 @@
+"""Hessian-free Newton: preconditioned conjugate gradients, Armijo backtracking, and the Newton loop around them.
+
+All three work on tensors of any one shape and need only a product with the matrix. Each returns its solution, why it
+stopped (an enum whose value is the sentence a user reads) and what it spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from snows_core.errors import bad
+
+
+class Stop(Enum):
+    """Why a solver ended."""
+
+    RESIDUAL = "the residual fell below its tolerance"
+    PROGRESS = "the quadratic model gained too little per iteration"
+    EXACT = "the system was solved exactly"
+    NEGATIVE_CURVATURE = "a direction of negative (or zero) curvature was met"
+    ITERATIONS = "the cap on iterations was reached"
+    NOT_FINITE = "a product was not finite"
+    NO_DESCENT = "no step along the direction lowered the loss enough; the old weights stay"
+    LOSS = "the loss gained less than its tolerance"
+    STEPS = "the Newton steps asked for were taken"
+    ZERO_GRADIENT = "the gradient is zero"
+
+
+@dataclass(frozen=True)
+class CGSolution:
+    """What conjugate gradients found.
+
+    Attributes:
+        x: approximate solution of ``H x = b``.
+        stop: why it ended.
+        iterations: products with H.
+        residual: norm of ``b - H x``.
+        model: value of the quadratic model ``x'Hx / 2 - b'x`` after each iteration (never rising).
+    """
+
+    x: Tensor
+    stop: Stop
+    iterations: int
+    residual: float
+    model: list[float] = field(repr=False)
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float((a * b).sum(dtype=torch.float64 if a.device.type != "mps" else None))
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+    max_iterations: int = 500,
+    relative: float = 0.0,
+    absolute: float = 0.0,
+    progress: float = 0.0,
+    window: int = 10,
+) -> CGSolution:
+    """Solve ``H x = b`` for symmetric H by preconditioned conjugate gradients, started at zero.
+
+    Equals ``scipy.sparse.linalg.cg`` on a positive definite H, with two differences that a Newton method needs: it ends
+    with the iterate at hand when a direction of non-positive curvature appears (with ``b`` itself in the first
+    iteration), and it can end on relative progress of the quadratic model, which does not depend on the scale of b
+    (Martens 2010, section 4.4): after i iterations, with lag ``w = max(window, i / 10)``, when
+    ``(q_i - q_{i-w}) / q_i < w * progress``.
+
+    Args:
+        product: maps v to H v.
+        b: right-hand side, any shape.
+        precondition: maps r to M^-1 r with M symmetric positive definite; default identity.
+        max_iterations: cap on products.
+        relative: end when ``|r| <= relative * |b|``.
+        absolute: end when ``|r| <= absolute``.
+        progress: Martens' epsilon; 0 switches that test off.
+        window: smallest lag of that test.
+
+    Returns:
+        Solution, stop reason and statistics.
+
+    >>> solution = conjugate_gradients(lambda v: torch.tensor([2.0, 4.0]) * v, torch.tensor([2.0, 4.0]), relative=1e-6)
+    >>> [round(value, 4) for value in solution.x.tolist()], solution.iterations
+    ([1.0, 1.0], 2)
+    """
+    x, r = torch.zeros_like(b), b.clone()
+    z = precondition(r) if precondition else r
+    p, rz = z, _dot(r, z)
+    target = max(relative * float(b.norm()), absolute)
+    model = [0.0]
+    if not rz > 0:
+        return CGSolution(x, Stop.EXACT if rz == 0 else Stop.NOT_FINITE, 0, float(r.norm()), model)
+    stop = Stop.ITERATIONS
+    for i in range(1, max_iterations + 1):
+        hp = product(p)
+        curvature = _dot(p, hp)
+        if curvature != curvature or abs(curvature) == float("inf"):
+            stop = Stop.NOT_FINITE
+            break
+        if curvature <= 0:
+            stop = Stop.NEGATIVE_CURVATURE
+            x = b.clone() if i == 1 else x
+            break
+        alpha = rz / curvature
+        x = x + alpha * p
+        r = r - alpha * hp
+        model.append(model[-1] - 0.5 * alpha * rz)
+        residual = float(r.norm())
+        if residual <= target:
+            stop = Stop.RESIDUAL
+            break
+        lag = max(window, i // 10)
+        if progress and i >= lag and (model[i] - model[i - lag]) / model[i] < lag * progress:
+            stop = Stop.PROGRESS
+            break
+        z = precondition(r) if precondition else r
+        new = _dot(r, z)
+        if not new > 0:
+            stop = Stop.EXACT
+            break
+        p, rz = z + (new / rz) * p, new
+    return CGSolution(x, stop, i, float(r.norm()), model)
+
+
+@dataclass(frozen=True)
+class LineSearch:
+    """What backtracking found: the step length (0 when none was accepted), the loss there, and how often it looked."""
+
+    step: float
+    loss: float
+    evaluations: int
+
+
+def armijo(
+    value: Callable[[Tensor], float],
+    w: Tensor,
+    direction: Tensor,
+    loss: float,
+    slope: float,
+    *,
+    c: float = 1e-5,
+    shrink: float = 0.9,
+    max_backtracks: int = 50,
+) -> LineSearch:
+    """Backtrack from a full step until ``L(w + t d) <= L(w) + c t g'd`` (Armijo 1966).
+
+    Loss, slope and trial values must belong to the same images, else the test means nothing.
+
+    Args:
+        value: the loss as a function of the weight.
+        w: current weight.
+        direction: step to try, same shape.
+        loss: ``value(w)``.
+        slope: directional derivative g'd at w, negative for a descent direction.
+        c: fraction of the predicted decrease that is asked for.
+        shrink: factor between trials, in (0, 1).
+        max_backtracks: how many times to shrink.
+
+    Returns:
+        The accepted step; step 0 with the old loss when there is none.
+    """
+    if not slope < 0:
+        return LineSearch(0.0, loss, 0)
+    step = 1.0
+    for trial in range(1, max_backtracks + 2):
+        there = value(w + step * direction)
+        if there <= loss + c * step * slope:  # False for a NaN
+            return LineSearch(step, there, trial)
+        step *= shrink
+    return LineSearch(0.0, loss, max_backtracks + 1)
+
+
+class Linear(Protocol):
+    """Loss, gradient and curvature product at one weight (see ``objective.Linearisation``)."""
+
+    loss: float
+    gradient: Tensor
+    product: Callable[[Tensor], Tensor]
+
+
+class Objective(Protocol):
+    """A loss that can be evaluated and linearised."""
+
+    def value(self, weight: Tensor) -> float:
+        """Return the loss."""
+
+    def linearise(self, weight: Tensor) -> Linear:
+        """Return loss, gradient and curvature product."""
+
+
+@dataclass(frozen=True)
+class NewtonOptions:
+    """Settings of the Newton loop.
+
+    Attributes:
+        steps: Newton steps at most.
+        tolerance: end when a step lowers the loss by less than this fraction.
+        cg_iterations: cap on products in one step.
+        cg_relative: relative residual tolerance.
+        cg_absolute: absolute residual tolerance (the published rule).
+        cg_progress: Martens' epsilon, 0 for off.
+        cg_window: Martens' smallest lag.
+        damping: added to H times identity (published: 1e-4); 0 with a preconditioned, damped Gram matrix.
+        armijo: fraction c of the predicted decrease.
+        shrink: backtracking factor.
+        backtracks: how many times to shrink.
+    """
+
+    steps: int = 3
+    tolerance: float = 1e-2
+    cg_iterations: int = 500
+    cg_relative: float = 0.0
+    cg_absolute: float = 0.0
+    cg_progress: float = 0.0
+    cg_window: int = 10
+    damping: float = 0.0
+    armijo: float = 1e-5
+    shrink: float = 0.9
+    backtracks: int = 50
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if self.steps < 0 or self.cg_iterations < 1:
+            raise bad("steps, cg_iterations", (self.steps, self.cg_iterations), "steps >= 0 and cg_iterations >= 1")
+        if not 0 < self.shrink < 1 or not 0 <= self.armijo < 1:
+            raise bad("shrink, armijo", (self.shrink, self.armijo), "shrink in (0, 1) and armijo in [0, 1)")
+        if min(self.damping, self.tolerance, self.cg_relative, self.cg_absolute, self.cg_progress) < 0:
+            raise bad("damping and tolerances", "a negative number", "numbers >= 0")
+
+
+@dataclass(frozen=True)
+class NewtonSolution:
+    """What the Newton loop found.
+
+    Attributes:
+        weight: the best weight; its loss is never above the start's.
+        stop: why the loop ended.
+        losses: loss at the start and after each accepted step.
+        steps: accepted Newton steps.
+        products: curvature products.
+        cg_stops: why conjugate gradients ended, step by step.
+    """
+
+    weight: Tensor
+    stop: Stop
+    losses: list[float]
+    steps: int
+    products: int
+    cg_stops: list[Stop]
+
+
+def newton(
+    objective: Objective,
+    weight: Tensor,
+    options: NewtonOptions,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+) -> NewtonSolution:
+    """Minimise an objective from ``weight`` by truncated Newton steps ``H d = -g`` with Armijo backtracking.
+
+    Args:
+        objective: loss, gradient and curvature products.
+        weight: start, zero off its mask (the objective masks gradient and products).
+        options: settings.
+        precondition: see :func:`conjugate_gradients`.
+
+    Returns:
+        Solution, stop reason and statistics. A rejected step leaves the weight as it was.
+    """
+    losses: list[float] = []
+    cg_stops: list[Stop] = []
+    products, stop = 0, Stop.STEPS
+    for _ in range(options.steps):
+        at = objective.linearise(weight)
+        if not losses:
+            losses.append(at.loss)
+        solution = conjugate_gradients(
+            lambda v, at=at: at.product(v) + options.damping * v,
+            -at.gradient,
+            precondition=precondition,
+            max_iterations=options.cg_iterations,
+            relative=options.cg_relative,
+            absolute=options.cg_absolute,
+            progress=options.cg_progress,
+            window=options.cg_window,
+        )
+        products += solution.iterations
+        cg_stops.append(solution.stop)
+        if solution.iterations == 0:
+            stop = Stop.ZERO_GRADIENT
+            break
+        slope = _dot(at.gradient, solution.x)
+        search = armijo(
+            objective.value, weight, solution.x, at.loss, slope,
+            c=options.armijo, shrink=options.shrink, max_backtracks=options.backtracks,
+        )  # fmt: skip
+        if search.step == 0:
+            stop = Stop.NO_DESCENT
+            break
+        weight = weight + search.step * solution.x
+        gained = losses[-1] - search.loss
+        losses.append(search.loss)
+        if gained <= options.tolerance * abs(losses[-2]):
+            stop = Stop.LOSS
+            break
+    return NewtonSolution(weight, stop, losses, len(losses) - 1 if losses else 0, products, cg_stops)

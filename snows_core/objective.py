@@ -1,0 +1,206 @@
+r"""The K-step reconstruction loss of one layer: value, gradient, and exact products with its curvature.
+
+.. math::  L(W) = \sum_{k=0}^{K} c_k \lVert f_{l:l+k}(X; W) - Y_{l+k} \rVert^2,  \qquad  c_k = 1 / \text{elements}_k
+
+with the sum over all calibration images, so each tap is a mean squared error (DESIGN of SNOWS, Lucas & Mazumder 2025).
+The Hessian is never formed: a product ``H v`` is one backward pass through the retained graph of the gradient
+(Pearlmutter 1994), with the whole weight at once, so no cross term is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from snows_core.graph import Network, Segment, TapRule, Values
+from snows_core.operations import Kind, is_piecewise_linear
+from snows_core.program import Program
+
+Curvature = Literal["hessian", "gauss-newton"]
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """Loss, gradient and curvature at one weight.
+
+    Attributes:
+        loss: value of the K-step loss, all images.
+        gradient: same shape as the weight, zero off the mask.
+        product: maps a direction (weight shape) to curvature times direction, masked on both sides.
+    """
+
+    loss: float
+    gradient: Tensor
+    product: Callable[[Tensor], Tensor]
+
+
+class ReconstructionLoss:
+    """The K-step loss of a layer over calibration batches, as a function of its weight.
+
+    Args:
+        network: the traced network; layers after this one keep its dense weights.
+        segment: the layer and the operations after it.
+        contexts: per batch, what the segment reads from outside (:meth:`snows_core.stream.Stream.context`).
+        targets: per batch, the dense network's tap outputs, in the order of ``segment.taps``.
+        mask: bool, weight shape, True where a weight is free.
+        curvature: "hessian" (exact) or "gauss-newton" (positive semi-definite); equal in a ReLU network in eval mode.
+        retain: keep every batch's graph for all products (fast) instead of rebuilding it in each (little memory).
+
+    Attributes:
+        products: curvature products so far; ``image_products`` counts them times images.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        segment: Segment,
+        contexts: Sequence[Values],
+        targets: Sequence[Sequence[Tensor]],
+        mask: Tensor,
+        curvature: Curvature = "hessian",
+        retain: bool = True,
+        rule: TapRule = "all",
+    ) -> None:
+        self.network, self.segment, self.rule = network, segment, rule
+        self.program = Program(network, segment, rule)
+        self.contexts, self.targets = contexts, targets
+        self.mask, self.curvature, self.retain = mask, curvature, retain
+        # With piecewise linear operations only, Hessian and Gauss-Newton are one matrix; the latter is cheaper.
+        self.by_gauss_newton = curvature == "gauss-newton" or all(map(is_piecewise_linear, segment.nodes))
+        elements = [sum(batch[k].numel() for batch in targets) for k in range(len(segment.taps))]
+        self.tap_weights = [1.0 / count for count in elements]
+        self.images = sum(len(batch[0]) for batch in targets)
+        self.name = segment.layer.weight_name
+        self.has_attention = any(network.kinds.get(node) is Kind.ATTENTION for node in segment.nodes)
+        self.products = 0
+        self.image_products = 0
+
+    def on(self, batches: Sequence[int]) -> ReconstructionLoss:
+        """Return the same loss on a subset of the batches, each tap again a mean over the images that are left."""
+        return ReconstructionLoss(
+            self.network, self.segment, [self.contexts[i] for i in batches], [self.targets[i] for i in batches],
+            self.mask, self.curvature, self.retain, self.rule,
+        )  # fmt: skip
+
+    def _math_attention(self) -> AbstractContextManager[None]:
+        """Fused attention kernels have no second derivative: use the plain one here, and only here."""
+        return sdpa_kernel(SDPBackend.MATH) if self.has_attention else nullcontext()
+
+    def errors(self, outputs: Sequence[Tensor], batch: int) -> list[Tensor]:
+        """Return, tap by tap, what is squared and averaged: output minus target, scaled by the tap rule."""
+        differences = [output - target for output, target in zip(outputs, self.targets[batch], strict=True)]
+        return [
+            difference if scale is None else difference * scale.view(1, -1, *(1,) * (difference.ndim - 2))
+            for difference, scale in zip(differences, self.program.tap_scales, strict=True)
+        ]
+
+    @torch.no_grad()
+    def per_tap(self, weight: Tensor) -> list[float]:
+        """Return the mean squared error of every tap; they add up to the loss."""
+        total = torch.zeros(len(self.tap_weights), dtype=torch.float64)
+        for batch in range(len(self.contexts)):
+            errors = self.errors(self.program.run(self.contexts[batch], weight), batch)
+            total += torch.stack([error.square().sum() for error in errors]).double().cpu()
+        return (total * torch.tensor(self.tap_weights, dtype=torch.float64)).tolist()
+
+    def value(self, weight: Tensor) -> float:
+        """Return the loss at a weight, without gradients."""
+        return sum(self.per_tap(weight))
+
+    def linearise(self, weight: Tensor) -> Linearisation:
+        """Return loss, gradient and curvature products at a weight (zero off the mask)."""
+        loss, gradient = 0.0, torch.zeros_like(weight)
+        kept: list[Callable[[Tensor], Tensor]] = []
+        for batch in range(len(self.contexts)):
+            part, slope, product = self._linearise_batch(weight, batch, curved=self.retain)
+            loss, gradient = loss + part, gradient + slope
+            if self.retain:
+                kept.append(product)
+
+        def total(direction: Tensor) -> Tensor:
+            self.products += 1
+            self.image_products += self.images
+            direction = torch.where(self.mask, direction, 0.0)
+            result = torch.zeros_like(direction)
+            for product in kept if self.retain else self._rebuilt(weight):
+                result += product(direction)
+            return torch.where(self.mask, result, 0.0)
+
+        return Linearisation(loss, torch.where(self.mask, gradient, 0.0), total)
+
+    def _rebuilt(self, weight: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
+        for batch in range(len(self.contexts)):
+            yield self._linearise_batch(weight, batch, curved=True)[2]
+
+    def _linearise_batch(
+        self, weight: Tensor, batch: int, curved: bool
+    ) -> tuple[float, Tensor, Callable[[Tensor], Tensor]]:
+        """Return loss, gradient and curvature product of one batch; the product holds that batch's graph."""
+        free = weight.detach().clone().requires_grad_(True)
+        with torch.enable_grad(), self._math_attention():
+            errors = self.errors(self.program.run(self.contexts[batch], free), batch)
+            loss = sum(c * error.square().sum() for c, error in zip(self.tap_weights, errors, strict=True))
+            if not curved:
+                (gradient,) = torch.autograd.grad(loss, free)
+                return float(loss.detach()), gradient, lambda direction: direction
+            if self.by_gauss_newton:
+                return float(loss.detach()), *self._gauss_newton(free, errors)
+            (gradient,) = torch.autograd.grad(loss, free, create_graph=True)
+
+        def product(direction: Tensor) -> Tensor:
+            with self._math_attention():
+                return torch.autograd.grad(gradient, free, direction, retain_graph=True)[0]
+
+        return float(loss.detach()), gradient.detach(), product
+
+    def _gauss_newton(self, free: Tensor, errors: list[Tensor]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Product ``J' C J v``: ``J v`` by differentiating ``J' u`` in u, then one backward pass (Schraudolph 2002)."""
+        factors = [2.0 * weight for weight in self.tap_weights]
+        cotangents = [(f * error).detach().requires_grad_(True) for f, error in zip(factors, errors, strict=True)]
+        (gradient,) = torch.autograd.grad(errors, free, cotangents, create_graph=True)
+
+        def product(direction: Tensor) -> Tensor:
+            with self._math_attention():
+                tangents = torch.autograd.grad(gradient, cotangents, direction, retain_graph=True)
+                weighted = [factor * tangent for factor, tangent in zip(factors, tangents, strict=True)]
+                return torch.autograd.grad(errors, free, weighted, retain_graph=True)[0]
+
+        return gradient.detach(), product
+
+    def row_curvature(self, weight: Tensor, generator: torch.Generator, batches: int = 1) -> Tensor:
+        """Estimate how strongly the loss curves in each output channel of the layer (Hutchinson's estimator).
+
+        With random signs at every tap, the backpropagated signal at the layer's output has the second moment
+        ``J' C J``; its mean square over images and positions is the factor s_i in ``H_ii ~ s_i X X'``.
+
+        Args:
+            weight: where to estimate, layer weight shape.
+            generator: source of the random signs, on the CPU.
+            batches: how many batches to use.
+
+        Returns:
+            (out,) positive numbers.
+        """
+        total, count = torch.zeros(weight.shape[0], device=weight.device, dtype=weight.dtype), 0
+        for batch in range(min(batches, len(self.contexts))):
+            with torch.enable_grad(), self._math_attention():
+                values, node = self.program.start(self.contexts[batch], weight.detach())
+                free = values[node] = values[node].detach().requires_grad_(True)
+                errors = self.errors(self.program.finish(values, node), batch)
+                signs = [
+                    (torch.randint(0, 2, error.shape, generator=generator) * 2 - 1).to(error) * (2 * c) ** 0.5
+                    for error, c in zip(errors, self.tap_weights, strict=True)
+                ]
+                (signal,) = torch.autograd.grad(errors, free, signs)
+            signal = signal * self.program.layer_scale(signal)
+            channels = signal.transpose(0, 1) if weight.ndim > 2 else signal.transpose(0, -1)
+            channels = channels.reshape(weight.shape[0], -1)
+            total, count = total + channels.square().sum(1), count + channels.shape[1]
+        scale = total / count
+        return torch.clamp(scale, min=float(scale.mean()) * 1e-6 + torch.finfo(scale.dtype).tiny)

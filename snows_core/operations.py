@@ -1,0 +1,160 @@
+"""Which nodes of a traced network are operations that K counts, and which of them carry a prunable weight."""
+
+from __future__ import annotations
+
+import operator
+from enum import Enum
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+
+class Kind(Enum):
+    """What an operation is; the value is the word a report shows."""
+
+    CONVOLUTION = "convolution"
+    LINEAR = "linear"
+    ACTIVATION = "activation"
+    ATTENTION = "attention"
+    NORMALISATION = "normalisation"
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm)
+_SOFTMAX = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
+_ACTIVATION_FUNCTIONS = {
+    getattr(module, name)
+    for module in (F, torch)
+    for name in (
+        "relu", "relu_", "relu6", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "hardswish",
+        "hardsigmoid", "hardtanh", "softplus", "sigmoid", "tanh", "logsigmoid", "softsign", "tanhshrink", "glu",
+    )
+    if hasattr(module, name)
+}  # fmt: skip
+_ACTIVATION_METHODS = {"relu", "sigmoid", "tanh"}
+_NORM_FUNCTIONS = {F.layer_norm, F.group_norm, F.rms_norm, F.instance_norm}
+_CONVOLUTION_FUNCTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
+_PIECEWISE_LINEAR_MODULES = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.Identity, nn.Flatten, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, *_CONVOLUTIONS, *_BATCH_NORMS, nn.Linear,
+)  # fmt: skip
+_PIECEWISE_LINEAR_FUNCTIONS = {
+    operator.add, operator.sub, operator.neg, operator.getitem, torch.add, torch.sub, torch.cat, torch.flatten,
+    F.relu, F.relu6, F.leaky_relu, F.hardtanh, F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d, F.pad, F.dropout,
+    F.batch_norm, F.linear, *_CONVOLUTION_FUNCTIONS,
+}  # fmt: skip
+_PIECEWISE_LINEAR_METHODS = {"view", "reshape", "flatten", "permute", "transpose", "mean", "contiguous", "add", "relu"}
+_PRODUCTS = {operator.matmul, torch.matmul, torch.bmm}
+_TRANSPARENT = {"contiguous", "to", "type_as", "float", "clone"}
+
+
+def module_of(node: fx.Node) -> nn.Module | None:
+    """Return the module that a ``call_module`` node runs, else None."""
+    if node.op != "call_module":
+        return None
+    return node.graph.owning_module.get_submodule(node.target)
+
+
+def is_batch_norm(node: fx.Node) -> bool:
+    """Tell whether a node is a batch normalisation (module or function)."""
+    return isinstance(module_of(node), _BATCH_NORMS) or node.target in (F.batch_norm, torch.batch_norm)
+
+
+def kind_of(node: fx.Node) -> Kind | None:
+    """Classify a node of a traced network; None for what K does not count (additions, pooling, reshaping, ...).
+
+    Batch norm right behind a convolution or linear layer is part of it in eval mode and not counted; elsewhere
+    (DenseNet, pre-activation networks) it is a normalisation of its own.
+    """
+    module = module_of(node)
+    if module is not None:
+        return _kind_of_module(node, module)
+    if node.op == "call_method":
+        if node.target in _ACTIVATION_METHODS:
+            return Kind.ACTIVATION
+        return Kind.ATTENTION if node.target in ("matmul", "bmm") and _follows_softmax(node) else None
+    if node.op != "call_function":
+        return None
+    if node.target is F.linear:
+        return Kind.LINEAR
+    if node.target in _CONVOLUTION_FUNCTIONS:
+        return Kind.CONVOLUTION
+    if node.target in _ACTIVATION_FUNCTIONS:
+        return Kind.ACTIVATION
+    if node.target is F.scaled_dot_product_attention:
+        return Kind.ATTENTION
+    if node.target in _PRODUCTS and _follows_softmax(node):
+        return Kind.ATTENTION
+    if node.target in _NORM_FUNCTIONS or (is_batch_norm(node) and not _is_merged(node)):
+        return Kind.NORMALISATION
+    return None
+
+
+def _kind_of_module(node: fx.Node, module: nn.Module) -> Kind | None:
+    home = type(module).__module__
+    if isinstance(module, _CONVOLUTIONS):
+        return Kind.CONVOLUTION
+    if isinstance(module, nn.Linear):
+        return Kind.LINEAR
+    if isinstance(module, nn.MultiheadAttention):
+        return Kind.ATTENTION
+    if isinstance(module, _NORMS) or (isinstance(module, _BATCH_NORMS) and not _is_merged(node)):
+        return Kind.NORMALISATION
+    if isinstance(module, _SOFTMAX):
+        return None
+    if home == "torch.nn.modules.activation" or home.startswith("timm.layers.activations"):
+        return Kind.ACTIVATION
+    return None
+
+
+def _is_merged(batch_norm: fx.Node) -> bool:
+    source = batch_norm.args[0]
+    return isinstance(source, fx.Node) and kind_of(source) in (Kind.CONVOLUTION, Kind.LINEAR)
+
+
+def _follows_softmax(product: fx.Node) -> bool:
+    """Tell whether a matrix product mixes values by attention weights: its first factor is a softmax."""
+    node = product.args[0]
+    while isinstance(node, fx.Node):
+        module = module_of(node)
+        if isinstance(module, _SOFTMAX) or node.target in ("softmax", F.softmax, torch.softmax):
+            return True
+        if isinstance(module, nn.Dropout | nn.Identity) or node.target in _TRANSPARENT or node.target is F.dropout:
+            node = node.args[0]
+            continue
+        return False
+    return False
+
+
+def tap_of(node: fx.Node) -> fx.Node:
+    """Return the node at whose output an operation is observed: behind the batch norm merged into it, if there is one."""
+    users = list(node.users)
+    if kind_of(node) in (Kind.CONVOLUTION, Kind.LINEAR) and len(users) == 1 and is_batch_norm(users[0]):
+        return users[0]
+    return node
+
+
+def weight_of(node: fx.Node) -> str | None:
+    """Return the qualified name of the parameter that a convolution or linear node multiplies by, if it is one.
+
+    None when the weight is computed (re-parametrised, generated) instead of stored.
+    """
+    module = module_of(node)
+    if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
+        return f"{node.target}.weight" if isinstance(module._parameters.get("weight"), nn.Parameter) else None
+    source = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+    if isinstance(source, fx.Node) and source.op == "get_attr":
+        return source.target
+    return None
+
+
+def is_piecewise_linear(node: fx.Node) -> bool:
+    """Tell whether a node is surely a piecewise linear map of its inputs (ReLU networks in eval mode consist of such)."""
+    module = module_of(node)
+    if module is not None:
+        return isinstance(module, _PIECEWISE_LINEAR_MODULES)
+    if node.op == "call_method":
+        return node.target in _PIECEWISE_LINEAR_METHODS
+    return node.target in _PIECEWISE_LINEAR_FUNCTIONS

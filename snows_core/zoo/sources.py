@@ -1,0 +1,186 @@
+"""Networks by a short address, each with the preprocessing that its weights expect.
+
+Addresses: ``digits/<name>``, ``published/resnet20``, ``hub/<id>``, ``timm/<name>``, ``torchvision/<name>:<weights>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import timm
+import torchvision
+from timm.data import create_transform, resolve_data_config
+from torch import Tensor, nn
+
+from snows_core.errors import SnowsError, bad, closest
+from snows_core.zoo import cifar, digits
+from snows_core.zoo.fetch import from_hub, reachable
+from snows_core.zoo.networks import DIGITS_NETWORKS, resnet50_cifar100
+from snows_core.zoo.resnet_cifar import resnet20
+from snows_core.zoo.weights import CHECKPOINTS, load_state, published_resnet20, read_state
+
+OFFLINE = "Check the network, or pass weights='<path>' to a local .safetensors or .pth file of these weights."
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # names under which timm's hub keeps weights, in order
+HUB_NETWORKS: dict[str, Callable[[], nn.Module]] = {"edadaltocg/resnet50_cifar100": resnet50_cifar100}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network's weights expect of an image.
+
+    Attributes:
+        image_shape: (C, H, W).
+        mean: one value a channel.
+        std: likewise.
+        transform: from a PIL image to a normalised tensor, or None for the data set's own.
+        accuracy: top-1 on ImageNet-1k in percent that the weights' publisher states with them, or None.
+    """
+
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    transform: Callable[[Any], Tensor] | None = None
+    accuracy: float | None = None
+
+
+def build(source: str) -> nn.Module:
+    """Return the untrained network of an address, in eval mode.
+
+    Raises:
+        SnowsError: on an unknown address; the message has the nearest names.
+    """
+    library, name, _ = split_address(source)
+    if library == "digits":
+        model = DIGITS_NETWORKS[name]()
+    elif library == "published":
+        model = resnet20()
+    elif library == "hub":
+        model = HUB_NETWORKS[name]()
+    elif library == "timm":
+        model = timm.create_model(name, pretrained=False)
+    else:
+        model = torchvision.models.get_model(name, weights=None, **_quiet(name))
+    return model.eval()
+
+
+def pretrained(source: str) -> nn.Module:
+    """Return the network of an address with its trained weights, in eval mode.
+
+    Raises:
+        SnowsError: on an unknown address, weights that do not exist, or a hub that cannot be reached.
+    """
+    library, name, tag = split_address(source)
+    if library == "digits":
+        return load_state(build(source), read_state(CHECKPOINTS / f"{name}.safetensors"), f"the shipped {name}")
+    if library == "published":
+        return load_state(build(source), published_resnet20(), "the published ResNet-20")
+    if library == "hub":
+        return load_state(build(source), read_state(_hub_file(name)), name)
+    if library == "timm":
+        _check_has_weights(name)
+        return _timm_pretrained(name).eval()
+    enum = _torchvision_weights(name, tag)
+    what = f"torchvision's {name} ({enum.name})"
+    return from_hub(what, lambda: torchvision.models.get_model(name, weights=enum), OFFLINE).eval()
+
+
+def preprocessing(source: str) -> Preprocessing:
+    """Return what the weights of an address expect of an image; nothing is downloaded.
+
+    Raises:
+        SnowsError: on an unknown address.
+    """
+    library, name, tag = split_address(source)
+    if library == "digits":
+        return Preprocessing((1, digits.SIZE, digits.SIZE), digits.MEAN, digits.STD)
+    if library == "published":
+        return Preprocessing((3, 32, 32), *cifar.SOURCES["cifar10"].moments)
+    if library == "hub":
+        return Preprocessing((3, 32, 32), *cifar.SOURCES["cifar100"].moments)
+    if library == "timm":
+        known = timm.get_pretrained_cfg(name)
+        config = resolve_data_config(pretrained_cfg=known.to_dict() if known else {})
+        transform = create_transform(**config, is_training=False)
+        return Preprocessing(tuple(config["input_size"]), tuple(config["mean"]), tuple(config["std"]), transform)
+    enum = _torchvision_weights(name, tag)
+    preset = enum.transforms()
+    accuracy = enum.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
+    shape = (3, preset.crop_size[0], preset.crop_size[0])
+    return Preprocessing(shape, tuple(preset.mean), tuple(preset.std), preset, accuracy)
+
+
+def split_address(source: str) -> tuple[str, str, str]:
+    """Return library, name and weights tag of an address, checked.
+
+    >>> split_address("torchvision/resnet50:IMAGENET1K_V1")
+    ('torchvision', 'resnet50', 'IMAGENET1K_V1')
+    """
+    library, _, rest = source.partition("/")
+    name, _, tag = rest.partition(":")
+    known: dict[str, Callable[[], list[str]]] = {
+        "digits": lambda: list(DIGITS_NETWORKS),
+        "published": lambda: ["resnet20"],
+        "hub": lambda: list(HUB_NETWORKS),
+        "timm": timm.list_models,
+        "torchvision": lambda: torchvision.models.list_models(module=torchvision.models),
+    }
+    if library not in known:
+        raise bad("model", f"'{source}'", "an experiment, timm/<name> or torchvision/<name>", closest(library, known))
+    bare = name.split(".")[0] if library == "timm" else name
+    names = known[library]()
+    if bare not in names:
+        raise bad("model", f"'{source}'", f"a network of {library}", closest(bare, names))
+    if library == "timm" and name != bare and name not in _timm_tags(name):
+        raise bad("model", f"'{source}', weights that do not exist", f"one of {', '.join(_timm_tags(name))} or {bare}")
+    return library, name, tag
+
+
+def _hub_file(repository: str) -> Path:
+    """Return the weights file of a model hub's repository: the cached one without asking the hub, else downloaded."""
+    for file in HUB_FILES:
+        cached = huggingface_hub.try_to_load_from_cache(repository, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    if not reachable(huggingface_hub.constants.ENDPOINT):
+        raise SnowsError(f"weights: the model hub cannot be reached, and {repository} is not in its cache. {OFFLINE}")
+
+    def download() -> Path:
+        there = [file for file in HUB_FILES if huggingface_hub.file_exists(repository, file)]
+        return Path(huggingface_hub.hf_hub_download(repository, there[0]))
+
+    return from_hub(repository, download, OFFLINE)
+
+
+def _timm_pretrained(name: str) -> nn.Module:
+    """Return a timm network with trained weights, which timm itself converts where the original names differ."""
+    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    overlay = {"file": str(_hub_file(repository))} if repository else None
+    return from_hub(
+        f"timm's {name}", lambda: timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay), OFFLINE
+    )
+
+
+def _timm_tags(name: str) -> list[str]:
+    architecture = name.partition(".")[0]
+    return timm.list_models(f"{architecture}.*", pretrained=True)
+
+
+def _check_has_weights(name: str) -> None:
+    if not _timm_tags(name):
+        raise bad("model", f"'timm/{name}', which has no trained weights", "a network with weights", OFFLINE)
+
+
+def _torchvision_weights(name: str, tag: str) -> Any:
+    enum = torchvision.models.get_model_weights(name)
+    if tag and tag not in enum.__members__:
+        raise bad("model", f"weights '{tag}' of {name}", f"one of {', '.join(enum.__members__)}")
+    return enum[tag] if tag else enum.DEFAULT
+
+
+def _quiet(name: str) -> dict[str, Any]:
+    """Return arguments that keep torchvision's two oldest designs from warning about their slow initialisation."""
+    return {"init_weights": True} if name in ("googlenet", "inception_v3") else {}

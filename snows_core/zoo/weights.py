@@ -1,0 +1,135 @@
+"""Weights: shipped, published, or from a local file; loaded whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from snows_core.errors import SnowsError, bad
+from snows_core.zoo.fetch import from_hub
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+RESNET20_SHA256 = "e08b9b71ee33c3abad25588ed63999501673c02f7809364e27d965399e58bf8b"
+RESNET20_FILE = f"resnet20_cifar10-{RESNET20_SHA256[:8]}.pth.tar"
+RESNET20_URL = (
+    "https://raw.githubusercontent.com/mazumder-lab/CHITA/89c606d5d6e861952616254906b8f6885dffb5d7"
+    "/checkpoints/resnet20_cifar10.pth.tar"
+)
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which checkpoints keep the weights
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from a .safetensors file or from one that ``torch.save`` wrote.
+
+    Half-precision numbers come back as float32; a wrapping dictionary and a ``module.`` prefix are removed. Nothing
+    but tensors and plain containers is unpickled (``weights_only=True``).
+
+    Args:
+        path: the file.
+
+    Returns:
+        Tensors by parameter and buffer name.
+
+    Raises:
+        SnowsError: when the file is missing, cannot be read, or holds no weights.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise bad("weights", f"'{path}', which is no file", "a .safetensors or .pth file", "Check the path.")
+    try:
+        if file.suffix == ".safetensors":
+            content: Any = load_file(file)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail anywhere in either reader
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise bad(
+            "weights",
+            f"'{path}', which cannot be read ({reason[:160]})",
+            "a file of tensors only",
+            "Save model.state_dict() with safetensors or torch.save.",
+        ) from error
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise bad("weights", f"'{path}', which holds no state dict", "a dictionary of tensors by parameter name")
+    state = {key.removeprefix("module."): value for key, value in content.items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], origin: str) -> nn.Module:
+    """Load a state dict in place, every name and shape of it, and set eval mode.
+
+    Args:
+        model: the network.
+        state: tensors by parameter and buffer name.
+        origin: where the state came from, for the message.
+
+    Returns:
+        The same model.
+
+    Raises:
+        SnowsError: when a name is missing or unknown or a shape differs; the model is then unchanged.
+    """
+    own = model.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in own]
+    odd = [key for key in state if key in own and own[key].shape != state[key].shape]
+    if missing or unknown or odd:
+        first = odd[0] if odd else (missing or unknown)[0]
+        shapes = f" of shape {tuple(state[first].shape)} for {tuple(own[first].shape)}" if odd else ""
+        raise bad(
+            "weights",
+            f"{origin} with {len(missing)} missing, {len(unknown)} unknown and {len(odd)} wrongly shaped tensors "
+            f"('{first}'{shapes})",
+            f"the weights of this {type(model).__name__}",
+            "Use the file of the same architecture and number of classes.",
+        )
+    model.load_state_dict(state, strict=False)
+    return model.eval()
+
+
+def shipped_record(name: str) -> dict[str, Any] | None:
+    """Return how the shipped weights of a digits network were trained and what they reach; None before they are."""
+    file = CHECKPOINTS / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def published_resnet20(download: bool = True) -> dict[str, Tensor]:
+    """Return the weights of the published ResNet-20 for CIFAR-10.
+
+    From the repository mazumder-lab/CHITA (R. Benbaki et al., "Fast as CHITA", ICML 2023), kept in torch.hub's cache
+    (variable ``TORCH_HOME``). The SHA-256 is verified at every load, also of a file already there.
+
+    Args:
+        download: whether the network may be used.
+
+    Raises:
+        SnowsError: when the file is damaged, or absent and cannot be downloaded.
+    """
+    file = Path(torch.hub.get_dir()) / "checkpoints" / RESNET20_FILE
+    fix = f"Place the file at {file} yourself (from {RESNET20_URL}), or set TORCH_HOME to a cache that has it."
+    if not file.exists():
+        if not download:
+            raise SnowsError(f"weights: {file} is not there, and download=False. {fix}")
+        from_hub("the published ResNet-20", _download_resnet20, fix)
+    if hashlib.sha256(file.read_bytes()).hexdigest() != RESNET20_SHA256:
+        raise SnowsError(
+            f"weights: {file} has the wrong checksum (expected SHA-256 {RESNET20_SHA256[:16]}...). Delete it and run"
+            f" again, or place the right file there (from {RESNET20_URL})."
+        )
+    return read_state(file)
+
+
+def _download_resnet20() -> Any:
+    return torch.hub.load_state_dict_from_url(
+        RESNET20_URL, map_location="cpu", file_name=RESNET20_FILE, check_hash=True, weights_only=True
+    )

@@ -1,0 +1,146 @@
+"""Static HTML of the notebooks in site/, as committed (nothing is run), and a check of every link.
+
+    python tools/build_site.py
+
+Works offline. Figures are inside the pages; formulas are set by MathJax, which a reader's browser loads from its
+public address. Links between notebooks become links between pages; links to other files of the repository lead to its
+public address at the tag of the version.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+import nbformat
+from nbconvert import HTMLExporter
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from links import ROOT, address
+
+NOT_NEEDED = ("require_js_url", "jquery_url", "mermaid_js_url", "widget_renderer_url", "jupyter_widgets_base_url")
+_LINK = re.compile(r"(\]\()([^)\s]+)(\s*\"[^\"]*\")?(\))")
+
+
+class Page(HTMLParser):
+    """Collects the links and anchors of one HTML page.
+
+    Attributes:
+        links: targets of its links and images.
+        anchors: ids and names in it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note one tag."""
+        for name, value in attrs:
+            if value and ((name == "href" and tag == "a") or (name == "src" and tag == "img")):
+                self.links.append(value)
+            if value and name in ("id", "name"):
+                self.anchors.add(value)
+
+
+def page_links(source: str, notebook: Path, root: Path) -> str:
+    """Return Markdown whose relative links fit the site.
+
+    Args:
+        source: Markdown of a cell.
+        notebook: the file it stands in.
+        root: the checkout.
+
+    Returns:
+        The Markdown.
+    """
+    slug, tag = address(root)
+
+    def fit(found: re.Match[str]) -> str:
+        target, fragment = urldefrag(found[2])
+        if not target or ":" in target.split("/")[0]:
+            return found[0]
+        path = (notebook.parent / unquote(target)).resolve()
+        if path.suffix == ".ipynb" and path.is_relative_to(root / "notebooks"):
+            target = target.removesuffix(".ipynb") + ".html"
+        elif path.suffix not in (".png", ".jpg", ".svg") and path.exists() and path.is_relative_to(root):
+            view = f"{'tree' if path.is_dir() else 'blob'}/{tag}/{path.relative_to(root).as_posix()}"
+            target = f"https://github.com/{slug}/{view}"
+        return f"{found[1]}{target}{'#' + fragment if fragment else ''}{found[3] or ''}{found[4]}"
+
+    return _LINK.sub(fit, source)
+
+
+def convert(notebook: Path, target: Path, root: Path) -> str:
+    """Write one notebook as a page with its figures inside; return its title."""
+    content = nbformat.read(notebook, as_version=4)
+    title = notebook.stem
+    for cell in content.cells:
+        if cell.cell_type == "markdown":
+            cell.source = page_links(cell.source, notebook, root)
+            heading = re.search(r"^# +(.+)$", cell.source, re.MULTILINE)
+            title = heading[1].strip() if heading and title == notebook.stem else title
+    exporter = HTMLExporter(embed_images=True, **dict.fromkeys(NOT_NEEDED, ""))
+    body, _ = exporter.from_notebook_node(content, {"metadata": {"name": title, "path": str(notebook.parent)}})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(body, encoding="utf-8")
+    return title
+
+
+def broken_links(site: Path) -> list[str]:
+    """Return every link of the site that leads to no page or no anchor; addresses of other sites are not visited."""
+    pages = {}
+    for path in sorted(site.rglob("*.html")):
+        pages[path.resolve()] = page = Page()
+        page.feed(path.read_text(encoding="utf-8"))
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            target, fragment = urldefrag(link)
+            if re.match(r"[a-z]+:", target):
+                continue
+            other = (path.parent / unquote(target)).resolve() if target else path
+            known = pages.get(other)
+            if not other.exists() or (fragment and known and unquote(fragment) not in known.anchors):
+                broken.append(f"{path.relative_to(site.resolve()).as_posix()}: {link}")
+    return broken
+
+
+def build(root: Path = ROOT, site: Path | None = None) -> list[str]:
+    """Build the site of a checkout.
+
+    Args:
+        root: the checkout.
+        site: folder to write, emptied first; default ``site/`` in it.
+
+    Returns:
+        Broken links.
+    """
+    site = root / "site" if site is None else site
+    shutil.rmtree(site, ignore_errors=True)
+    site.mkdir(parents=True)
+    folder, titles = root / "notebooks", {}
+    for notebook in sorted(p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts):
+        page = notebook.relative_to(folder).with_suffix(".html")
+        titles[page.as_posix()] = convert(notebook, site / page, root)
+    if not titles:
+        raise SystemExit(f"error: {folder} holds no notebook")
+    if "index.html" not in titles:
+        items = "\n".join(f'<li><a href="{page}">{html.escape(title)}</a></li>' for page, title in titles.items())
+        head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>SNOWS</title><h1>SNOWS</h1>'
+        (site / "index.html").write_text(f"{head}\n<ul>\n{items}\n</ul></html>\n", encoding="utf-8")
+    print(f"{len(titles)} pages in {site.name}/")
+    return broken_links(site)
+
+
+if __name__ == "__main__":
+    found = build()
+    for line in found:
+        print(f"broken link: {line}", file=sys.stderr)
+    sys.exit(bool(found))
