@@ -9,7 +9,7 @@
 # The same without make, in the repository's root (on Windows write .venv\Scripts\ for .venv/bin/):
 #
 #   figures: python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[dev]" && .venv/bin/snows reproduce
-#   test:    python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[dev]" && .venv/bin/python -m pytest -q
+#   test:    python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[dev]" && .venv/bin/ruff check . && .venv/bin/pytest -q
 #
 # PYTHON=python3.12 chooses the interpreter, ARGS="..." is handed to the tool that a target runs.
 

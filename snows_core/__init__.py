@@ -7,7 +7,7 @@ from snows_core.errors import SnowsError
 from snows_core.evaluate import Metrics, evaluate
 from snows_core.masks import NM, Unstructured
 from snows_core.provenance import provenance, versions
-from snows_core.prune import prune
+from snows_core.prune import make_masks, prune
 from snows_core.recipe import Recipe
 from snows_core.result import PruneResult, apply_masks, load
 
@@ -23,6 +23,7 @@ __all__ = [
     "apply_masks",
     "evaluate",
     "load",
+    "make_masks",
     "provenance",
     "prune",
     "versions",

@@ -15,7 +15,11 @@ FEW = 32
 
 
 def calibration_batches(
-    images: Tensor | Iterable[Any], batch_size: int, device: torch.device | None = None, limit: int | None = None
+    images: Tensor | Iterable[Any],
+    batch_size: int,
+    device: torch.device | None = None,
+    limit: int | None = None,
+    few: int = FEW,
 ) -> list[Tensor]:
     """Check calibration images and return them as batches on a device.
 
@@ -24,6 +28,7 @@ def calibration_batches(
         batch_size: images per batch; the last may be smaller.
         device: where batches go; default: where they are.
         limit: use at most this many images.
+        few: warn below this many.
 
     Returns:
         Non-empty list of float batches.
@@ -46,9 +51,9 @@ def calibration_batches(
         count = int((~torch.isfinite(whole)).flatten(1).any(1).sum())
         raise bad("images", f"{count} images with NaN or infinite values", "finite values",
                   "Check the normalisation (a zero standard deviation?).")  # fmt: skip
-    if len(whole) < FEW:
+    if len(whole) < few:
         warnings.warn(
-            f"images: only {len(whole)} calibration images; a few hundred are usual, below {FEW} the fit is noisy",
+            f"images: only {len(whole)} calibration images; a few hundred are usual, below {few} the fit is noisy",
             stacklevel=3,
         )
     return [batch.to(device) if device is not None else batch for batch in whole.split(batch_size)]
@@ -64,7 +69,9 @@ def _gather(images: Iterable[Any], limit: int | None) -> Tensor:
     for batch in iterator:
         x = batch[0] if isinstance(batch, list | tuple) else batch
         if not isinstance(x, Tensor):
-            raise bad("images", f"a batch of type {type(x).__name__}", "tensors (N, C, H, W), or (images, labels) pairs")
+            raise bad(
+                "images", f"a batch of type {type(x).__name__}", "tensors (N, C, H, W), or (images, labels) pairs"
+            )
         _check(x)
         if parts and x.shape[1:] != parts[0].shape[1:]:
             raise bad("images", f"shapes {tuple(parts[0].shape[1:])} and {tuple(x.shape[1:])}", "one shape",
@@ -87,7 +94,7 @@ def _check(x: Tensor) -> None:
                   "Convert with images.float().div(255), then normalise.")  # fmt: skip
 
 
-def run_on_example(model: torch.nn.Module, example: Tensor) -> Tensor:
+def run_on_example(model: torch.nn.Module, example: Tensor) -> Any:
     """Run a model on a few images to see that they fit it, and turn what torch says into one clear error."""
     try:
         with torch.no_grad():
@@ -98,4 +105,4 @@ def run_on_example(model: torch.nn.Module, example: Tensor) -> Tensor:
             f"images: got shape {tuple(example.shape)} of {example.dtype}, which the model refuses ({reason}). "
             "Use the channels, size and dtype that the model was trained with."
         ) from error
-    return output[0] if isinstance(output, list | tuple) else output
+    return output

@@ -19,6 +19,7 @@ from snows_core.errors import SnowsError
 
 INTERRUPTED = 130
 
+
 def example(*lines: str) -> str:
     """Return examples for the end of a help text; the backspace keeps their lines as they are."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
@@ -99,10 +100,13 @@ def _root(
     pass
 
 
-@app.command("prune", epilog=example(
-    "snows prune --model digits-resnet20 --pattern 1:4 --k 5 --images 256 --out pruned",
-    "snows prune --model timm/resnet50 --data imagenette --pattern 2:4 --k 30 --out resnet50-2to4",
-))
+@app.command(
+    "prune",
+    epilog=example(
+        "snows prune --model digits-resnet20 --pattern 1:4 --k 5 --images 256 --out pruned",
+        "snows prune --model timm/resnet50 --data imagenette --pattern 2:4 --k 30 --out resnet50-2to4",
+    ),
+)
 @guarded
 def prune_command(
     model: Annotated[str, typer.Option(help=MODEL_HELP)],
@@ -115,7 +119,8 @@ def prune_command(
     k: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Operations behind a layer that its loss sees; 0 is layer-wise least squares.",
+            min=0,
+            help="Operations behind a layer that its loss sees; 0 is layer-wise least squares.",
             show_default="the experiment's own",
         ),
     ] = None,
@@ -154,10 +159,13 @@ def prune_command(
         raise typer.Exit(INTERRUPTED)
 
 
-@app.command("evaluate", epilog=example(
-    "snows evaluate pruned",
-    "snows evaluate --model resnet20 --data cifar10",
-))
+@app.command(
+    "evaluate",
+    epilog=example(
+        "snows evaluate pruned",
+        "snows evaluate --model resnet20 --data cifar10",
+    ),
+)
 @guarded
 def evaluate_command(
     folder: Annotated[Path | None, typer.Argument(help="What `snows prune` wrote.", show_default=False)] = None,
@@ -175,10 +183,13 @@ def evaluate_command(
     typer.echo(table(evaluate_folder(folder, source, typer.echo), index=True))
 
 
-@app.command("reproduce", epilog=example(
-    "snows reproduce",
-    "snows reproduce --profile cifar 03",
-))
+@app.command(
+    "reproduce",
+    epilog=example(
+        "snows reproduce",
+        "snows reproduce --profile cifar 03",
+    ),
+)
 @guarded
 def reproduce_command(
     names: Annotated[

@@ -168,6 +168,8 @@ def prune_to_folder(source: Source, options: PruneOptions, say: Say) -> PruneRes
         layers=list(options.layers) or None, exclude=list(options.exclude or chosen.exclude) or None,
         device=source.device, seed=options.seed, progress=options.progress,
     )  # fmt: skip
+    if not result.complete and not result.masks:
+        raise KeyboardInterrupt  # before the first layer was solved: there is nothing to keep
     result.manifest["source"] = source.record()
     result.manifest.setdefault("calibration", {}).update(
         data=bundle.name, split="train", seed=options.seed, indices=[int(i) for i in positions]
@@ -270,8 +272,10 @@ def table(frame: pd.DataFrame, index: bool = False) -> str:
     def cell(value: Any) -> str:
         if value is None or (isinstance(value, float) and pd.isna(value)):
             return ""
-        return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else (
-            f"{value:.4g}" if isinstance(value, float) else str(value)
+        return (
+            f"{value:.0f}"
+            if isinstance(value, float) and value.is_integer()
+            else (f"{value:.4g}" if isinstance(value, float) else str(value))
         )
 
     return frame.astype(object).map(cell).to_string(index=index)

@@ -79,7 +79,7 @@ def evaluate(
     """
     device = torch.device(device) if device is not None else next(model.parameters()).device
     networks = [network for network in (model, reference) if network is not None]
-    modes = [network.training for network in networks]
+    modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval().to(device)
     seen = labelled = right = same = 0
@@ -99,8 +99,8 @@ def evaluate(
                     F.kl_div(F.log_softmax(logits, 1), F.log_softmax(target, 1), reduction="sum", log_target=True)
                 )
     finally:
-        for network, mode in zip(networks, modes, strict=True):
-            network.train(mode)
+        for module, mode in modes:
+            module.training = mode
     if seen == 0:
         raise bad("images", "no images", "at least one image")
     return Metrics(

@@ -60,9 +60,7 @@ def load_expected(path: Path) -> Expected:
         raise bad(f"{path.name}: {where}", repr(first["input"]), keys, first["msg"] + ".") from error
 
 
-def compare(
-    stem: str, profile: str, metrics: Mapping[str, Any], expected: Mapping[str, Expectation]
-) -> pd.DataFrame:
+def compare(stem: str, profile: str, metrics: Mapping[str, Any], expected: Mapping[str, Expectation]) -> pd.DataFrame:
     """Set what came beside what was expected.
 
     Args:

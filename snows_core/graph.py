@@ -97,9 +97,7 @@ class Network:
 
     def _last_uses(self) -> dict[fx.Node, int]:
         end = len(self.nodes)
-        return {
-            node: max((self.index.get(user, end) for user in node.users), default=-1) for node in self.nodes
-        }
+        return {node: max((self.index.get(user, end) for user in node.users), default=-1) for node in self.nodes}
 
     def weight(self, layer: Layer) -> Tensor:
         """Return the dense weight of a layer, shape as in the model: (out, in) or (out, in / groups, *kernel)."""
@@ -112,7 +110,7 @@ class Network:
             layer: one of ``self.layers``.
             k: how many following operations to keep; 0 is the layer alone.
             rule: "all" counts convolution, linear, activation, attention product and stand-alone normalisation;
-                "published" counts what the authors' code does: no normalisation, no shortcut convolution, no classifier.
+                "published" counts as the authors' code does: no normalisation, shortcut convolution or classifier.
 
         Returns:
             The segment; near the network's end it holds fewer than ``k`` operations.
@@ -187,6 +185,9 @@ class Network:
             nodes: nodes in execution order.
             values: what is known so far; extended in place.
             weights: parameter name to tensor, in place of the model's own; autograd flows through them.
+
+        Returns:
+            ``values`` itself.
         """
         for node in nodes:
             values[node] = self._call(node, values, weights or {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from snows_core.newton_cg import NewtonSolution, newton
 from snows_core.objective import ReconstructionLoss
 from snows_core.plan import PlannedLayer
 from snows_core.recipe import Recipe
-from snows_core.stream import Stream
+from snows_core.stream import PerBatch, Stream
 
 
 @dataclass
@@ -46,11 +47,11 @@ def input_grams(entry: PlannedLayer, pruned: Stream, dense: Stream) -> tuple[Ten
     own: Tensor | None = None
     cross: Tensor | None = None
     for batch in range(len(pruned.values)):
-        x = patches(pruned.values[batch][source].to(pruned.device), entry.geometry)
+        x = patches(pruned.read(source, batch), entry.geometry)
         part = gram(x)
         own = part if own is None else own + part
         if dense is not pruned:
-            x0 = patches(dense.values[batch][source].to(pruned.device), entry.geometry)
+            x0 = patches(dense.read(source, batch), entry.geometry)
             part = gram(x, x0)
             cross = part if cross is None else cross + part
     return own, cross
@@ -59,30 +60,32 @@ def input_grams(entry: PlannedLayer, pruned: Stream, dense: Stream) -> tuple[Ten
 def solve_layer(
     network: Network,
     entry: PlannedLayer,
+    segment: Segment,
     mask: Tensor,
     pruned: Stream,
     dense: Stream,
-    k: int,
     recipe: Recipe,
     generator: torch.Generator,
+    retain: bool | int = True,
 ) -> LayerOutcome:
     """Re-fit one layer on its mask.
 
     Args:
         network: the traced network, dense weights.
         entry: the layer.
+        segment: the layer and the operations behind it.
         mask: bool, weight shape.
         pruned: calibration values reached with the pruned layers before this one, standing at this layer.
-        dense: the same with dense weights (or ``pruned`` itself, for the published targets).
-        k: operations behind the layer.
+        dense: the dense network's values at the taps and at the layer's input (or ``pruned`` itself, for the published
+            targets).
         recipe: how to solve.
         generator: random signs for the curvature probe.
+        retain: how many batches may keep their graphs, see :class:`~snows_core.objective.ReconstructionLoss`.
 
     Returns:
         The new weight and the figures of the report.
     """
-    segment = network.segment(entry.layer, k, recipe.taps)
-    objective = make_objective(network, segment, mask, pruned, dense, recipe)
+    objective = make_objective(network, segment, mask, pruned, dense, recipe, retain)
     dense_weight = network.weight(entry.layer)
     start = torch.where(mask, dense_weight, 0.0)
     loss_masked = objective.value(start)
@@ -92,7 +95,7 @@ def solve_layer(
         factors = RowFactors(own, mask.flatten(1), recipe.ridge)
         if recipe.warm_start:
             start = masked_least_squares(factors, dense_weight.flatten(1), cross).view_as(dense_weight)
-    if k == 0 and recipe.warm_start:
+    if segment.k == 0 and recipe.warm_start:
         loss = objective.value(start)
         return LayerOutcome(start, 0, loss_masked, loss, loss, 0, 0, 0, "least squares in closed form")
     precondition = None
@@ -115,9 +118,7 @@ def _outcome(
     )  # fmt: skip
 
 
-def _by_mini_batches(
-    objective: ReconstructionLoss, weight: Tensor, loss_masked: float, recipe: Recipe
-) -> LayerOutcome:
+def _by_mini_batches(objective: ReconstructionLoss, weight: Tensor, loss_masked: float, recipe: Recipe) -> LayerOutcome:
     """Take one Newton step on each batch in turn, several passes: the published schedule, with its stagnation rule."""
     history: list[float] = []
     steps = products = image_products = 0
@@ -129,7 +130,7 @@ def _by_mini_batches(
         products, image_products = products + part.products, image_products + part.image_products
         history.append(solution.losses[0])
         recent = history[-6:]
-        if len(recent) == 6 and all(b / a > 0.995 for a, b in zip(recent, recent[1:], strict=False)):
+        if len(recent) == 6 and all(b / a > 0.995 for a, b in pairwise(recent)):
             stop = "the loss stagnated over five mini-batches"
             break
     return LayerOutcome(
@@ -139,10 +140,27 @@ def _by_mini_batches(
 
 
 def make_objective(
-    network: Network, segment: Segment, mask: Tensor, pruned: Stream, dense: Stream, recipe: Recipe
+    network: Network,
+    segment: Segment,
+    mask: Tensor,
+    pruned: Stream,
+    dense: Stream,
+    recipe: Recipe,
+    retain: bool | int = True,
 ) -> ReconstructionLoss:
-    """Return the K-step loss of a segment: contexts from the pruned stream, targets from the dense one."""
-    batches = range(len(pruned.values))
-    contexts = [pruned.context(segment, batch) for batch in batches]
-    targets = [dense.taps(segment, batch) for batch in batches]
-    return ReconstructionLoss(network, segment, contexts, targets, mask, recipe.curvature, rule=recipe.taps)
+    """Return the K-step loss of a segment: contexts from the pruned stream, targets from the dense one.
+
+    A dense stream of its own has run ahead to the last tap and holds the targets; where both are one stream (the
+    published targets) the dense tail is run from the pruned network's values.
+    """
+    count, keep = len(pruned.values), pruned.storage is None
+
+    def target(batch: int) -> list[Tensor]:
+        if dense is pruned:
+            return dense.taps(segment, batch)
+        return [dense.read(tap, batch) for tap in segment.taps]
+
+    return ReconstructionLoss(
+        network, segment, PerBatch(lambda batch: pruned.context(segment, batch), count, keep),
+        PerBatch(target, count, keep), mask, recipe.curvature, retain, recipe.taps, recipe.normalise, pruned.sizes,
+    )  # fmt: skip

@@ -3,7 +3,8 @@
 For a layer with weight rows ``w_i`` (out of them), inputs ``X`` (one column per image and position) and dense inputs
 ``X0``, the K = 0 problem is, row by row on the kept set ``S_i``::
 
-    minimise || w_i X - w0_i X0 ||^2 + damping || w_i - w0_i ||^2     so     (A_SS + damping I) w_S = (C w0 + damping w0)_S
+    minimise || w_i X - w0_i X0 ||^2 + damping || w_i - w0_i ||^2
+    so that  (A_SS + damping I) w_S = (C w0 + damping w0)_S
 
 with the Gram matrix ``A = X X'`` and the cross Gram matrix ``C = X X0'``. Every row has its own support, hence its own
 Cholesky factor; the same factors precondition the K-step Newton system. (L-OBS, Net-Trim, OBC, SparseGPT and ALPS stop
@@ -175,7 +176,9 @@ class RowFactors:
             factor, failed = torch.linalg.cholesky_ex(matrix)
             if not bool(failed.any()):
                 break
-            damping *= 10  # rounding made the matrix indefinite: damp until it factors
+            damping = max(
+                10 * damping, 1e-12 * float(matrix.diagonal(dim1=-2, dim2=-1).max())
+            )  # rounding made the matrix indefinite: damp until it factors
         return factor.to(self.gram.dtype)
 
     def solve(self, rhs: Tensor) -> Tensor:

@@ -95,8 +95,8 @@ class Unstructured:
         return ""
 
     def mask(self, scores: Tensor) -> Tensor:
-        """Return the mask that removes round(sparsity * count) weights of lowest score; ties remove the first."""
-        return _keep_all_but(scores.abs(), round(self.sparsity * scores.numel()))
+        """Return the mask that removes round(sparsity * count) weights of lowest score, but never all of them."""
+        return _keep_all_but(scores.abs(), min(round(self.sparsity * scores.numel()), scores.numel() - 1))
 
     def masks(self, scores: Mapping[str, Tensor]) -> Masks:
         """Return the masks of all layers for their scores, by scope.
@@ -151,6 +151,9 @@ def _keep_all_but(scores: Tensor, count: int) -> Tensor:
 def parse_pattern(pattern: Pattern | str | float) -> Pattern:
     """Read a pattern: ``NM``/``Unstructured`` objects, "2:4", 0.8, "0.8", "80%", "global:0.8", "global:0.8:0.95" (cap).
 
+    Returns:
+        The pattern.
+
     Raises:
         SnowsError: on anything else.
 
@@ -164,10 +167,14 @@ def parse_pattern(pattern: Pattern | str | float) -> Pattern:
     text = str(pattern).strip().lower()
     if match := re.fullmatch(r"(\d+):(\d+)", text):
         return NM(int(match[1]), int(match[2]))
-    if match := re.fullmatch(r"global:([\d.]+)(?::([\d.]+))?", text):
-        return Unstructured(float(match[1]), "global", float(match[2] or 1.0))
-    if match := re.fullmatch(r"(?:layer:)?(\d*\.\d+)|(\d+(?:\.\d+)?)%", text):
-        return Unstructured(float(match[1]) if match[1] else float(match[2]) / 100)
+    number = r"(\d*\.?\d+(?:e-?\d+)?)"
+    if match := re.fullmatch(
+        rf"(?:global:{number}(?::{number})?|unstructured {number} global(?: cap {number})?)", text
+    ):
+        sparsity, cap = match[1] or match[3], match[2] or match[4] or 1.0
+        return Unstructured(float(sparsity), "global", float(cap))
+    if match := re.fullmatch(rf"(?:layer:|unstructured )?{number}(%?)", text):
+        return Unstructured(float(match[1]) / (100 if match[2] else 1))
     raise bad("pattern", repr(pattern), '"n:m", a sparsity such as 0.8, "global:0.8", NM(n, m) or Unstructured(s)')
 
 
@@ -180,13 +187,26 @@ SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude}
 
 
 def make_scores(weights: Mapping[str, Tensor], saliency: str | Saliency) -> dict[str, Tensor]:
-    """Score every weight by a named saliency or by a function of (layer name, weight)."""
+    """Score every weight by a named saliency or by a function of (layer name, weight).
+
+    Returns:
+        Layer name to scores of the weight's shape.
+    """
     if isinstance(saliency, str):
         if saliency not in SALIENCIES:
             raise bad("saliency", repr(saliency), f"one of {sorted(SALIENCIES)} or a function",
                       closest(saliency, SALIENCIES))  # fmt: skip
         saliency = SALIENCIES[saliency]
-    return {name: saliency(name, weight) for name, weight in weights.items()}
+    return {name: _checked(saliency(name, weight), name, weight) for name, weight in weights.items()}
+
+
+def _checked(scores: Tensor, name: str, weight: Tensor) -> Tensor:
+    if not isinstance(scores, Tensor) or scores.shape != weight.shape:
+        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise bad("saliency", f"{got} for '{name}'", f"a tensor of scores of shape {tuple(weight.shape)}")
+    if not torch.isfinite(scores).all():
+        raise bad("saliency", f"scores of '{name}' with NaN or infinite values", "finite scores")
+    return scores
 
 
 def masks_for(weights: Mapping[str, Tensor], pattern: Pattern, saliency: str | Saliency = "magnitude") -> Masks:
@@ -196,6 +216,9 @@ def masks_for(weights: Mapping[str, Tensor], pattern: Pattern, saliency: str | S
         weights: layer name to weight (out, in, ...).
         pattern: the sparsity pattern.
         saliency: "magnitude", or a function of (name, weight) that returns scores of the weight's shape.
+
+    Returns:
+        Layer name to mask.
     """
     scores = make_scores(weights, saliency)
     if isinstance(pattern, Unstructured):
@@ -219,6 +242,11 @@ def foreign_masks(
     Raises:
         SnowsError: on an unknown name, a wrong shape, a layer left empty, or no mask at all.
     """
+    if not isinstance(source, nn.Module | Mapping) or not all(
+        isinstance(value, Tensor) for value in (source.values() if isinstance(source, Mapping) else ())
+    ):
+        raise bad("masks", type(source).__name__, "a dict of bool tensors, a pruned model, or its state dict",
+                  "Load files first, for instance with torch.load or snows.load.")  # fmt: skip
     explicit = not isinstance(source, nn.Module) and all(mask.dtype == torch.bool for mask in source.values())
     entries = source.state_dict() if isinstance(source, nn.Module) else source
     found: Masks = {}

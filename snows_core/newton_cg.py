@@ -1,6 +1,6 @@
-"""Hessian-free Newton: preconditioned conjugate gradients, Armijo backtracking, and the Newton loop around them.
+"""Hessian-free Newton: preconditioned conjugate gradients and the truncated Newton loop around them.
 
-All three work on tensors of any one shape and need only a product with the matrix. Each returns its solution, why it
+Both work on tensors of any one shape and need only a product with the matrix. Each returns its solution, why it
 stopped (an enum whose value is the sentence a user reads) and what it spent.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from snows_core.errors import bad
+from snows_core.line_search import armijo
 
 
 class Stop(Enum):
@@ -25,9 +26,10 @@ class Stop(Enum):
     EXACT = "the system was solved exactly"
     NEGATIVE_CURVATURE = "a direction of negative (or zero) curvature was met"
     ITERATIONS = "the cap on iterations was reached"
-    NOT_FINITE = "a product was not finite"
+    NOT_FINITE = "a gradient or product was not finite"
     NO_DESCENT = "no step along the direction lowered the loss enough; the old weights stay"
     LOSS = "the loss gained less than its tolerance"
+    MODEL = "the loss fell as the quadratic model foretold; another step would gain less than the tolerance"
     STEPS = "the Newton steps asked for were taken"
     ZERO_GRADIENT = "the gradient is zero"
 
@@ -130,54 +132,6 @@ def conjugate_gradients(
     return CGSolution(x, stop, i, float(r.norm()), model)
 
 
-@dataclass(frozen=True)
-class LineSearch:
-    """What backtracking found: the step length (0 when none was accepted), the loss there, and how often it looked."""
-
-    step: float
-    loss: float
-    evaluations: int
-
-
-def armijo(
-    value: Callable[[Tensor], float],
-    w: Tensor,
-    direction: Tensor,
-    loss: float,
-    slope: float,
-    *,
-    c: float = 1e-5,
-    shrink: float = 0.9,
-    max_backtracks: int = 50,
-) -> LineSearch:
-    """Backtrack from a full step until ``L(w + t d) <= L(w) + c t g'd`` (Armijo 1966).
-
-    Loss, slope and trial values must belong to the same images, else the test means nothing.
-
-    Args:
-        value: the loss as a function of the weight.
-        w: current weight.
-        direction: step to try, same shape.
-        loss: ``value(w)``.
-        slope: directional derivative g'd at w, negative for a descent direction.
-        c: fraction of the predicted decrease that is asked for.
-        shrink: factor between trials, in (0, 1).
-        max_backtracks: how many times to shrink.
-
-    Returns:
-        The accepted step; step 0 with the old loss when there is none.
-    """
-    if not slope < 0:
-        return LineSearch(0.0, loss, 0)
-    step = 1.0
-    for trial in range(1, max_backtracks + 2):
-        there = value(w + step * direction)
-        if there <= loss + c * step * slope:  # False for a NaN
-            return LineSearch(step, there, trial)
-        step *= shrink
-    return LineSearch(0.0, loss, max_backtracks + 1)
-
-
 class Linear(Protocol):
     """Loss, gradient and curvature product at one weight (see ``objective.Linearisation``)."""
 
@@ -202,7 +156,8 @@ class NewtonOptions:
 
     Attributes:
         steps: Newton steps at most.
-        tolerance: end when a step lowers the loss by less than this fraction.
+        tolerance: end when a step lowers the loss by less than this fraction, or by what the quadratic model
+            foretold to within this fraction: the model was right, and it has been solved.
         cg_iterations: cap on products in one step.
         cg_relative: relative residual tolerance.
         cg_absolute: absolute residual tolerance (the published rule).
@@ -228,6 +183,10 @@ class NewtonOptions:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
+        for name, value in vars(self).items():
+            kind = int if name in ("steps", "cg_iterations", "cg_window", "backtracks") else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise bad(name, repr(value), "an integer" if kind is int else "a number")
         if self.steps < 0 or self.cg_iterations < 1:
             raise bad("steps, cg_iterations", (self.steps, self.cg_iterations), "steps >= 0 and cg_iterations >= 1")
         if not 0 < self.shrink < 1 or not 0 <= self.armijo < 1:
@@ -274,7 +233,7 @@ def newton(
     Returns:
         Solution, stop reason and statistics. A rejected step leaves the weight as it was.
     """
-    losses: list[float] = []
+    losses = [objective.value(weight)] if options.steps == 0 else []
     cg_stops: list[Stop] = []
     products, stop = 0, Stop.STEPS
     for _ in range(options.steps):
@@ -294,7 +253,7 @@ def newton(
         products += solution.iterations
         cg_stops.append(solution.stop)
         if solution.iterations == 0:
-            stop = Stop.ZERO_GRADIENT
+            stop = Stop.NOT_FINITE if solution.stop is Stop.NOT_FINITE else Stop.ZERO_GRADIENT
             break
         slope = _dot(at.gradient, solution.x)
         search = armijo(
@@ -307,7 +266,12 @@ def newton(
         weight = weight + search.step * solution.x
         gained = losses[-1] - search.loss
         losses.append(search.loss)
-        if gained <= options.tolerance * abs(losses[-2]):
+        least = options.tolerance * abs(losses[-2])
+        if gained <= least:
             stop = Stop.LOSS
             break
-    return NewtonSolution(weight, stop, losses, len(losses) - 1 if losses else 0, products, cg_stops)
+        foretold = search.step == 1.0 and abs(gained + solution.model[-1]) <= least
+        if foretold and solution.stop in (Stop.PROGRESS, Stop.RESIDUAL, Stop.EXACT):
+            stop = Stop.MODEL
+            break
+    return NewtonSolution(weight, stop, losses, len(losses) - 1, products, cg_stops)

@@ -78,7 +78,9 @@ def find_notebooks(folder: Path, names: Iterable[str] = ()) -> list[Notebook]:
     paths = sorted(folder.glob("[0-9][0-9]_*.ipynb")) if folder.is_dir() else []
     if not paths:
         raise bad(
-            "notebooks", f"'{folder}', which has no NN_title.ipynb", "the folder notebooks/ of a clone",
+            "notebooks",
+            f"'{folder}', which has no NN_title.ipynb",
+            "the folder notebooks/ of a clone",
             "Work in a clone that is installed with `pip install -e .`, or pass --notebooks DIR.",
         )
     chosen = []
@@ -142,8 +144,10 @@ def check_before(notebook: Notebook, parameters: dict[str, Any]) -> None:
     for name in parameters:
         if name not in declared:
             raise bad(
-                f"{notebook.stem}: parameters", f"'{name}', which the notebook does not have",
-                f"some of {', '.join(declared)}", closest(name, declared),
+                f"{notebook.stem}: parameters",
+                f"'{name}', which the notebook does not have",
+                f"some of {', '.join(declared)}",
+                closest(name, declared),
             )
 
 

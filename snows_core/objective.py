@@ -2,7 +2,7 @@ r"""The K-step reconstruction loss of one layer: value, gradient, and exact prod
 
 .. math::  L(W) = \sum_{k=0}^{K} c_k \lVert f_{l:l+k}(X; W) - Y_{l+k} \rVert^2,  \qquad  c_k = 1 / \text{elements}_k
 
-with the sum over all calibration images, so each tap is a mean squared error (DESIGN of SNOWS, Lucas & Mazumder 2025).
+with the sum over all calibration images, so each tap is a mean squared error (Lucas & Mazumder 2025).
 The Hessian is never formed: a product ``H v`` is one backward pass through the retained graph of the gradient
 (Pearlmutter 1994), with the whole weight at once, so no cross term is lost.
 """
@@ -10,8 +10,9 @@ The Hessian is never formed: a product ``H v`` is one backward pass through the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from snows_core.graph import Network, Segment, TapRule, Values
-from snows_core.operations import Kind, is_piecewise_linear
+from snows_core.operations import is_piecewise_linear
 from snows_core.program import Program
 
 Curvature = Literal["hessian", "gauss-newton"]
@@ -50,7 +51,10 @@ class ReconstructionLoss:
         targets: per batch, the dense network's tap outputs, in the order of ``segment.taps``.
         mask: bool, weight shape, True where a weight is free.
         curvature: "hessian" (exact) or "gauss-newton" (positive semi-definite); equal in a ReLU network in eval mode.
-        retain: keep every batch's graph for all products (fast) instead of rebuilding it in each (little memory).
+        normalise: divide c_k by the variance of that tap's targets, so that every tap starts from the same scale.
+        retain: how many batches keep their graph for all products (fast); the others rebuild it in each (little
+            memory). True is all, False none.
+        sizes: images per batch, for the count of image products; default: the length of the first tap.
 
     Attributes:
         products: curvature products so far; ``image_products`` counts them times images.
@@ -64,20 +68,23 @@ class ReconstructionLoss:
         targets: Sequence[Sequence[Tensor]],
         mask: Tensor,
         curvature: Curvature = "hessian",
-        retain: bool = True,
+        retain: bool | int = True,
         rule: TapRule = "all",
+        normalise: bool = False,
+        sizes: Sequence[int] | None = None,
     ) -> None:
         self.network, self.segment, self.rule = network, segment, rule
         self.program = Program(network, segment, rule)
         self.contexts, self.targets = contexts, targets
-        self.mask, self.curvature, self.retain = mask, curvature, retain
+        self.mask, self.curvature = mask, curvature
+        self.retain = len(contexts) if retain is True else int(retain)
         # With piecewise linear operations only, Hessian and Gauss-Newton are one matrix; the latter is cheaper.
         self.by_gauss_newton = curvature == "gauss-newton" or all(map(is_piecewise_linear, segment.nodes))
-        elements = [sum(batch[k].numel() for batch in targets) for k in range(len(segment.taps))]
-        self.tap_weights = [1.0 / count for count in elements]
-        self.images = sum(len(batch[0]) for batch in targets)
+        self.normalise = normalise
+        self.tap_weights = self._tap_weights()
+        self.sizes = [len(batch[0]) for batch in targets] if sizes is None else list(sizes)
+        self.images = sum(self.sizes)
         self.name = segment.layer.weight_name
-        self.has_attention = any(network.kinds.get(node) is Kind.ATTENTION for node in segment.nodes)
         self.products = 0
         self.image_products = 0
 
@@ -85,12 +92,30 @@ class ReconstructionLoss:
         """Return the same loss on a subset of the batches, each tap again a mean over the images that are left."""
         return ReconstructionLoss(
             self.network, self.segment, [self.contexts[i] for i in batches], [self.targets[i] for i in batches],
-            self.mask, self.curvature, self.retain, self.rule,
+            self.mask, self.curvature, self.retain > 0, self.rule, self.normalise,
+            [self.sizes[i] for i in batches],
         )  # fmt: skip
+
+    def _tap_weights(self) -> list[float]:
+        """Return c_k = 1 / elements, divided by the variance of the target where taps are normalised."""
+        elements = [0] * len(self.segment.taps)
+        sums = torch.zeros(len(elements), 2, dtype=torch.float64)
+        for batch in self.targets:
+            for k, value in enumerate(batch):
+                elements[k] += value.numel()
+                if self.normalise:
+                    moments = value.sum(dtype=torch.float64), value.square().sum(dtype=torch.float64)
+                    sums[k] += torch.stack(moments).cpu()
+        weights = [1.0 / count for count in elements]
+        if self.normalise:
+            for k, (first, second) in enumerate((sums / torch.tensor(elements)[:, None]).tolist()):
+                variance = second - first * first
+                weights[k] /= variance if variance > 1e-12 * second else 1.0
+        return weights
 
     def _math_attention(self) -> AbstractContextManager[None]:
         """Fused attention kernels have no second derivative: use the plain one here, and only here."""
-        return sdpa_kernel(SDPBackend.MATH) if self.has_attention else nullcontext()
+        return sdpa_kernel(SDPBackend.MATH)
 
     def errors(self, outputs: Sequence[Tensor], batch: int) -> list[Tensor]:
         """Return, tap by tap, what is squared and averaged: output minus target, scaled by the tap rule."""
@@ -118,9 +143,10 @@ class ReconstructionLoss:
         loss, gradient = 0.0, torch.zeros_like(weight)
         kept: list[Callable[[Tensor], Tensor]] = []
         for batch in range(len(self.contexts)):
-            part, slope, product = self._linearise_batch(weight, batch, curved=self.retain)
+            retained = batch < self.retain
+            part, slope, product = self._linearise_batch(weight, batch, curved=retained)
             loss, gradient = loss + part, gradient + slope
-            if self.retain:
+            if retained:
                 kept.append(product)
 
         def total(direction: Tensor) -> Tensor:
@@ -128,14 +154,14 @@ class ReconstructionLoss:
             self.image_products += self.images
             direction = torch.where(self.mask, direction, 0.0)
             result = torch.zeros_like(direction)
-            for product in kept if self.retain else self._rebuilt(weight):
+            for product in chain(kept, self._rebuilt(weight)):
                 result += product(direction)
             return torch.where(self.mask, result, 0.0)
 
         return Linearisation(loss, torch.where(self.mask, gradient, 0.0), total)
 
     def _rebuilt(self, weight: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-        for batch in range(len(self.contexts)):
+        for batch in range(self.retain, len(self.contexts)):
             yield self._linearise_batch(weight, batch, curved=True)[2]
 
     def _linearise_batch(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import operator
 from enum import Enum
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 
@@ -18,6 +19,11 @@ class Kind(Enum):
     ACTIVATION = "activation"
     ATTENTION = "attention"
     NORMALISATION = "normalisation"
+
+
+def hard_sigmoid(x: Tensor, inplace: bool = False) -> Tensor:
+    """Compute ``min(max(x + 3, 0), 6) / 6`` by operations that have a second derivative (torch's own has none)."""
+    return F.relu6(x + 3.0) / 6.0
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -32,18 +38,18 @@ _ACTIVATION_FUNCTIONS = {
         "hardsigmoid", "hardtanh", "softplus", "sigmoid", "tanh", "logsigmoid", "softsign", "tanhshrink", "glu",
     )
     if hasattr(module, name)
-}  # fmt: skip
+} | {hard_sigmoid}  # fmt: skip
 _ACTIVATION_METHODS = {"relu", "sigmoid", "tanh"}
 _NORM_FUNCTIONS = {F.layer_norm, F.group_norm, F.rms_norm, F.instance_norm}
 _CONVOLUTION_FUNCTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 _PIECEWISE_LINEAR_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.Identity, nn.Flatten, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, *_CONVOLUTIONS, *_BATCH_NORMS, nn.Linear,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, *_CONVOLUTIONS, nn.Linear,
 )  # fmt: skip
 _PIECEWISE_LINEAR_FUNCTIONS = {
     operator.add, operator.sub, operator.neg, operator.getitem, torch.add, torch.sub, torch.cat, torch.flatten,
     F.relu, F.relu6, F.leaky_relu, F.hardtanh, F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d, F.pad, F.dropout,
-    F.batch_norm, F.linear, *_CONVOLUTION_FUNCTIONS,
+    hard_sigmoid,
 }  # fmt: skip
 _PIECEWISE_LINEAR_METHODS = {"view", "reshape", "flatten", "permute", "transpose", "mean", "contiguous", "add", "relu"}
 _PRODUCTS = {operator.matmul, torch.matmul, torch.bmm}
@@ -62,11 +68,31 @@ def is_batch_norm(node: fx.Node) -> bool:
     return isinstance(module_of(node), _BATCH_NORMS) or node.target in (F.batch_norm, torch.batch_norm)
 
 
+def batch_norm_arguments(node: fx.Node) -> dict[str, Any]:
+    """Return the named arguments of a batch norm: tensors, graph nodes or None, and the flags training and eps."""
+    module = module_of(node)
+    if module is not None:
+        names = ("running_mean", "running_var", "weight", "bias", "eps")
+        return {"training": False} | {name: getattr(module, name) for name in names}
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    defaults = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
+    return {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+def uses_batch_statistics(node: fx.Node) -> bool:
+    """Tell whether a batch norm divides by the spread of the batch itself, also in eval mode."""
+    given = batch_norm_arguments(node)
+    return bool(given["training"]) or given["running_mean"] is None or given["running_var"] is None
+
+
 def kind_of(node: fx.Node) -> Kind | None:
     """Classify a node of a traced network; None for what K does not count (additions, pooling, reshaping, ...).
 
     Batch norm right behind a convolution or linear layer is part of it in eval mode and not counted; elsewhere
     (DenseNet, pre-activation networks) it is a normalisation of its own.
+
+    Returns:
+        The kind, or None.
     """
     module = module_of(node)
     if module is not None:
@@ -129,7 +155,7 @@ def _follows_softmax(product: fx.Node) -> bool:
 
 
 def tap_of(node: fx.Node) -> fx.Node:
-    """Return the node at whose output an operation is observed: behind the batch norm merged into it, if there is one."""
+    """Return the node at whose output an operation is observed: behind its merged batch norm, if there is one."""
     users = list(node.users)
     if kind_of(node) in (Kind.CONVOLUTION, Kind.LINEAR) and len(users) == 1 and is_batch_norm(users[0]):
         return users[0]
@@ -151,10 +177,14 @@ def weight_of(node: fx.Node) -> str | None:
 
 
 def is_piecewise_linear(node: fx.Node) -> bool:
-    """Tell whether a node is surely a piecewise linear map of its inputs (ReLU networks in eval mode consist of such)."""
+    """Tell whether a node is surely piecewise linear in its inputs (ReLU networks in eval mode consist of such)."""
+    if is_batch_norm(node):
+        return not uses_batch_statistics(node)
     module = module_of(node)
     if module is not None:
         return isinstance(module, _PIECEWISE_LINEAR_MODULES)
+    if node.target is F.linear or node.target in _CONVOLUTION_FUNCTIONS:
+        return weight_of(node) is not None  # a computed kernel makes a product of two values
     if node.op == "call_method":
         return node.target in _PIECEWISE_LINEAR_METHODS
     return node.target in _PIECEWISE_LINEAR_FUNCTIONS

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from PIL import Image
 from torch import Tensor
 
 from snows_core.errors import bad, closest
@@ -49,6 +56,25 @@ def theme() -> None:
             "image.cmap": "cividis",
         },
     )
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        plt.switch_backend(plt.get_backend())  # loads it now: it sets its own converter, at once or after this cell
+        _show_small()
+        shell.events.register("pre_run_cell", _show_small)
+
+
+def _show_small(*_: object) -> None:
+    """Make a notebook show figures by :func:`png`."""
+    sys.modules["IPython"].get_ipython().display_formatter.formatters["image/png"].for_type(Figure, png)
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG of at most 256 colours: a quarter of the bytes, and no difference that one could see."""
+    whole, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(whole, format="png", dpi=figure.dpi)
+    colours = Image.open(whole).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    colours.save(small, format="PNG", optimize=True)
+    return small.getvalue()
 
 
 def style(method: str) -> dict[str, Any]:
@@ -111,3 +137,105 @@ def mask_image(mask: Tensor, ax: Axes | None = None, title: str = "", rows: int 
     ax.imshow(flat[:rows, :columns].float().cpu().numpy(), cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
     ax.grid(False)
     return labelled(ax, "input", "output channel", title, legend=False)
+
+
+def contours(
+    ax: Axes,
+    function: Callable[[Tensor, Tensor], Tensor],
+    x: tuple[float, float],
+    y: tuple[float, float],
+    levels: int = 14,
+) -> Axes:
+    """Draw level lines of a function of two numbers, darker where it is lower.
+
+    Args:
+        ax: axes to draw on.
+        function: maps two tensors of one shape to a tensor of that shape.
+        x: from where to where the first number runs.
+        y: likewise the second.
+        levels: how many lines.
+
+    Returns:
+        The axes.
+    """
+    across, up = torch.meshgrid(torch.linspace(*x, 121), torch.linspace(*y, 121), indexing="xy")
+    values = function(across, up).cpu().numpy()
+    ax.contour(across.numpy(), up.numpy(), values, levels=levels, cmap="cividis", linewidths=0.9)
+    ax.grid(False)
+    return ax
+
+
+def step_arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], label: str, colour: str) -> None:
+    """Draw a step from one point to another, named in the legend.
+
+    Args:
+        ax: axes to draw on.
+        start: where the step begins.
+        end: where it ends; marked by a dot.
+        label: what the legend says.
+        colour: any colour of Matplotlib, for instance "C1".
+    """
+    shape = {"arrowstyle": "-|>", "color": colour, "linewidth": 2, "shrinkA": 0, "shrinkB": 3}
+    ax.annotate("", xy=end, xytext=start, arrowprops=shape)
+    ax.plot(*end, "o", color=colour, label=label)
+
+
+def pixel_row(images: list[Tensor], titles: list[str], label: str) -> Figure:
+    """Draw small signed images in a row on one diverging scale, white at zero.
+
+    Args:
+        images: tensors (height, width).
+        titles: one each.
+        label: what the colour means, for the colour bar.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = plt.subplots(1, len(images), figsize=(1.9 * len(images) + 1, 2.4), squeeze=False)
+    limit = max(float(image.abs().max()) for image in images) or 1.0
+    for ax, image, title in zip(axes[0], images, titles, strict=True):
+        shown = ax.imshow(image.cpu().numpy(), cmap="PuOr", vmin=-limit, vmax=limit)
+        ax.set(xticks=[], yticks=[], title=title)
+        ax.grid(False)
+    figure.colorbar(shown, ax=axes[0], label=label, shrink=0.8)
+    return figure
+
+
+def image_row(images: Tensor, mean: Sequence[float], std: Sequence[float], titles: Sequence[str]) -> Figure:
+    """Draw normalised images side by side as people see them, each under its title.
+
+    Args:
+        images: (N, C, H, W), normalised as the network takes them; one channel is drawn in grey.
+        mean: what was subtracted from the pixels in [0, 1], one value a channel.
+        std: what they were divided by.
+        titles: one each.
+
+    Returns:
+        The figure.
+    """
+    scale = [torch.tensor(values).view(-1, 1, 1) for values in (std, mean)]
+    pixels = (images.cpu() * scale[0] + scale[1]).clamp(0, 1).permute(0, 2, 3, 1)
+    figure, axes = plt.subplots(1, len(pixels), figsize=(1.1 * len(pixels), 1.5), squeeze=False)
+    for ax, image, title in zip(axes[0], pixels, titles, strict=True):
+        ax.imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+        ax.set(xticks=[], yticks=[], title=title)
+        ax.grid(False)
+    return figure
+
+
+def plain_log(ax: Axes) -> Axes:
+    """Make the vertical axis logarithmic, with plain numbers (0.5, 1, 2) where few powers of ten fit.
+
+    Args:
+        ax: the axes, drawn already.
+
+    Returns:
+        The same axes.
+    """
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    return ax

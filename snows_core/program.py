@@ -1,7 +1,7 @@
 """A segment made cheap for the solver: batch norm folded, values dropped after their last use, one weight free.
 
-In eval mode batch norm is the affine map ``s x + t`` with ``s = gamma / sqrt(var + eps)`` and ``t = beta - mean s``, one
-number per channel. Behind a convolution or linear layer it is folded into weight and bias; elsewhere it becomes one
+In eval mode batch norm is the affine map ``s x + t`` with ``s = gamma / sqrt(var + eps)`` and ``t = beta - mean s``,
+one number per channel. Behind a convolution it is folded into weight and bias; elsewhere it becomes one
 multiply-add. Its double backward, which is expensive in its original form, then costs next to nothing.
 """
 
@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from snows_core.graph import Network, Segment, TapRule, Values
-from snows_core.operations import is_batch_norm, module_of, tap_of
+from snows_core.operations import batch_norm_arguments, is_batch_norm, module_of, tap_of, uses_batch_statistics
 
 
 @dataclass(frozen=True)
 class _Affine:
-    """A batch norm in eval mode as ``s x + t``; with ``source`` it is folded into that convolution or linear layer."""
+    """A batch norm in eval mode as ``s x + t``; with ``source`` it is folded into that convolution."""
 
     scale: Tensor
     shift: Tensor
@@ -29,23 +28,15 @@ class _Affine:
 
 def batch_norm_affine(network: Network, node: fx.Node) -> tuple[Tensor, Tensor] | None:
     """Return (s, t) of an eval-mode batch norm node, each (channels,), or None when it uses batch statistics."""
-    module = module_of(node)
-    if module is not None:
-        mean, var, eps = module.running_mean, module.running_var, module.eps
-        gamma, beta = module.weight, module.bias
-    else:
-        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-        given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-        if given.get("training", False):
-            return None
-        mean, var, gamma, beta = (
-            network.constant(value) if isinstance(value := given.get(name), fx.Node) else value
-            for name in ("running_mean", "running_var", "weight", "bias")
-        )
-        eps = given.get("eps", 1e-5)
-    if mean is None or var is None:
+    if uses_batch_statistics(node):
         return None
-    scale = torch.rsqrt(var + eps)
+    given = {
+        name: network.constant(value) if isinstance(value, fx.Node) else value
+        for name, value in batch_norm_arguments(node).items()
+        if name != "input"
+    }
+    mean, var, gamma, beta = (given[name] for name in ("running_mean", "running_var", "weight", "bias"))
+    scale = torch.rsqrt(var + given["eps"])
     scale = scale if gamma is None else scale * gamma
     shift = -mean * scale
     return scale.detach(), (shift if beta is None else shift + beta).detach()
@@ -77,7 +68,7 @@ class Program:
 
     def _foldable(self, node: fx.Node) -> fx.Node | None:
         source = node.all_input_nodes[0]
-        plain = type(module_of(source)) in (nn.Conv2d, nn.Linear)
+        plain = type(module_of(source)) is nn.Conv2d  # behind a linear layer, axis 1 may hold tokens
         return source if plain and tap_of(source) is node and source in self.segment.nodes else None
 
     def _tap_scale(self, tap: fx.Node) -> Tensor | None:
@@ -145,6 +136,6 @@ class Program:
     def _folded(self, affine: _Affine, x: Tensor, weight: Tensor | None) -> Tensor:
         module = module_of(affine.source)
         weight = module.weight if weight is None else weight
-        weight = weight * affine.scale.view(-1, *(1,) * (weight.ndim - 1))
+        weight = weight * affine.scale.view(-1, 1, 1, 1)
         bias = affine.shift if module.bias is None else affine.shift + affine.scale * module.bias
-        return F.linear(x, weight, bias) if isinstance(module, nn.Linear) else module._conv_forward(x, weight, bias)
+        return module._conv_forward(x, weight, bias)

@@ -24,6 +24,7 @@ class Recipe:
         mini_batches: one Newton step on each batch in turn (published) instead of steps on all images.
         passes: passes over the mini-batches.
         taps: which operations K counts, see :meth:`snows_core.graph.Network.segment`.
+        normalise: divide each tap's mean squared error by the variance of its dense values: all taps weigh alike.
         curvature: "hessian" or "gauss-newton".
         ridge: damping of the least-squares start and of the preconditioner, relative to the mean Gram diagonal.
         batch_size: images per batch.
@@ -37,10 +38,33 @@ class Recipe:
     mini_batches: bool = False
     passes: int = 1
     taps: TapRule = "all"
+    normalise: bool = True
     curvature: Curvature = "hessian"
     ridge: float = 1e-3
     batch_size: int = 64
     newton: NewtonOptions = field(default_factory=NewtonOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise bad(name, repr(getattr(self, name)), f"one of {choices}")
+        for name in ("warm_start", "precondition", "mini_batches", "normalise"):
+            if not isinstance(getattr(self, name), bool):
+                raise bad(name, repr(getattr(self, name)), "True or False")
+        for name in ("passes", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise bad(name, repr(value), "an integer >= 1")
+        if not isinstance(self.ridge, int | float) or not self.ridge >= 0:
+            raise bad("ridge", repr(self.ridge), "a number >= 0")
+
+
+_CHOICES = {
+    "targets": ("dense", "pruned"),
+    "taps": ("all", "published"),
+    "curvature": ("hessian", "gauss-newton"),
+}
 
 
 RECIPES = {
@@ -50,6 +74,7 @@ RECIPES = {
     ),
     "paper": Recipe(
         "paper", targets="pruned", warm_start=False, precondition=False, mini_batches=True, passes=3, taps="published",
+        normalise=False,
         batch_size=512,
         newton=NewtonOptions(steps=1, tolerance=0.0, cg_iterations=500, cg_absolute=1e-3, damping=1e-4),
     ),
@@ -76,6 +101,8 @@ def get_recipe(recipe: str | Recipe, **changes: Any) -> Recipe:
         if recipe not in RECIPES:
             raise bad("recipe", repr(recipe), f"one of {sorted(RECIPES)} or a Recipe", closest(recipe, RECIPES))
         recipe = RECIPES[recipe]
+    if not isinstance(recipe, Recipe):
+        raise bad("recipe", repr(recipe), f"one of {sorted(RECIPES)} or a Recipe")
     of_recipe = {f.name for f in fields(Recipe)} - {"name", "newton"}
     of_newton = {f.name for f in fields(NewtonOptions)}
     unknown = set(changes) - of_recipe - of_newton

@@ -57,7 +57,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """"ok" or "failed"."""
+        """Verdict of the run: "ok" or "failed"."""
         return "failed" if self.failures else "ok"
 
     def record(self) -> dict[str, Any]:
@@ -221,8 +221,14 @@ def _execute(notebook: Notebook, output: Path, parameters: dict[str, Any], limit
         raise SnowsError(f"papermill is missing ({error}); run: pip install 'snows-core[notebooks]'") from error
     try:
         papermill.execute_notebook(
-            str(notebook.path), str(output), parameters, kernel_name=KERNEL, cwd=str(notebook.path.parent),
-            progress_bar=progress, execution_timeout=int(limit), start_timeout=120,
+            str(notebook.path),
+            str(output),
+            parameters,
+            kernel_name=KERNEL,
+            cwd=str(notebook.path.parent),
+            progress_bar=progress,
+            execution_timeout=int(limit),
+            start_timeout=120,
         )
     except PapermillExecutionError as error:
         injected = bool(parameters) and error.cell_index > notebook.tagged("parameters")[0]

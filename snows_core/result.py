@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -74,9 +75,15 @@ class PruneResult:
             manifest = {**self.manifest, "weight_names": self.weight_names}
             (new / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
             self.report.to_csv(new / "report.csv", index=False)
+            old = Path(temporary) / "old"
             if folder.exists():
-                folder.rename(Path(temporary) / "old")
-            new.rename(folder)
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
         return folder
 
 
@@ -119,8 +126,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PruneResult:
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
         raise bad("folder", f"{folder} without {', '.join(missing)}", "a folder written by result.save()")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    state = load_file(folder / "model.safetensors")
+    manifest = _read(folder / "manifest.json", lambda path: json.loads(path.read_text()))
+    state = _read(folder / "model.safetensors", load_file)
     if model is not None:
         try:
             model.load_state_dict(state)
@@ -128,17 +135,19 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PruneResult:
             reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise SnowsError(f"model: got a network that the saved weights do not fit ({reason}); "
                              "expected the architecture that was pruned.") from error  # fmt: skip
-    masks = load_file(folder / "masks.safetensors")
-    report = pd.read_csv(folder / "report.csv", keep_default_na=True)
-    for column in report.columns[report.dtypes == object]:
+    masks = _read(folder / "masks.safetensors", load_file)
+    report = _read(folder / "report.csv", pd.read_csv)
+    for column in report.select_dtypes(exclude="number").columns:
         report[column] = report[column].fillna("")
     names = manifest.pop("weight_names")
     return PruneResult(model, masks, report, manifest, state, names)
 
 
-def remove(path: Path) -> None:
-    """Delete a folder tree if it is there."""
-    shutil.rmtree(path, ignore_errors=True)
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    try:
+        return reader(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise bad("folder", f"a damaged file {path} ({error})", "what result.save() wrote", "Save it again.") from error
 
 
 def apply_masks(model: nn.Module, masks: dict[str, Tensor], weight_names: dict[str, str] | None = None) -> nn.Module:

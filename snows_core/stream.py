@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, fx
@@ -21,27 +23,30 @@ class Stream:
     Args:
         network: the traced network.
         batches: image batches (N_i, C, H, W); the last one may be smaller.
-        storage: device where values rest between uses; default is where the batches are.
+        storage: where values rest between uses: a device, "disk", or None for where they were computed.
 
     Attributes:
         weights: parameter name to tensor, in place of the dense weights, for nodes yet to be run.
+        needed_until: nodes whose values are kept after their last use in the network, and the index of the layer at
+            which they are needed for the last time (targets of a stream that runs ahead); see :meth:`forget`.
         position: index in ``network.nodes`` of the first node not yet run.
         executed: how many nodes were run, summed over batches; for tests and reports.
     """
 
-    def __init__(
-        self, network: Network, batches: Sequence[Tensor], storage: torch.device | str | None = None
-    ) -> None:
+    def __init__(self, network: Network, batches: Sequence[Tensor], storage: torch.device | str | None = None) -> None:
         self.network = network
-        self.storage = torch.device(storage) if storage is not None else None
+        self.storage = storage
         self.values: list[Values] = [{network.image: self._rest(batch)} for batch in batches]
         self.sizes = [len(batch) for batch in batches]
         self.weights: dict[str, Tensor] = {}
+        self.needed_until: dict[fx.Node, int] = {}
         self.position = 1
         self.executed = 0
 
     def _rest(self, value: Any) -> Any:
-        return move(value, self.storage) if self.storage is not None else value
+        if self.storage is None:
+            return value
+        return pytree.tree_map_only(Tensor, to_disk, value) if self.storage == "disk" else move(value, self.storage)
 
     @property
     def device(self) -> torch.device:
@@ -64,10 +69,12 @@ class Stream:
             for node in nodes:
                 self.network.run((node,), working, self.weights)
                 for source in node.all_input_nodes:
-                    if last_use.get(source, -1) <= self.network.index[node]:
+                    if last_use.get(source, -1) <= self.network.index[node] and source not in self.needed_until:
                         working.pop(source, None)
             self.values[i] = {
-                node: self._rest(value) for node, value in working.items() if last_use.get(node, -1) >= stop
+                node: self._rest(value)
+                for node, value in working.items()
+                if last_use.get(node, -1) >= stop or node in self.needed_until
             }
         self.executed += len(nodes) * len(self.values)
         self.position = stop
@@ -85,6 +92,20 @@ class Stream:
         self.network.run(segment.prelude, working, self.weights)
         return {node: working[node] for node in segment.context if node in working}
 
+    def forget(self, layer: int) -> None:
+        """Drop kept values that no layer at index ``layer`` or later needs."""
+        self.needed_until = {node: until for node, until in self.needed_until.items() if until >= layer}
+        for values in self.values:
+            for node in [node for node in values if self._is_done(node)]:
+                del values[node]
+
+    def _is_done(self, node: fx.Node) -> bool:
+        return self.network.last_use.get(node, -1) < self.position and node not in self.needed_until
+
+    def read(self, node: fx.Node, batch: int) -> Tensor:
+        """Return one value of one batch on the network's device."""
+        return move(self.values[batch][node], self.device)
+
     @torch.no_grad()
     def taps(self, segment: Segment, batch: int) -> list[Tensor]:
         """Run a segment with the network's dense weights from this stream's values and return its tap outputs."""
@@ -98,7 +119,21 @@ class Stream:
         return [fx.map_arg(self.network.output, values.__getitem__) for values in self.values]
 
 
-def move(value: Any, device: torch.device) -> Any:
+def to_disk(tensor: Tensor) -> Tensor:
+    """Return a CPU copy of a tensor whose memory is a temporary file; the file goes with the tensor."""
+    if tensor.numel() == 0:
+        return tensor.cpu()
+    handle, name = tempfile.mkstemp(prefix="snows-")
+    os.close(handle)
+    try:
+        copy = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
+        copy.copy_(tensor)
+    finally:
+        os.unlink(name)  # the mapping keeps it alive
+    return copy
+
+
+def move(value: Any, device: torch.device | str) -> Any:
     """Move the tensors inside a (nested) value to a device; anything else stays as it is."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
@@ -122,3 +157,39 @@ def run_keeping(network: Network, nodes: Sequence[fx.Node], values: Values, keep
         for source in done.get(node, ()):
             if source not in keep:
                 values.pop(source, None)
+
+
+Item = TypeVar("Item")
+
+
+class PerBatch(Sequence[Item]):
+    """A sequence with one item per batch, made when asked for, and kept only where there is room.
+
+    Args:
+        make: batch number to item.
+        length: number of batches.
+        keep: remember items once made.
+    """
+
+    def __init__(self, make: Callable[[int], Item], length: int, keep: bool) -> None:
+        self.make, self.length, self.keep = make, length, keep
+        self.kept: dict[int, Item] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, batch: int) -> Item: ...
+    @overload
+    def __getitem__(self, batch: slice) -> Sequence[Item]: ...
+    def __getitem__(self, batch: Any) -> Any:
+        if isinstance(batch, slice):
+            return [self[i] for i in range(*batch.indices(self.length))]
+        if not 0 <= batch < self.length:
+            raise IndexError(batch)
+        if batch in self.kept:
+            return self.kept[batch]
+        item = self.make(batch)
+        if self.keep:
+            self.kept[batch] = item
+        return item

@@ -23,7 +23,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torchvision import ops as vision_ops
 
-from snows_core.errors import SnowsError, bad
+from snows_core.errors import SnowsError, bad, closest
+from snows_core.operations import hard_sigmoid
 
 _IN_PLACE_OPERATORS = {
     operator.iadd: operator.add,
@@ -31,6 +32,22 @@ _IN_PLACE_OPERATORS = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
+
+
+class _Proxy(fx.Proxy):
+    """A traced value that records ``x += y`` as the in-place operation it is (torch.fx would record ``x + y``)."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
 
 class _Tracer(fx.Tracer):
@@ -42,6 +59,9 @@ class _Tracer(fx.Tracer):
         self.leaf_types = tuple(leaf for leaf in leaves if not isinstance(leaf, str)) + tuple(get_notrace_modules())
         self.leaf_names = [leaf for leaf in leaves if isinstance(leaf, str)]
         self.path = ""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, self.leaf_types) or type(m).__module__.startswith(vision_ops.__name__ + ".roi"):
@@ -56,6 +76,8 @@ class _Tracer(fx.Tracer):
         outer, self.path = self.path, self.path_of_module(m)
         if isinstance(m, nn.MultiheadAttention) and _is_plain_self_attention(m, args, kwargs):
             result = _spelled_out_attention(m, args[0] if args else kwargs["query"])
+        elif isinstance(m, nn.Hardsigmoid):
+            result = self.create_proxy("call_function", hard_sigmoid, args, {**kwargs, "inplace": m.inplace})
         elif type(m) is BatchNormAct2d:
             result = m.act(m.drop(_batch_norm(m, args[0])))
         else:
@@ -110,6 +132,9 @@ def _out_of_place(graph_module: fx.GraphModule) -> None:
             if not _is_size(node.args[0]):
                 _redirect_later_uses(node)
             node.target = _IN_PLACE_OPERATORS[node.target]
+        elif node.op == "call_function" and (ordinary := _ordinary_form(node.target)) is not None:
+            _redirect_later_uses(node)
+            node.target = ordinary
         elif node.op == "call_method" and node.target.endswith("_") and hasattr(torch.Tensor, node.target[:-1]):
             _redirect_later_uses(node)
             node.target = node.target[:-1]
@@ -118,12 +143,25 @@ def _out_of_place(graph_module: fx.GraphModule) -> None:
         elif node.kwargs.get("inplace") is True:
             _redirect_later_uses(node)
             node.kwargs = {**node.kwargs, "inplace": False}
+        if node.target is F.hardsigmoid:
+            node.target = hard_sigmoid
     for module in modules.values():
         if getattr(module, "inplace", False) is True:
             module.inplace = False
     graph_module.graph.eliminate_dead_code()
     graph_module.graph.lint()
     graph_module.recompile()
+
+
+def _ordinary_form(function: Any) -> Callable[..., Any] | None:
+    """Return the out-of-place twin of an in-place function such as ``torch.relu_``; None for any other function."""
+    name = getattr(function, "__name__", "")
+    if not name.endswith("_") or name.endswith("__"):
+        return None
+    for home in (torch, F):
+        if getattr(home, name, None) is function:
+            return getattr(home, name[:-1], None)
+    return None
 
 
 def _is_size(argument: Any) -> bool:
@@ -186,7 +224,14 @@ def trace(model: nn.Module, leaf_modules: Iterable[type[nn.Module] | str] = ()) 
         raise bad("model", type(model).__name__, "a torch.nn.Module", "Pass the network itself, not its name.")
     if model.training:
         raise bad("model", "a model in train mode", "a model in eval mode", "Call model.eval() first.")
+    for name, module in model.named_modules():
+        if module.training:
+            raise bad("model", f"a part in train mode ('{name}')", "a model in eval mode", "Call model.eval() first.")
     leaf_modules = [leaf_modules] if isinstance(leaf_modules, str | type) else list(leaf_modules)
+    names = [name for name, _ in model.named_modules() if name]
+    for leaf in leaf_modules:
+        if isinstance(leaf, str) and not fnmatch.filter(names, leaf):
+            raise bad("leaf_modules", repr(leaf), "names or globs of this model's modules", closest(leaf, names))
     twin = _with_one_input(copy.deepcopy(model).requires_grad_(False))
     tracer = _Tracer(leaf_modules)
     try:

@@ -87,7 +87,8 @@ def test_prune_then_evaluate(pruned):
 def test_prune_names_the_mistake_and_writes_nothing(tmp_path, arguments, word):
     done = run("prune", *arguments, "--out", tmp_path / "out")
     assert done.exit_code == 1, done.output
-    assert done.stderr.startswith("error: ") and word in done.stderr and "Traceback" not in done.output
+    (sentence,) = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert sentence.startswith("error: ") and word in sentence and "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,6 +145,16 @@ def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
     assert not json.loads((out / "manifest.json").read_text())["complete"]
     assert "not reached" in (out / "report.csv").read_text()
     assert run("evaluate", out).exit_code == 0
+
+
+def test_interrupted_before_the_first_layer_writes_nothing(tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("snows_core.prune"), "solve_layer", stop)
+    done = run("prune", *FAST, "--out", tmp_path / "out")
+    assert done.exit_code == 130 and "nothing is half-written" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupted_measurement_keeps_the_pruned_network(tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toys import awake, layer_named, random_images, relative, small_resnet, small_vit, torch_attention
 from torch import nn
+from toys import awake, layer_named, random_images, relative, small_resnet, small_vit, torch_attention
 
 from snows_core.graph import Network
 from snows_core.operations import Kind

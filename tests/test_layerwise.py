@@ -6,9 +6,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from timm.layers import Conv2dSame
-from toys import random_images, random_mask, relative
 from torch import nn
 from torch.nn import functional as F
+from toys import random_images, random_mask, relative
 
 from snows_core.graph import Network
 from snows_core.layerwise import Geometry, RowFactors, geometry_of, gram, masked_least_squares, patches
@@ -168,7 +168,9 @@ def test_dead_input_channels_and_an_all_zero_gram_matrix_never_fail():
     assert torch.isfinite(solution).all()
     dead = torch.zeros(12, dtype=torch.bool)
     dead[3:9] = True
-    assert torch.allclose(solution[:, dead], torch.where(mask, weight, 0.0)[:, dead], rtol=1e-6)  # nothing says otherwise
+    assert torch.allclose(
+        solution[:, dead], torch.where(mask, weight, 0.0)[:, dead], rtol=1e-6
+    )  # nothing says otherwise
     zero = RowFactors(torch.zeros(1, 12, 12, dtype=torch.float64), mask)
     assert torch.allclose(zero.solve(weight), torch.where(mask, weight, 0.0))
     assert torch.allclose(masked_least_squares(zero, weight), torch.where(mask, weight, 0.0))

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from toys import awake, random_images, small_resnet, small_vit, torch_attention
 from torch import nn
 from torch.nn import functional as F
+from toys import awake, random_images, small_resnet, small_vit, torch_attention
 
 from snows_core.graph import Network
 from snows_core.operations import Kind, is_batch_norm, tap_of, weight_of

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -139,10 +142,31 @@ def test_scripts_parse_and_run_what_they_should():
     assert "set -e" in (ROOT / "binder/postBuild").read_text()
 
 
+@pytest.mark.slow
+def test_postbuild_in_a_clean_environment(tmp_path):
+    """Run Binder's postBuild on a copy of the tracked files; the packages of conda are those of this environment."""
+    copy = tmp_path / "snows"
+    for path in [*tracked_texts(), *(ROOT / "snows_core").rglob("*.safetensors")]:
+        target = copy / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
+    (packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    (packages / "conda.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MPLBACKEND")}
+    environment["PATH"] = f"{tmp_path / 'env' / 'bin'}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "binder/postBuild"], cwd=copy, env=environment, capture_output=True, text=True
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "accuracy=9" in done.stdout
+    where = [str(tmp_path / "env" / "bin" / "python"), "-c", "import snows_core; print(snows_core.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+    assert found.startswith(str(copy))
+
+
 @pytest.mark.parametrize("target", ["figures", "test", "bench", "lint", "lab", "site", "clean"])
 def test_make_targets_set_themselves_up(target):
-    import shutil
-
     if shutil.which("make") is None:
         pytest.skip("no make here")
     plan = subprocess.run(

@@ -141,9 +141,9 @@ def layer_named(network, name):
     return next(layer for layer in network.layers if layer.name == name)
 
 
-def make_problem(model, batches, name, k, *, mask=None, damaged=None, rule="all", **options):
+def make_problem(model, batches, name, k, *, mask=None, damaged=None, rule="all", leaf_modules=(), **options):
     """Set up a layer's loss: contexts from a network with ``damaged`` earlier weights, targets from the dense one."""
-    network = Network(model)
+    network = Network(model, leaf_modules)
     layer = layer_named(network, name)
     segment = network.segment(layer, k, rule)
     batches = [batches] if isinstance(batches, Tensor) else list(batches)
@@ -155,7 +155,7 @@ def make_problem(model, batches, name, k, *, mask=None, damaged=None, rule="all"
     mask = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
     contexts = [pruned.context(segment, i) for i in range(len(batches))]
     targets = [dense.taps(segment, i) for i in range(len(batches))]
-    objective = ReconstructionLoss(network, segment, contexts, targets, mask, **options)
+    objective = ReconstructionLoss(network, segment, contexts, targets, mask, rule=rule, **options)
     return Problem(network, layer, segment, objective, weight, mask, pruned, dense)
 
 
