@@ -4,6 +4,7 @@
 """
 
 from snows_core.errors import SnowsError
+from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate
 from snows_core.masks import NM, Unstructured
 from snows_core.provenance import provenance, versions
@@ -21,6 +22,7 @@ __all__ = [
     "SnowsError",
     "Unstructured",
     "apply_masks",
+    "estimate",
     "evaluate",
     "load",
     "make_masks",

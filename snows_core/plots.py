@@ -148,6 +148,8 @@ def contours(
 ) -> Axes:
     """Draw level lines of a function of two numbers, darker where it is lower.
 
+    Levels rise as squares, so that those of a quadratic are evenly spaced ellipses.
+
     Args:
         ax: axes to draw on.
         function: maps two tensors of one shape to a tensor of that shape.
@@ -160,7 +162,9 @@ def contours(
     """
     across, up = torch.meshgrid(torch.linspace(*x, 121), torch.linspace(*y, 121), indexing="xy")
     values = function(across, up).cpu().numpy()
-    ax.contour(across.numpy(), up.numpy(), values, levels=levels, cmap="cividis", linewidths=0.9)
+    rise = torch.linspace(0, 1, levels + 1)[1:].square().numpy()
+    heights = values.min() + rise * (values.max() - values.min())
+    ax.contour(across.numpy(), up.numpy(), values, levels=heights, cmap="cividis", linewidths=0.9)
     ax.grid(False)
     return ax
 

@@ -87,7 +87,7 @@ def prune(
     pattern = parse_pattern(pattern)
     network = Network(model, leaf_modules)
     home = next(model.parameters()).device
-    place = _device(device, home)
+    place = resolve_device(device, home)
     batches = calibration_batches(images, recipe.batch_size, place, max_images)
     plan = plan_layers(network, model, batches[0][:2].to(home), layers, exclude, keep_ends=masks is None)
     plan, chosen = choose_masks(network, plan, pattern, saliency, masks)
@@ -151,7 +151,12 @@ def make_masks(
     return choose_masks(network, plan, pattern, saliency)[1]
 
 
-def _device(device: torch.device | str | None, home: torch.device) -> torch.device:
+def resolve_device(device: torch.device | str | None, home: torch.device) -> torch.device:
+    """Return the device to compute on: ``home`` unless another one is named.
+
+    Raises:
+        SnowsError: when this machine does not have it.
+    """
     if device is None:
         return home
     try:
@@ -180,7 +185,7 @@ def _known_outcomes(
     fields = ("loss_masked", "loss_start", "loss_end", "newton_steps", "products", "image_products", "stop")
     return {
         entry.name: LayerOutcome(
-            weight=resume.state[entry.layer.weight_name].to(device),
+            weight=resume.state[entry.layer.weight_name].to(device).clone(),  # aligned: rounding as in one run
             k=int(rows.loc[entry.name, "k"]),
             **{name: rows.loc[entry.name, name] for name in fields},
         )

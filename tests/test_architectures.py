@@ -3,13 +3,12 @@
 Random weights and small images; a few take reduced widths. What cannot be pruned is listed at the end with the reason.
 """
 
+import pytest
 import timm
 import torch
 import torchvision
 
-import pytest
 import snows_core as snows
-from snows_core.errors import SnowsError
 from snows_core.graph import Network
 from snows_core.plan import plan_layers
 
@@ -74,20 +73,11 @@ TORCHVISION = {
     "swin_v2_t": (64, {}, 45),
     "vit_b_16": (32, {"image_size": 32}, 48),
 }
-REAL_BUG = {
-    "timm/swinv2_tiny_window8_256": "plan.py: KeyError on a layer that reads a buffer",
-    "timm/beit_base_patch16_224": "plan.py: a computed bias makes qkv look transformed",
-    "timm/beitv2_base_patch16_224": "plan.py: a computed bias makes qkv look transformed",
-    "torchvision/mobilenet_v3_small": "trace.py: nn.Hardsigmoid has no second derivative in torch",
-}
-
-
 def cases():
     for library, table in (("timm", TIMM), ("torchvision", TORCHVISION)):
         for name, (size, options, layers) in table.items():
             key = f"{library}/{name}"
-            marks = [pytest.mark.xfail(strict=True, reason=REAL_BUG[key])] if key in REAL_BUG else []
-            yield pytest.param(library, name, size, options, layers, id=key, marks=marks)
+            yield pytest.param(library, name, size, options, layers, id=key)
 
 
 def build(library, name, options, seed=0):

@@ -129,7 +129,7 @@ def test_evaluate_refuses_another_architecture(pruned):
 
 
 def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
-    module = importlib.import_module("snows_core.prune")  # the function snows_core.prune hides its module
+    module = importlib.import_module("snows_core.sweep")
     solve, calls = module.solve_layer, []
 
     def second_stops(*arguments):
@@ -151,7 +151,7 @@ def test_interrupted_before_the_first_layer_writes_nothing(tmp_path, monkeypatch
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("snows_core.prune"), "solve_layer", stop)
+    monkeypatch.setattr(importlib.import_module("snows_core.sweep"), "solve_layer", stop)
     done = run("prune", *FAST, "--out", tmp_path / "out")
     assert done.exit_code == 130 and "nothing is half-written" in done.stderr
     assert list(tmp_path.iterdir()) == []

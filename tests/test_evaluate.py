@@ -70,7 +70,6 @@ def test_modes_and_statistics_are_restored_also_on_error():
     assert model.training and model.layer1.training and torch.equal(model.bn1.running_mean, mean)
 
 
-@pytest.mark.xfail(strict=True, reason="evaluate.py: train(mode) on the root: parts in another mode lose theirs")
 def test_parts_in_another_mode_keep_it():
     model = small_resnet().train()
     model.bn1.eval()

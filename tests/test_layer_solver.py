@@ -223,7 +223,6 @@ def test_an_indefinite_hessian_is_met_by_truncation_or_avoided(curvature):
     assert (rows["loss_end"] < rows["loss_start"]).mean() > 0.7
 
 
-@pytest.mark.xfail(strict=True, reason="layer_solver.py: steps=0 is allowed by NewtonOptions, then losses[0] fails")
 @pytest.mark.parametrize("recipe", ["fast", "paper"])
 def test_no_newton_steps_at_all_keep_the_start(recipe):
     result = snows.prune(small_resnet(), random_images(8), k=3, recipe=recipe, steps=0, progress=False)
@@ -231,8 +230,6 @@ def test_no_newton_steps_at_all_keep_the_start(recipe):
     assert (rows["loss_end"] == rows["loss_start"]).all()
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError,
-                   reason="prune.py: the dense stream stops behind taps[-1], not always the last tap")  # fmt: skip
 def test_a_batch_norm_that_comes_later_than_the_next_operation():
     class Interleaved(nn.Module):
         """Two branches written in turns: the second convolution stands before the first one's batch norm."""

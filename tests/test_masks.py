@@ -101,7 +101,6 @@ def test_a_global_threshold_that_empties_a_layer_is_refused_and_a_cap_helps():
     assert int(masks["small"].sum()) == 1 and int(masks["large"].sum()) == 19
 
 
-@pytest.mark.xfail(strict=True, reason="masks.py: scope 'layer' may round up to removing every weight of a small layer")
 def test_a_small_layer_never_loses_all_its_weights():
     assert Unstructured(0.9).mask(torch.rand(2, 2)).any()
 
@@ -128,21 +127,19 @@ def test_sparsities_read_back_from_every_spelling(sparsity):
     assert parse_pattern(f"global:{sparsity:.3f}:0.9995") == Unstructured(sparsity, "global", 0.9995)
 
 
-@pytest.mark.xfail(strict=True, reason="masks.py: parse_pattern does not read str(Unstructured)")
 @pytest.mark.parametrize("pattern", [Unstructured(0.8), Unstructured(0.8, "global", 0.95)])
 def test_unstructured_patterns_read_back_from_their_own_text(pattern):
     assert parse_pattern(str(pattern)) == pattern
 
 
-READ_AS_NUMBERS = "masks.py: float() fails on what the regular expression lets through: ValueError, not SnowsError"
 
 
 @pytest.mark.parametrize(
     "pattern",
     [
         "4:4", "0:4", "5:4", "2:0", "two of four", None, True, 1, 0, -0.5, 1.5, "100%", "2/4", (2, 4), "global",
-        pytest.param("global:0.8.1", marks=pytest.mark.xfail(strict=True, reason=READ_AS_NUMBERS)),
-        pytest.param("global:.", marks=pytest.mark.xfail(strict=True, reason=READ_AS_NUMBERS)),
+        "global:0.8.1",
+        "global:.",
     ],
 )  # fmt: skip
 def test_patterns_that_cannot_be_meant_are_refused(pattern):
@@ -175,7 +172,6 @@ def test_saliencies_by_name_and_function():
         masks_for(weights, NM(2, 4), "magnitud")
 
 
-@pytest.mark.xfail(strict=True, reason="masks.py: what a saliency function returns is not checked")
 @pytest.mark.parametrize("saliency", [lambda n, w: w.sum(), lambda n, w: w[:, :2], lambda n, w: w * float("nan")])
 def test_scores_of_another_shape_or_not_finite_are_refused(saliency):
     with pytest.raises(SnowsError, match=r"saliency: got .*; expected "):
@@ -232,7 +228,6 @@ def test_a_dense_model_as_mask_is_refused():
         foreign_masks(small_resnet(), *weights_of(small_resnet()))
 
 
-@pytest.mark.xfail(strict=True, reason="masks.py: masks= of another type ends in an AttributeError")
 @pytest.mark.parametrize("masks", [[1, 2], "masks.pt", {"layer1.conv1": [[True]]}])
 def test_masks_of_another_type_are_refused(masks):
     with pytest.raises(SnowsError, match=r"masks: got .*; expected "):

@@ -269,7 +269,6 @@ def test_it_ends_on_a_zero_gradient_and_on_little_gain():
     assert near.stop is Stop.LOSS and near.steps == 1
 
 
-@pytest.mark.xfail(strict=True, reason="newton_cg.py: a gradient that is NaN is reported as a zero gradient")
 def test_a_gradient_that_is_not_finite_is_reported_as_such():
     broken = newton(Function(lambda w: (w * math.nan).sum()), torch.ones(3), NewtonOptions(3))
     assert broken.stop is Stop.NOT_FINITE

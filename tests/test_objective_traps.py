@@ -37,7 +37,6 @@ class Windows(nn.Module):
         return self.head(y.mean(1))
 
 
-@pytest.mark.xfail(strict=True, reason="objective.py: images are counted by the first axis of the layer's own output")
 def test_images_are_counted_where_the_batch_axis_holds_more_than_images():
     problem = make_problem(awake(Windows()), random_images(5).split(3), "fc", 2)
     assert problem.objective.images == 5
@@ -82,10 +81,8 @@ class Gated(nn.Module):
     "make",
     [
         Gated,
-        pytest.param(Dynamic, marks=pytest.mark.xfail(
-            strict=True, reason="operations.py: F.conv2d with a computed kernel passes for piecewise linear")),
-        pytest.param(BatchStatistics, marks=pytest.mark.xfail(
-            strict=True, reason="operations.py: batch norm on batch statistics passes for piecewise linear")),
+        Dynamic,
+        BatchStatistics,
     ],
 )  # fmt: skip
 def test_products_are_exact_where_the_layers_output_meets_itself(make):
@@ -123,8 +120,6 @@ class LeafAttention(nn.Module):
         return self.head(self.attention(self.pre(self.embed(x).flatten(2).transpose(1, 2))).mean(1))
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError,
-                   reason="objective.py: attention inside a leaf module is not seen")  # fmt: skip
 def test_attention_inside_a_leaf_module_has_products_too():
     model = awake(LeafAttention())
     problem = make_problem(model, random_images(3), "pre", 3, leaf_modules=["attention"])

@@ -71,7 +71,7 @@ def test_folded_are_those_behind_plain_layers_with_no_other_reader():
     network = Network(norms())
     program = Program(network, network.segment(layer_named(network, "same"), 50))
     folded = {str(node.target) for node in program.folded}
-    assert folded == {"conv", "fc"}
+    assert folded == {"conv"}, "behind a linear layer axis 1 may hold tokens"
 
 
 def test_gradients_pass_through_folded_batch_norm():
@@ -154,7 +154,6 @@ def test_values_are_dropped_after_their_last_use():
     assert set(values) <= set(problem.segment.taps) | (set(values) - read_later)
 
 
-@pytest.mark.xfail(strict=True, reason="program.py: batch norm over tokens (N, L, C) is folded")
 def test_batch_norm_over_tokens_is_not_folded_into_a_linear_layer():
     class Tokens(nn.Module):
         def __init__(self):

@@ -13,7 +13,7 @@ from toys import awake, random_images, random_mask, small_resnet, small_vit, tor
 
 import snows_core as snows
 
-module = importlib.import_module("snows_core.prune")  # the package's attribute of that name is the function
+module = importlib.import_module("snows_core.sweep")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
 NETWORKS = {"resnet": (small_resnet, 8), "vit": (small_vit, 4), "torch attention": (torch_attention, 8)}

@@ -9,7 +9,7 @@ from toys import random_images, small_resnet, small_vit
 import snows_core as snows
 from snows_core.errors import SnowsError
 
-module = importlib.import_module("snows_core.prune")  # the package's attribute of that name is the function
+module = importlib.import_module("snows_core.sweep")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
 
@@ -55,8 +55,7 @@ def test_an_interrupt_before_the_first_layer_leaves_an_empty_result(monkeypatch,
 
 
 @pytest.mark.parametrize("saved", [False, True])
-@pytest.mark.parametrize("count", [0, pytest.param(2, marks=pytest.mark.xfail(
-    strict=True, reason="prune.py: one generator for all layers, so a resumed run draws other signs"))])  # fmt: skip
+@pytest.mark.parametrize("count", [0, 2])
 def test_resuming_gives_the_weights_of_an_uninterrupted_run(monkeypatch, tmp_path, saved, count):
     whole = run(small_vit(), size=4)
     calls = stop_after(monkeypatch, count)
@@ -79,11 +78,9 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(monkeypatch, tmp_pat
     "change",
     [
         {"pattern": "1:4"},
-        pytest.param({"k": 1}, marks=pytest.mark.xfail(strict=True, reason="prune.py: resume= with another k passes")),
-        pytest.param({"recipe": "paper"}, marks=pytest.mark.xfail(
-            strict=True, reason="prune.py: resume= with another recipe is taken")),
-        pytest.param({"count": 7}, marks=pytest.mark.xfail(
-            strict=True, reason="prune.py: resume= with other images is taken")),
+        {"k": 1},
+        {"recipe": "paper"},
+        {"count": 7},
     ],
 )  # fmt: skip
 def test_resuming_another_call_is_refused(monkeypatch, change):
@@ -94,7 +91,6 @@ def test_resuming_another_call_is_refused(monkeypatch, change):
         run(small_resnet(), resume=partial, **change)
 
 
-@pytest.mark.xfail(strict=True, reason="prune.py: tqdm.write prints to standard output, also with progress=False")
 def test_an_interrupt_prints_nothing_where_no_progress_is_wanted(monkeypatch, capsys):
     stop_after(monkeypatch, 1)
     run(small_resnet(), progress=False)

@@ -130,7 +130,6 @@ def test_a_write_that_fails_leaves_nothing_half_written(result, tmp_path, monkey
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-@pytest.mark.xfail(strict=True, reason="result.py: the old result is deleted when the last rename fails")
 def test_a_last_rename_that_fails_leaves_the_old_result(result, tmp_path, monkeypatch):
     folder = result.save(tmp_path / "a")
     rename = type(folder).rename
@@ -153,7 +152,6 @@ def test_load_refuses_what_is_no_result(result, tmp_path):
         snows.load(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="result.py: damaged files end in json's or safetensors' own errors")
 @pytest.mark.parametrize("name", ["manifest.json", "model.safetensors"])
 def test_load_refuses_damaged_files(result, tmp_path, name):
     folder = result.save(tmp_path / "a")

@@ -52,20 +52,7 @@ WAYS = {
 }
 
 
-REAL_BUG = {
-    "iadd": "trace.py: torch.fx records `+=` as `+`, so later readers of the overwritten value see the old one",
-    "torch.relu_": "trace.py: in-place functions (torch.relu_) are not replaced by their ordinary forms",
-    "torch.sigmoid_": "trace.py: in-place functions (torch.sigmoid_) are not replaced by their ordinary forms",
-    "F.elu_": "trace.py: in-place functions (F.elu_) are not replaced by their ordinary forms",
-}
-
-
-def _marked(way):
-    marks = [pytest.mark.xfail(strict=True, reason=REAL_BUG[way])] if way in REAL_BUG else []
-    return pytest.param(way, marks=marks)
-
-
-@pytest.mark.parametrize("way", [_marked(way) for way in WAYS])
+@pytest.mark.parametrize("way", WAYS)
 def test_in_place_operations_become_ordinary_ones_with_the_same_result(way):
     # Trap: a live value must not change under the solver; later readers of the overwritten value see the new one.
     torch.manual_seed(0)
@@ -221,7 +208,6 @@ def test_bad_models_are_refused():
         Network(nn.Sequential(nn.ReLU()).eval())
 
 
-@pytest.mark.xfail(strict=True, reason="trace.py: only the root's mode is looked at; a part's batch norm is updated")
 def test_a_part_in_train_mode_is_refused_before_its_statistics_move():
     model = small_resnet()
     model.layer1.bn1.train()

@@ -155,7 +155,7 @@ def make_problem(model, batches, name, k, *, mask=None, damaged=None, rule="all"
     mask = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
     contexts = [pruned.context(segment, i) for i in range(len(batches))]
     targets = [dense.taps(segment, i) for i in range(len(batches))]
-    objective = ReconstructionLoss(network, segment, contexts, targets, mask, rule=rule, **options)
+    objective = ReconstructionLoss(network, segment, contexts, targets, mask, rule=rule, sizes=pruned.sizes, **options)
     return Problem(network, layer, segment, objective, weight, mask, pruned, dense)
 
 

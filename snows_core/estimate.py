@@ -1,0 +1,127 @@
+"""What pruning will cost, before anything is pruned: seconds, products and peak memory per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from snows_core.calibration import calibration_batches
+from snows_core.errors import bad
+from snows_core.graph import Network
+from snows_core.masks import Pattern, parse_pattern
+from snows_core.memory import Probe, memory_budget, plan_memory, probe_layers
+from snows_core.plan import LayerChoice, choose_masks, plan_layers
+from snows_core.prune import DEFAULT_K, resolve_device
+from snows_core.recipe import Recipe, get_recipe
+
+# Mean over the layers of ResNet-20 on CIFAR-10 and of the digits networks; tests/benchmarks compares with real runs.
+PRODUCTS_PER_LAYER = 8.0
+LINEARISATIONS_PER_LAYER = 1.2
+
+
+def estimate(
+    model: nn.Module,
+    images: Tensor | Iterable[Any],
+    pattern: Pattern | str | float = "2:4",
+    *,
+    count: int | None = None,
+    k: int | None = None,
+    recipe: str | Recipe = "fast",
+    layers: LayerChoice = None,
+    exclude: LayerChoice = None,
+    leaf_modules: Iterable[type[nn.Module] | str] = (),
+    device: torch.device | str | None = None,
+    max_memory: float | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Foretell the cost of :func:`snows_core.prune.prune` with the same arguments.
+
+    Every layer's product is timed on two small batches; the line through the two gives the cost per image and the fixed
+    cost. How many products a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean
+    (8 a layer), "paper" its cap.
+
+    Args:
+        model: network in eval mode; not changed.
+        images: a few example images; 8 are used.
+        pattern: as in ``prune``.
+        count: how many calibration images the run will have; default: as many as given.
+        k: as in ``prune``.
+        recipe: as in ``prune``.
+        layers: as in ``prune``.
+        exclude: as in ``prune``.
+        leaf_modules: as in ``prune``.
+        device: as in ``prune``.
+        max_memory: as in ``prune``.
+        **options: as in ``prune``.
+
+    Returns:
+        One row per layer to be pruned: layer, k, products, image_products, seconds, graph_bytes (what the graphs of a
+        layer take), peak_bytes (with resting values, beside the network itself).
+
+    Raises:
+        SnowsError: as ``prune``.
+    """
+    recipe = get_recipe(recipe, **options)
+    k = DEFAULT_K if k is None else k
+    home = next(model.parameters()).device
+    place = resolve_device(device, home)
+    batches = calibration_batches(images, 8, place, limit=None, few=0)
+    count = sum(map(len, batches)) if count is None else count
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise bad("count", count, "an integer >= 1")
+    network = Network(model, leaf_modules)
+    plan = plan_layers(network, model, batches[0][:2].to(home), layers, exclude)
+    plan, masks = choose_masks(network, plan, parse_pattern(pattern))
+    network.module.to(place)
+    segments = {e.name: network.segment(e.layer, k, recipe.taps) for e in plan if not e.reason}
+    masks = {name: mask.to(place) for name, mask in masks.items()}
+    small = probe_layers(network, segments, masks, batches[0][:2], recipe)
+    large = probe_layers(network, segments, masks, batches[0], recipe)
+    memory = plan_memory(large, count, recipe, memory_budget(max_memory, place), place)
+    rows = []
+    for name, segment in segments.items():
+        lines = _lines(small[name], min(2, len(batches[0])), large[name], len(batches[0]))
+        rows.append({"layer": name, "k": segment.k, **_cost(lines, large[name], count, memory.batch_size, recipe)})
+    return pd.DataFrame(rows)
+
+
+def _lines(small: Probe, few: int, large: Probe, many: int) -> Mapping[str, tuple[float, float]]:
+    """Return (seconds per batch, seconds per image) of a linearisation and of a product."""
+    lines = {}
+    for name in ("linearise", "product"):
+        first, second = getattr(small, name) * few, getattr(large, name) * many
+        slope = max(second - first, 0.0) / (many - few) if many > few else second / many
+        lines[name] = (max(first - few * slope, 0.0), slope)
+    return lines
+
+
+def _cost(
+    lines: Mapping[str, tuple[float, float]], probe: Probe, count: int, batch_size: int, recipe: Recipe
+) -> dict[str, float]:
+    batches = -(-count // batch_size)
+    if recipe.mini_batches:
+        steps = recipe.passes * batches
+        products, linearisations = float(recipe.newton.cg_iterations * steps), float(steps)
+        share = 1.0 / batches
+    else:
+        products = min(PRODUCTS_PER_LAYER, float(recipe.newton.cg_iterations * recipe.newton.steps))
+        linearisations, share = LINEARISATIONS_PER_LAYER, 1.0
+
+    def seconds(name: str, times: float) -> float:
+        fixed, per_image = lines[name]
+        return times * share * (fixed * batches + per_image * count)
+
+    graph = probe.graph * (min(count, batch_size) if recipe.mini_batches else count)
+    # Beside products: two evaluations and the curvature probe, each about half a linearisation.
+    total = seconds("product", products) + seconds("linearise", linearisations + 1.5)
+    return {
+        "products": products,
+        "image_products": products * share * count,
+        "seconds": total,
+        "graph_bytes": graph,
+        "peak_bytes": graph + probe.live * count,
+    }
