@@ -43,7 +43,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q $(ARGS)
 
 bench: $(READY)
-	$(BIN)/python -m pytest -q tests/benchmarks --benchmark-only -m "" $(ARGS)
+	$(BIN)/python -m pytest -q -s tests/benchmarks --benchmark-only -m "" $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
