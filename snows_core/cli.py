@@ -183,6 +183,28 @@ def evaluate_command(
     typer.echo(table(evaluate_folder(folder, source, typer.echo), index=True))
 
 
+@app.command("estimate", epilog=example("snows estimate --model digits-resnet20 --pattern 1:4 --images 256"))
+@guarded
+def estimate_command(
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
+    data: Data = None,
+    pattern: Annotated[str | None, typer.Option(help="As in prune.", show_default="the experiment's own")] = None,
+    k: Annotated[int | None, typer.Option(min=0, help="As in prune.", show_default="the experiment's own")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Calibration images of the run.", show_default="the experiment's own")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="fast, or paper for the published procedure.")] = "fast",
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    device: Device = None,
+) -> None:
+    """Say what pruning would cost: products, seconds and memory per layer, measured on a few images; prunes nothing."""
+    from snows_core.commands import Source, estimate_table
+
+    source = Source(model, data, data_root, weights, device)
+    typer.echo(estimate_table(source, pattern, k, images, recipe))
+
+
 @app.command(
     "reproduce",
     epilog=example(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from snows_core.errors import SnowsError, bad
+from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate
 from snows_core.masks import parse_pattern
 from snows_core.prune import prune
@@ -184,6 +185,36 @@ def prune_to_folder(source: Source, options: PruneOptions, say: Say) -> PruneRes
         result.save(options.out, overwrite=options.overwrite)
         say(f"saved to {options.out}")
     return result
+
+
+def estimate_table(source: Source, pattern: str | None, k: int | None, images: int | None, recipe: str) -> str:
+    """Return the cost of pruning, layer by layer and in all, as text.
+
+    Args:
+        source: network and images.
+        pattern: as ``snows prune`` takes it; None for the experiment's own.
+        k: operations behind a layer; None for the experiment's own.
+        images: calibration images of the run; None for the experiment's own.
+        recipe: "fast" or "paper".
+
+    Returns:
+        The table and a line of sums.
+    """
+    chosen, model, bundle = source.load()
+    example, _, _ = bundle.train.sample(min(8, len(bundle.train)), 0)
+    frame = estimate(
+        model, example, pattern or chosen.pattern, k=chosen.k if k is None else k, recipe=recipe,
+        count=chosen.calibration_images if images is None else images,
+        exclude=list(chosen.exclude) or None, device=source.device,
+    )  # fmt: skip
+    sums = (
+        f"in all: {frame['products'].sum():.0f} products, about {frame['seconds'].sum():.0f} s, "
+        f"at most {frame['peak_bytes'].max() / 1e9:.2f} GB beside the network if nothing is held back"
+    )
+    shown = frame.assign(
+        seconds=frame["seconds"].round(2), peak_MB=(frame["peak_bytes"] / 1e6).round(1), products=frame["products"]
+    )
+    return f"{table(shown[['layer', 'k', 'products', 'seconds', 'peak_MB']])}\n{sums}"
 
 
 def evaluate_folder(folder: Path | None, source: Source, say: Say) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from snows_core import cli, commands
 from snows_core.errors import SnowsError
 
 FAST = ["--model", "digits-resnet20", "--images", "16", "--layers", "layer3.2.conv2", "--quiet"]
-COMMANDS = ["prune", "evaluate", "reproduce", "train", "experiments"]
+COMMANDS = ["prune", "evaluate", "estimate", "reproduce", "train", "experiments"]
 
 
 def run(*arguments):
@@ -202,3 +202,9 @@ def test_unlabelled_images_are_measured_by_agreement():
     bundle.train.labelled = bundle.test.labelled = False
     dense = commands.check_dense(chosen, model, bundle, None, lines.append)
     assert dense.accuracy is None and dense.images == 597 and "no labels" in lines[0]
+
+
+def test_estimate_prints_a_row_per_layer_and_the_sums():
+    shown = run("estimate", "--model", "digits-resnet20", "--pattern", "1:4", "--images", "64")
+    assert shown.exit_code == 0
+    assert shown.output.count("layer1.") == 6 and "in all: 144 products" in shown.output

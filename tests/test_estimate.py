@@ -1,0 +1,49 @@
+"""The cost of a run, foretold: what must hold whatever the machine's speed."""
+
+import pytest
+import torch
+from toys import random_images, small_resnet, small_vit
+
+import snows_core as snows
+from snows_core.errors import SnowsError
+
+
+@pytest.mark.parametrize("make, size", [(small_resnet, 8), (small_vit, 4)])
+def test_one_row_per_layer_that_would_be_pruned(make, size):
+    model, images = make(), random_images(8, size)
+    table = snows.estimate(model, images, "2:4", count=64, k=2)
+    result = snows.prune(model, images, "2:4", k=2, progress=False, steps=1, cg_iterations=1)
+    pruned = result.report.query("status == 'pruned'")
+    assert table["layer"].tolist() == pruned["layer"].tolist()
+    assert table["k"].tolist() == pruned["k"].tolist()
+    assert (table["seconds"] > 0).all() and (table["image_products"] == table["products"] * 64).all()
+
+
+def test_bytes_grow_with_images_and_k():
+    model, images = small_resnet(), random_images(8)
+    few, many, deep = (
+        snows.estimate(model, images, "2:4", count=count, k=k)["graph_bytes"].sum()
+        for count, k in ((16, 1), (32, 1), (16, 5))
+    )
+    assert many == pytest.approx(2 * few)
+    assert deep > 1.5 * few
+
+
+def test_the_foretold_graph_is_what_autograd_saves():
+    model, images = small_resnet(), random_images(8)
+    table = snows.estimate(model, images, "2:4", count=8, k=3).set_index("layer")
+    saved = {}
+
+    def count(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        snows.prune(model, images, "2:4", k=3, layers=["layer2.conv2"], steps=1, cg_iterations=1, progress=False)
+    assert 0.3 < table.loc["layer2.conv2", "graph_bytes"] / sum(saved.values()) < 1.5
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, True])
+def test_bad_counts_are_refused(count):
+    with pytest.raises(SnowsError, match=r"count: got .*; expected an integer >= 1"):
+        snows.estimate(small_resnet(), random_images(4), count=count)
