@@ -176,7 +176,8 @@ def evaluate_command(
     device: Device = None,
 ) -> None:
     """Print accuracy, agreement with the dense network, and KL divergence on the test images."""
-    from snows_core.commands import Source, evaluate_folder, source_of, table
+    from snows_core.commands import Source, evaluate_folder, source_of
+    from snows_core.tables import table
 
     given = None if model is None else Source(model, data, data_root, weights, device)
     source = source_of(folder, given, data, data_root, device)
@@ -237,8 +238,8 @@ def reproduce_command(
 
     Executed notebooks and a record of each run go to runs/. A notebook that fails leaves the others' results.
     """
-    from snows_core.commands import table
     from snows_core.reproduce import profiles_table, reproduce
+    from snows_core.tables import table
 
     if listing:
         typer.echo(table(profiles_table(notebooks)))
@@ -278,7 +279,8 @@ def train_command(
 @guarded
 def experiments_command() -> None:
     """List the networks that --model knows by name, with their data and defaults."""
-    from snows_core.commands import experiments_frame, table
+    from snows_core.commands import experiments_frame
+    from snows_core.tables import table
 
     typer.echo(table(experiments_frame()))
 

@@ -20,6 +20,7 @@ from snows_core.masks import parse_pattern
 from snows_core.prune import prune
 from snows_core.recipe import get_recipe
 from snows_core.result import PruneResult, check_target, load
+from snows_core.tables import layer_table, metrics_frame, table
 from snows_core.zoo.bundle import DataBundle
 from snows_core.zoo.registry import EXPERIMENTS, Experiment, experiment
 
@@ -281,35 +282,6 @@ def measure(
 ) -> Metrics:
     """Return accuracy (where there are labels), agreement and KL on the test images."""
     return evaluate(model, bundle.test.loader(chosen.batch_size), reference=dense, device=device)
-
-
-def metrics_frame(dense: Metrics, pruned: Metrics | None = None) -> pd.DataFrame:
-    """Return one row a network: accuracy and agreement in percent, KL in nats, and on how many images."""
-    rows = {"dense": dense.as_dict()} | ({} if pruned is None else {"pruned": pruned.as_dict()})
-    names = {"accuracy": "accuracy %", "agreement": "agreement %", "kl": "KL (nats)", "images": "images"}
-    return pd.DataFrame(rows).T.rename(columns=names)[list(names.values())]
-
-
-def layer_table(report: pd.DataFrame) -> str:
-    """Return the report of a result as text, one line a layer."""
-    shown = report.reindex(columns=["layer", "shape", "sparsity", "k", "loss_start", "loss_end", "products", "seconds"])
-    shown["remark"] = report["reason"].where(report["status"] != "pruned", report.get("stop", ""))
-    return table(shown)
-
-
-def table(frame: pd.DataFrame, index: bool = False) -> str:
-    """Return a table as text: four digits, empty where there is no value."""
-
-    def cell(value: Any) -> str:
-        if value is None or (isinstance(value, float) and pd.isna(value)):
-            return ""
-        return (
-            f"{value:.0f}"
-            if isinstance(value, float) and value.is_integer()
-            else (f"{value:.4g}" if isinstance(value, float) else str(value))
-        )
-
-    return frame.astype(object).map(cell).to_string(index=index)
 
 
 def experiments_frame() -> pd.DataFrame:
