@@ -10,6 +10,7 @@ from snows_core.masks import NM, Unstructured
 from snows_core.provenance import provenance, versions
 from snows_core.prune import make_masks, prune
 from snows_core.recipe import Recipe
+from snows_core.refine import flip_and_shift
 from snows_core.result import PruneResult, apply_masks, load
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "apply_masks",
     "estimate",
     "evaluate",
+    "flip_and_shift",
     "load",
     "make_masks",
     "provenance",

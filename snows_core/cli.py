@@ -136,6 +136,12 @@ def prune_command(
         list[str] | None,
         typer.Option(help="Glob of layers to leave dense; may be repeated.", show_default="the experiment's own"),
     ] = None,
+    refine: Annotated[
+        int, typer.Option(min=0, help="Steps of joint refinement after the sweep; pays at high sparsity.")
+    ] = 0,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Mirror and shift images during refinement (natural images only).")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the calibration sample.")] = 0,
     data_root: DataRoot = None,
     weights: Weights = None,
@@ -151,7 +157,18 @@ def prune_command(
     from snows_core.commands import PruneOptions, Source, prune_to_folder
 
     options = PruneOptions(
-        out, overwrite, pattern, k, images, recipe, seed, tuple(layers or ()), tuple(exclude or ()), not quiet
+        out,
+        overwrite,
+        pattern,
+        k,
+        images,
+        recipe,
+        seed,
+        tuple(layers or ()),
+        tuple(exclude or ()),
+        not quiet,
+        refine,
+        augment,
     )
     result = prune_to_folder(Source(model, data, data_root, weights, device), options, typer.echo)
     if not result.complete:

@@ -19,6 +19,7 @@ from snows_core.evaluate import Metrics, evaluate
 from snows_core.masks import parse_pattern
 from snows_core.prune import prune
 from snows_core.recipe import get_recipe
+from snows_core.refine import flip_and_shift
 from snows_core.result import PruneResult, check_target, load
 from snows_core.tables import layer_table, metrics_frame, table
 from snows_core.zoo.bundle import DataBundle
@@ -79,6 +80,8 @@ class PruneOptions:
         layers: globs of the layers to prune.
         exclude: globs of the layers to leave dense.
         progress: whether to show bars.
+        refine: steps of joint refinement after the sweep.
+        augment: mirror and shift images during refinement.
     """
 
     out: Path
@@ -91,6 +94,8 @@ class PruneOptions:
     layers: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     progress: bool = True
+    refine: int = 0
+    augment: bool = False
 
 
 def check_dense(chosen: Experiment, model: nn.Module, bundle: DataBundle, device: str | None, say: Say) -> Metrics:
@@ -169,6 +174,7 @@ def prune_to_folder(source: Source, options: PruneOptions, say: Say) -> PruneRes
         k=chosen.k if options.k is None else options.k, recipe=options.recipe,
         layers=list(options.layers) or None, exclude=list(options.exclude or chosen.exclude) or None,
         device=source.device, seed=options.seed, progress=options.progress,
+        refine=options.refine, augment=flip_and_shift if options.refine and options.augment else None,
     )  # fmt: skip
     if not result.complete and not result.masks:
         raise KeyboardInterrupt  # before the first layer was solved: there is nothing to keep

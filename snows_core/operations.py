@@ -154,6 +154,12 @@ def _follows_softmax(product: fx.Node) -> bool:
     return False
 
 
+def is_addition(node: fx.Node) -> bool:
+    """Tell whether a node adds two values of the graph (a residual connection, among others)."""
+    named = node.target in (operator.add, torch.add) or (node.op == "call_method" and node.target == "add")
+    return named and len(node.args) >= 2 and all(isinstance(source, fx.Node) for source in node.args[:2])
+
+
 def tap_of(node: fx.Node) -> fx.Node:
     """Return the node at whose output an operation is observed: behind its merged batch norm, if there is one."""
     users = list(node.users)

@@ -21,6 +21,8 @@ from snows_core.memory import peak_memory
 from snows_core.plan import LayerChoice, PlannedLayer, choose_masks, plan_layers
 from snows_core.provenance import provenance, tensor_digest
 from snows_core.recipe import Recipe, get_recipe
+from snows_core.refine import Augment
+from snows_core.refine import refine as refine_jointly
 from snows_core.result import PruneResult
 from snows_core.sweep import Sweep
 
@@ -42,6 +44,8 @@ def prune(
     device: torch.device | str | None = None,
     max_images: int | None = None,
     max_memory: float | None = None,
+    refine: int = 0,
+    augment: Augment | None = None,
     seed: int = 0,
     progress: bool = True,
     resume: PruneResult | None = None,
@@ -66,6 +70,9 @@ def prune(
         max_images: use at most this many images.
         max_memory: bytes, or a fraction below 1 of what is free, for graphs and resting values; default 0.8 of a GPU,
             4 GB of a host. Batches get smaller, graphs are rebuilt, values rest in host memory or on disk as needed.
+        refine: steps of joint refinement after the sweep (:mod:`snows_core.refine`), 0 for none; it pays at high
+            unstructured sparsity, and also changes scales and shifts of normalisation layers.
+        augment: changes calibration images at random during refinement, for instance ``snows.flip_and_shift``.
         seed: of the curvature probes; calibration images are used in the order given.
         progress: show a progress bar.
         resume: an interrupted result of the same call; its solved layers are taken over.
@@ -81,6 +88,10 @@ def prune(
         SnowsError: on any argument that cannot work; nothing is changed then.
     """
     recipe = get_recipe(recipe, **options)
+    if isinstance(refine, bool) or not isinstance(refine, int) or refine < 0:
+        raise bad("refine", refine, "a number of steps >= 0")
+    if augment is not None and not callable(augment):
+        raise bad("augment", type(augment).__name__, "a function of (images, generator)")
     k = DEFAULT_K if k is None else k
     if isinstance(k, bool) or not isinstance(k, int) or k < 0:
         raise bad("k", k, "an integer >= 0", "k=0 is layer-wise least squares.")
@@ -114,7 +125,36 @@ def prune(
         },
         **provenance(seed=seed, device=str(place)),
     }
-    return _result(model, plan, chosen, sweep, record)
+    result = _result(model, plan, chosen, sweep, record)
+    if refine and not sweep.interrupted:
+        _refine_result(result, network, whole, refine, augment, seed, progress)
+    return result
+
+
+def _refine_result(
+    result: PruneResult,
+    network: Network,
+    images: Tensor,
+    steps: int,
+    augment: Augment | None,
+    seed: int,
+    progress: bool,
+) -> None:
+    """Refine a result's weights jointly, in place."""
+    done = refine_jointly(
+        network, result.model, result.masks, result.weight_names, images,
+        steps=steps, augment=augment, seed=seed, progress=progress,
+    )  # fmt: skip
+    parameters = dict(result.model.named_parameters())
+    with torch.no_grad():
+        for name, value in done.state.items():
+            parameters[name].copy_(value.to(parameters[name]))
+    result.state = {name: tensor.detach() for name, tensor in result.model.state_dict().items()}
+    result.manifest["refinement"] = {
+        "steps": done.steps,
+        "loss": list(done.loss),
+        "augment": None if augment is None else getattr(augment, "__name__", str(augment)),
+    }
 
 
 def make_masks(

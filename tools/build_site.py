@@ -107,7 +107,7 @@ def broken_links(site: Path) -> list[str]:
                 continue
             other = (path.parent / unquote(target)).resolve() if target else path
             known = pages.get(other)
-            if not other.exists() or (fragment and known and unquote(fragment) not in known.anchors):
+            if not other.exists() or (fragment and known and not {fragment, unquote(fragment)} & set(known.anchors)):
                 broken.append(f"{path.relative_to(site.resolve()).as_posix()}: {link}")
     return broken
 
