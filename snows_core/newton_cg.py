@@ -265,6 +265,7 @@ def newton(
             break
         weight = weight + search.step * solution.x
         gained = losses[-1] - search.loss
+        assert search.loss <= at.loss, "an accepted step never raises the loss"
         losses.append(search.loss)
         least = options.tolerance * abs(losses[-2])
         if gained <= least:
