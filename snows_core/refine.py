@@ -63,16 +63,25 @@ def flip_and_shift(images: Tensor, generator: torch.Generator, shift: int = 4) -
 
 
 def joint_taps(network: Network) -> list[fx.Node]:
-    """Return where dense and pruned network are compared: residual additions (else activations), and the output."""
+    """Return where dense and pruned network are compared: the residual stream (else activations), and the output.
+
+    The residual stream is observed at its additions, behind the activation that follows one where there is one (ResNet).
+    """
     depends = {network.image}
     for node in network.nodes[1:]:
         if not depends.isdisjoint(node.all_input_nodes):
             depends.add(node)
-    taps = [n for n in network.nodes if is_addition(n) and all(s in depends for s in n.args[:2])]
+    additions = [n for n in network.nodes if is_addition(n) and all(s in depends for s in n.args[:2])]
+    taps = [_behind_activation(network, node) for node in additions]
     if not taps:
         taps = [node for node, kind in network.kinds.items() if kind is Kind.ACTIVATION and node in depends]
     outputs = [leaf for leaf in pytree.tree_leaves(network.output) if isinstance(leaf, fx.Node)]
     return list(dict.fromkeys([*taps, *outputs]))
+
+
+def _behind_activation(network: Network, node: fx.Node) -> fx.Node:
+    users = list(node.users)
+    return users[0] if len(users) == 1 and network.kinds.get(users[0]) is Kind.ACTIVATION else node
 
 
 def _free_names(network: Network, weight_names: set[str]) -> list[str]:

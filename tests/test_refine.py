@@ -55,10 +55,12 @@ def test_same_seed_same_result_also_with_augmentation():
     assert one.manifest["refinement"]["augment"] == "flip_and_shift"
 
 
-def test_taps_are_the_residual_additions_and_the_output():
+def test_taps_are_the_residual_stream_and_the_output():
     network = Network(small_resnet())
     taps = joint_taps(network)
-    assert sum(map(is_addition, taps)) == 2 and taps[-1] is network.output
+    assert taps[-1] is network.output and len(taps) == 3
+    assert all(is_addition(tap.all_input_nodes[0]) for tap in taps[:-1]), "behind the ReLU that follows an addition"
+    assert sum(map(is_addition, joint_taps(Network(small_vit())))) >= 4, "a ViT adds twice a block"
 
 
 def test_flip_and_shift_only_moves_pixels():
