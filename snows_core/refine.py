@@ -65,7 +65,7 @@ def flip_and_shift(images: Tensor, generator: torch.Generator, shift: int = 4) -
 def joint_taps(network: Network) -> list[fx.Node]:
     """Return where dense and pruned network are compared: the residual stream (else activations), and the output.
 
-    The residual stream is observed at its additions, behind the activation that follows one where there is one (ResNet).
+    The residual stream is observed at its additions, behind the activation that follows one, if any (ResNet).
     """
     depends = {network.image}
     for node in network.nodes[1:]:
