@@ -90,7 +90,7 @@ def cases():
 
 
 def build(library, name, options, seed=0):
-    """A network with random weights, none of them at a value (zero biases or heads, unit scales) that hides mistakes."""
+    """A network with random weights, none of them at a value (zero biases or heads, unit scales) hiding mistakes."""
     torch.manual_seed(seed)
     make = timm.create_model if library == "timm" else torchvision.models.get_model
     model = make(name, num_classes=10, **options)
