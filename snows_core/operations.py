@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from enum import Enum
 from typing import Any
@@ -178,7 +179,8 @@ def weight_of(node: fx.Node) -> str | None:
         return f"{node.target}.weight" if isinstance(module._parameters.get("weight"), nn.Parameter) else None
     source = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
     if isinstance(source, fx.Node) and source.op == "get_attr":
-        return source.target
+        value = functools.reduce(getattr, source.target.split("."), node.graph.owning_module)
+        return source.target if isinstance(value, nn.Parameter) else None  # a buffer is no weight
     return None
 
 

@@ -117,13 +117,16 @@ def _shared_weights(network: Network, chosen: Iterable[Layer]) -> None:
 
 def _not_linear(weight: Tensor, geometry: Geometry, seen: Example) -> str:
     """Say why a layer is no linear map of its stored weight (weight standardisation, unknown padding); "" if it is."""
+    transformed = "its stored weight is transformed before use (weight standardisation?)"
     rows = patches(seen.x[:1], geometry)
     predicted = rows @ weight.flatten(1).view(geometry.groups, -1, rows.shape[-1]).transpose(1, 2)
     actual = (seen.y - seen.offset)[:1]
     actual = actual.flatten(2).transpose(1, 2) if geometry.kernel else actual
+    if predicted.numel() != actual.numel():
+        return transformed  # it pads in a way of its own
     predicted = predicted.permute(1, 0, 2).reshape(actual.shape)
     gap = float((predicted - actual).abs().max() / actual.abs().max().clamp(min=1e-12))
-    return "" if gap < 1e-2 else "its stored weight is transformed before use (weight standardisation?)"
+    return "" if gap < 1e-2 else transformed
 
 
 def _dense_by_default(network: Network, layer: Layer, output: Tensor) -> str:

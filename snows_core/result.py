@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +131,10 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PruneResult:
     state = _read(folder / "model.safetensors", load_file)
     if model is not None:
         try:
-            model.load_state_dict(state)
+            versions = getattr(model.state_dict(), "_metadata", None)  # safetensors cannot hold them
+            whole = OrderedDict(state)
+            whole._metadata = versions
+            model.load_state_dict(whole)
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise SnowsError(f"model: got a network that the saved weights do not fit ({reason}); "

@@ -151,7 +151,6 @@ def test_an_architecture_that_cannot_be_pruned_is_refused_with_a_reason(name):
         snows.prune(build("timm", name, {}), images, "2:4", progress=False)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="result.py: versions of modules' own formats are not saved")
 def test_a_network_whose_format_has_a_version_is_saved_and_loaded(tmp_path):
     model = build("torchvision", "mnasnet0_5", {})
     result = snows.prune(model, torch.randn(4, 3, 64, 64), "2:4", k=0, layers=["layers.14"], progress=False)

@@ -162,7 +162,6 @@ def test_a_layer_that_reads_a_parameter_or_buffer_stays_dense():
     assert reasons(planned)["mlp"] == "does not depend on the image"
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="operations.py: a kernel that is a buffer (BlurPool)")
 def test_a_kernel_that_is_a_buffer_stays_as_it_is():
     class Blurred(nn.Module):
         """As TResNet: a fixed blur kernel applied by ``F.conv2d``."""
@@ -178,7 +177,6 @@ def test_a_kernel_that_is_a_buffer_stays_as_it_is():
     assert chosen(plan(awake(Blurred()))) == ["mid"]
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="plan.py: a convolution that pads in its own way (NFNet)")
 def test_a_convolution_that_pads_in_its_own_way_stays_dense():
     class Padded(nn.Module):
         def __init__(self):
