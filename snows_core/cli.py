@@ -53,6 +53,23 @@ Weights = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...", show_default="cpu")]
 
 
+def _parse_k(text: str) -> str | int:
+    if text != "auto" and not text.isdecimal():
+        raise typer.BadParameter(f"got {text!r}; expected an integer >= 0, or auto")
+    return text if text == "auto" else int(text)
+
+
+KOption = Annotated[
+    Any,
+    typer.Option(
+        parser=_parse_k,
+        metavar="INTEGER|auto",
+        help="Operations behind a layer that its loss sees; 0 is layer-wise least squares; auto chooses per layer.",
+        show_default="the experiment's own",
+    ),
+]
+
+
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn a user's mistake into one sentence and exit code 1, and Ctrl-C into exit code 130; bugs keep their trace.
 
@@ -116,14 +133,7 @@ def prune_command(
         str | None,
         typer.Option(help="N:M as 2:4, or a share of zeros as 0.8.", show_default="the experiment's own"),
     ] = None,
-    k: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Operations behind a layer that its loss sees; 0 is layer-wise least squares.",
-            show_default="the experiment's own",
-        ),
-    ] = None,
+    k: KOption = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Calibration images.", show_default="the experiment's own, 256 mostly")
     ] = None,
@@ -207,7 +217,7 @@ def estimate_command(
     model: Annotated[str, typer.Option(help=MODEL_HELP)],
     data: Data = None,
     pattern: Annotated[str | None, typer.Option(help="As in prune.", show_default="the experiment's own")] = None,
-    k: Annotated[int | None, typer.Option(min=0, help="As in prune.", show_default="the experiment's own")] = None,
+    k: KOption = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Calibration images of the run.", show_default="the experiment's own")
     ] = None,

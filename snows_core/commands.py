@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from snows_core.choose_k import K
 from snows_core.errors import SnowsError, bad
 from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate
@@ -73,7 +74,7 @@ class PruneOptions:
         out: folder of the result.
         overwrite: replace a result that is there.
         pattern: "2:4", "0.8", ...
-        k: operations behind a layer.
+        k: operations behind a layer, or "auto".
         images: how many calibration images.
         recipe: "fast" or "paper".
         seed: of the calibration sample.
@@ -87,7 +88,7 @@ class PruneOptions:
     out: Path
     overwrite: bool = False
     pattern: str | None = None
-    k: int | None = None
+    k: K | None = None
     images: int | None = None
     recipe: str = "fast"
     seed: int = 0
@@ -194,7 +195,7 @@ def prune_to_folder(source: Source, options: PruneOptions, say: Say) -> PruneRes
     return result
 
 
-def estimate_table(source: Source, pattern: str | None, k: int | None, images: int | None, recipe: str) -> str:
+def estimate_table(source: Source, pattern: str | None, k: K | None, images: int | None, recipe: str) -> str:
     """Return the cost of pruning, layer by layer and in all, as text.
 
     Args:

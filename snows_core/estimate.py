@@ -10,17 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.calibration import calibration_batches
+from snows_core.choose_k import K, ladder, read_k
 from snows_core.errors import bad
 from snows_core.graph import Network
+from snows_core.layout import channels_last
 from snows_core.masks import Pattern, parse_pattern
 from snows_core.memory import Probe, memory_budget, plan_memory, probe_layers
 from snows_core.plan import LayerChoice, choose_masks, plan_layers
-from snows_core.prune import DEFAULT_K, resolve_device
+from snows_core.prune import resolve_device
 from snows_core.recipe import Recipe, get_recipe
 
 # Mean over the layers of ResNet-20 on CIFAR-10 and of the digits networks; tests/benchmarks compares with real runs.
 PRODUCTS_PER_LAYER = 8.0
 LINEARISATIONS_PER_LAYER = 1.2
+REPEATS = 3
 
 
 def estimate(
@@ -29,7 +32,7 @@ def estimate(
     pattern: Pattern | str | float = "2:4",
     *,
     count: int | None = None,
-    k: int | None = None,
+    k: K | None = None,
     recipe: str | Recipe = "fast",
     layers: LayerChoice = None,
     exclude: LayerChoice = None,
@@ -49,7 +52,7 @@ def estimate(
         images: a few example images; 8 are used.
         pattern: as in ``prune``.
         count: how many calibration images the run will have; default: as many as given.
-        k: as in ``prune``.
+        k: as in ``prune``; "auto" is charged the longest segment it may choose, an upper bound.
         recipe: as in ``prune``.
         layers: as in ``prune``.
         exclude: as in ``prune``.
@@ -66,7 +69,7 @@ def estimate(
         SnowsError: as ``prune``.
     """
     recipe = get_recipe(recipe, **options)
-    k = DEFAULT_K if k is None else k
+    k = read_k(k)
     home = next(model.parameters()).device
     place = resolve_device(device, home)
     batches = calibration_batches(images, 8, place, limit=None, few=0)
@@ -77,10 +80,11 @@ def estimate(
     plan = plan_layers(network, model, batches[0][:2].to(home), layers, exclude)
     plan, masks = choose_masks(network, plan, parse_pattern(pattern))
     network.module.to(place)
-    segments = {e.name: network.segment(e.layer, k, recipe.taps) for e in plan if not e.reason}
+    segments = {e.name: ladder(network, e.layer, k, recipe.taps)[-1] for e in plan if not e.reason}
     masks = {name: mask.to(place) for name, mask in masks.items()}
-    small = probe_layers(network, segments, masks, batches[0][:2], recipe)
-    large = probe_layers(network, segments, masks, batches[0], recipe)
+    example = channels_last(network, batches[0])
+    small = probe_layers(network, segments, masks, example[:2], recipe, REPEATS)
+    large = probe_layers(network, segments, masks, example, recipe, REPEATS)
     memory = plan_memory(large, count, recipe, memory_budget(max_memory, place), place)
     rows = []
     for name, segment in segments.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snows_core.choose_k import choose_segment
 from snows_core.graph import Network, Segment
 from snows_core.layerwise import RowFactors, gram, masked_least_squares, patches
 from snows_core.newton_cg import NewtonSolution, newton
@@ -60,7 +62,7 @@ def input_grams(entry: PlannedLayer, pruned: Stream, dense: Stream) -> tuple[Ten
 def solve_layer(
     network: Network,
     entry: PlannedLayer,
-    segment: Segment,
+    segments: Sequence[Segment],
     mask: Tensor,
     pruned: Stream,
     dense: Stream,
@@ -73,7 +75,7 @@ def solve_layer(
     Args:
         network: the traced network, dense weights.
         entry: the layer.
-        segment: the layer and the operations behind it.
+        segments: the layer and the operations behind it: one, or several to choose from, shortest first.
         mask: bool, weight shape.
         pruned: calibration values reached with the pruned layers before this one, standing at this layer.
         dense: the dense network's values at the taps and at the layer's input (or ``pruned`` itself, for the published
@@ -85,26 +87,35 @@ def solve_layer(
     Returns:
         The new weight and the figures of the report.
     """
-    objective = make_objective(network, segment, mask, pruned, dense, recipe, retain)
+
+    def loss_of(segment: Segment) -> ReconstructionLoss:
+        return make_objective(network, segment, mask, pruned, dense, recipe, retain)
+
     dense_weight = network.weight(entry.layer)
-    start = torch.where(mask, dense_weight, 0.0)
-    loss_masked = objective.value(start)
+    masked = start = torch.where(mask, dense_weight, 0.0)
     factors = None
     if recipe.warm_start or recipe.precondition:
         own, cross = input_grams(entry, pruned, dense)
         factors = RowFactors(own, mask.flatten(1), recipe.ridge)
         if recipe.warm_start:
             start = masked_least_squares(factors, dense_weight.flatten(1), cross).view_as(dense_weight)
+
+    def preconditioner(objective: ReconstructionLoss) -> Callable[[Tensor], Tensor] | None:
+        if not recipe.precondition or factors is None:
+            return None
+        factors.scale = objective.row_curvature(start, generator)
+        return lambda r: factors.solve(r.flatten(1)).view_as(r)
+
+    segment, *trials = choose_segment(segments, loss_of, start, recipe.newton, preconditioner)
+    objective = loss_of(segment)
+    objective.products, objective.image_products = trials
+    loss_masked = objective.value(masked)
     if segment.k == 0 and recipe.warm_start:
         loss = objective.value(start)
         return LayerOutcome(start, 0, loss_masked, loss, loss, 0, 0, 0, "least squares in closed form")
-    precondition = None
-    if recipe.precondition and factors is not None:
-        factors.scale = objective.row_curvature(start, generator)
-        precondition = lambda r: factors.solve(r.flatten(1)).view_as(r)  # noqa: E731
     if recipe.mini_batches:
         return _by_mini_batches(objective, start, loss_masked, recipe)
-    solution = newton(objective, start, recipe.newton, precondition)
+    solution = newton(objective, start, recipe.newton, preconditioner(objective))
     return _outcome(solution, segment, loss_masked, objective)
 
 
@@ -121,7 +132,7 @@ def _outcome(
 def _by_mini_batches(objective: ReconstructionLoss, weight: Tensor, loss_masked: float, recipe: Recipe) -> LayerOutcome:
     """Take one Newton step on each batch in turn, several passes: the published schedule, with its stagnation rule."""
     history: list[float] = []
-    steps = products = image_products = 0
+    steps, products, image_products = 0, objective.products, objective.image_products
     stop = "the passes asked for were made"
     for turn in range(recipe.passes * len(objective.contexts)):
         part = objective.on([turn % len(objective.contexts)])
@@ -163,4 +174,5 @@ def make_objective(
     return ReconstructionLoss(
         network, segment, PerBatch(lambda batch: pruned.context(segment, batch), count, keep),
         PerBatch(target, count, keep), mask, recipe.curvature, retain, recipe.taps, recipe.normalise, pruned.sizes,
+        recipe.precision,
     )  # fmt: skip

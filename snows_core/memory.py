@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +24,8 @@ class Probe:
     Attributes:
         graph: bytes of the retained graph that curvature products run through.
         live: bytes of the values that rest in the two streams (cut and targets).
-        linearise: seconds for loss and gradient with that graph.
-        product: seconds for one curvature product.
+        linearise: seconds for loss and gradient with that graph; 0 when not timed.
+        product: seconds for one curvature product; 0 when not timed.
     """
 
     graph: float
@@ -88,7 +88,12 @@ def memory_budget(max_memory: float | None, device: torch.device) -> float:
 
 
 def probe_layers(
-    network: Network, segments: Mapping[str, Segment], masks: Mapping[str, Tensor], example: Tensor, recipe: Recipe
+    network: Network,
+    segments: Mapping[str, Segment],
+    masks: Mapping[str, Tensor],
+    example: Tensor,
+    recipe: Recipe,
+    repeats: int = 0,
 ) -> dict[str, Probe]:
     """Measure every layer to be solved on a few images of the dense network.
 
@@ -98,6 +103,7 @@ def probe_layers(
         masks: layer name to mask.
         example: a few images on that device.
         recipe: how layers will be solved.
+        repeats: how often to time what is timed (the shortest counts); 0 for bytes alone.
 
     Returns:
         Layer name to its needs per image.
@@ -109,9 +115,11 @@ def probe_layers(
         targets = stream.taps(segment, 0)
         context = stream.context(segment, 0)
         objective = ReconstructionLoss(
-            network, segment, [context], [targets], masks[name], recipe.curvature, rule=recipe.taps
-        )
-        found[name] = _probe(objective, network.weight(segment.layer), len(example), _live_bytes(stream, targets))
+            network, segment, [context], [targets], masks[name], recipe.curvature, rule=recipe.taps,
+            precision=recipe.precision,
+        )  # fmt: skip
+        live = _live_bytes(stream, targets)
+        found[name] = _probe(objective, network.weight(segment.layer), len(example), live, repeats)
     return found
 
 
@@ -120,8 +128,8 @@ def _live_bytes(stream: Stream, targets: list[Tensor]) -> float:
     return float(sum(t.numel() * t.element_size() for t in [*resting, *resting, *targets]))
 
 
-def _probe(objective: ReconstructionLoss, weight: Tensor, images: int, live: float) -> Probe:
-    """Time a linearisation and a product, and add up what autograd saves on the way."""
+def _probe(objective: ReconstructionLoss, weight: Tensor, images: int, live: float, repeats: int) -> Probe:
+    """Add up what autograd saves on the way, and time a linearisation and a product."""
     storages: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
@@ -130,13 +138,23 @@ def _probe(objective: ReconstructionLoss, weight: Tensor, images: int, live: flo
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        objective.linearise(weight)
-    start = _clock(weight.device)
-    at = objective.linearise(weight)
-    middle = _clock(weight.device)
-    at.product(weight)
-    end = _clock(weight.device)
-    return Probe(sum(storages.values()) / images, live / images, (middle - start) / images, (end - middle) / images)
+        at = objective.linearise(weight)
+    graph = sum(storages.values()) / images
+    if not repeats:
+        return Probe(graph, live / images, 0.0, 0.0)
+    linearise = _shortest(lambda: objective.linearise(weight), repeats, weight.device)
+    product = _shortest(lambda: at.product(weight), repeats, weight.device)
+    return Probe(graph, live / images, linearise / images, product / images)
+
+
+def _shortest(function: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Return the least seconds of several calls: what disturbs a measurement only adds."""
+    seconds = []
+    for _ in range(repeats):
+        start = _clock(device)
+        function()
+        seconds.append(_clock(device) - start)
+    return min(seconds)
 
 
 def _clock(device: torch.device) -> float:

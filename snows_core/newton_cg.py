@@ -17,6 +17,9 @@ from torch import Tensor
 from snows_core.errors import bad
 from snows_core.line_search import armijo
 
+# A step that gains more or less than the quadratic model foretold, by this share, tells that the sample is too small.
+MISLEADS = 0.1
+
 
 class Stop(Enum):
     """Why a solver ended."""
@@ -53,8 +56,8 @@ class CGSolution:
     model: list[float] = field(repr=False)
 
 
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float((a * b).sum(dtype=torch.float64 if a.device.type != "mps" else None))
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dtype=torch.float64 if a.device.type != "mps" else None)
 
 
 def conjugate_gradients(
@@ -93,17 +96,23 @@ def conjugate_gradients(
     >>> [round(value, 4) for value in solution.x.tolist()], solution.iterations
     ([1.0, 1.0], 2)
     """
-    x, r = torch.zeros_like(b), b.clone()
+    x, r = torch.zeros_like(b), b
     z = precondition(r) if precondition else r
     p, rz = z, _dot(r, z)
-    target = max(relative * float(b.norm()), absolute)
+    gain, residual, size = _read(rz, r.norm(), b.norm())
+    target = max(relative * size, absolute)
     model = [0.0]
-    if not rz > 0:
-        return CGSolution(x, Stop.EXACT if rz == 0 else Stop.NOT_FINITE, 0, float(r.norm()), model)
+    if not gain > 0:
+        return CGSolution(x, Stop.EXACT if gain == 0 else Stop.NOT_FINITE, 0, residual, model)
     stop = Stop.ITERATIONS
     for i in range(1, max_iterations + 1):
         hp = product(p)
-        curvature = _dot(p, hp)
+        curved = _dot(p, hp)
+        alpha = rz / curved
+        next_r = r - alpha * hp
+        z = precondition(next_r) if precondition else next_r
+        next_rz = _dot(next_r, z)
+        curvature, next_gain, next_residual = _read(curved, next_rz, next_r.norm())
         if curvature != curvature or abs(curvature) == float("inf"):
             stop = Stop.NOT_FINITE
             break
@@ -111,11 +120,8 @@ def conjugate_gradients(
             stop = Stop.NEGATIVE_CURVATURE
             x = b.clone() if i == 1 else x
             break
-        alpha = rz / curvature
-        x = x + alpha * p
-        r = r - alpha * hp
-        model.append(model[-1] - 0.5 * alpha * rz)
-        residual = float(r.norm())
+        x, r, residual = x + alpha * p, next_r, next_residual
+        model.append(model[-1] - 0.5 * gain * gain / curvature)
         if residual <= target:
             stop = Stop.RESIDUAL
             break
@@ -123,13 +129,16 @@ def conjugate_gradients(
         if progress and i >= lag and (model[i] - model[i - lag]) / model[i] < lag * progress:
             stop = Stop.PROGRESS
             break
-        z = precondition(r) if precondition else r
-        new = _dot(r, z)
-        if not new > 0:
+        if not next_gain > 0:
             stop = Stop.EXACT
             break
-        p, rz = z + (new / rz) * p, new
-    return CGSolution(x, stop, i, float(r.norm()), model)
+        p, rz, gain = z + (next_rz / rz) * p, next_rz, next_gain
+    return CGSolution(x, stop, i, residual, model)
+
+
+def _read(*scalars: Tensor) -> list[float]:
+    """Bring numbers to the host in one transfer: the only wait for the device in an iteration."""
+    return torch.stack([scalar.to(scalars[0].dtype) for scalar in scalars]).tolist()
 
 
 class Linear(Protocol):
@@ -146,8 +155,10 @@ class Objective(Protocol):
     def value(self, weight: Tensor) -> float:
         """Return the loss."""
 
-    def linearise(self, weight: Tensor) -> Linear:
-        """Return loss, gradient and curvature product."""
+    images: int
+
+    def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linear:
+        """Return loss, gradient and curvature product; the product from a sample of the images where one is named."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,8 @@ class NewtonOptions:
         armijo: fraction c of the predicted decrease.
         shrink: backtracking factor.
         backtracks: how many times to shrink.
+        curvature_images: images whose curvature CG uses at first, doubled whenever a step gains clearly less or
+            more than the quadratic model foretold; None for all of them always.
     """
 
     steps: int = 3
@@ -180,10 +193,16 @@ class NewtonOptions:
     armijo: float = 1e-5
     shrink: float = 0.9
     backtracks: int = 50
+    curvature_images: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
+        sample = self.curvature_images
+        if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
+            raise bad("curvature_images", repr(sample), "a number of images >= 1, or None for all")
         for name, value in vars(self).items():
+            if name == "curvature_images":
+                continue
             kind = int if name in ("steps", "cg_iterations", "cg_window", "backtracks") else (int, float)
             if isinstance(value, bool) or not isinstance(value, kind):
                 raise bad(name, repr(value), "an integer" if kind is int else "a number")
@@ -235,44 +254,55 @@ def newton(
     """
     losses = [objective.value(weight)] if options.steps == 0 else []
     cg_stops: list[Stop] = []
-    products, stop = 0, Stop.STEPS
+    products, stop, sample = 0, Stop.STEPS, options.curvature_images
     for _ in range(options.steps):
-        at = objective.linearise(weight)
+        sample = None if sample is None or sample >= objective.images else sample
+        at = objective.linearise(weight) if sample is None else objective.linearise(weight, sample)
         if not losses:
             losses.append(at.loss)
-        solution = conjugate_gradients(
-            lambda v, at=at: at.product(v) + options.damping * v,
-            -at.gradient,
-            precondition=precondition,
-            max_iterations=options.cg_iterations,
-            relative=options.cg_relative,
-            absolute=options.cg_absolute,
-            progress=options.cg_progress,
-            window=options.cg_window,
-        )
+        solution = _direction(at, options, precondition)
         products += solution.iterations
         cg_stops.append(solution.stop)
         if solution.iterations == 0:
             stop = Stop.NOT_FINITE if solution.stop is Stop.NOT_FINITE else Stop.ZERO_GRADIENT
             break
-        slope = _dot(at.gradient, solution.x)
         search = armijo(
-            objective.value, weight, solution.x, at.loss, slope,
+            objective.value, weight, solution.x, at.loss, float(_dot(at.gradient, solution.x)),
             c=options.armijo, shrink=options.shrink, max_backtracks=options.backtracks,
         )  # fmt: skip
-        if search.step == 0:
+        foretold = -solution.model[-1]
+        if sample is not None and (search.step < 1 or abs(at.loss - search.loss - foretold) > MISLEADS * foretold):
+            sample *= 2
+        elif search.step == 0:
             stop = Stop.NO_DESCENT
             break
+        if search.step == 0:
+            continue
         weight = weight + search.step * solution.x
-        gained = losses[-1] - search.loss
         assert search.loss <= at.loss, "an accepted step never raises the loss"
         losses.append(search.loss)
-        least = options.tolerance * abs(losses[-2])
+        gained, least = losses[-2] - losses[-1], options.tolerance * abs(losses[-2])
         if gained <= least:
             stop = Stop.LOSS
             break
-        foretold = search.step == 1.0 and abs(gained + solution.model[-1]) <= least
-        if foretold and solution.stop in (Stop.PROGRESS, Stop.RESIDUAL, Stop.EXACT):
+        solved = solution.stop in (Stop.PROGRESS, Stop.RESIDUAL, Stop.EXACT)
+        if search.step == 1.0 and solved and abs(gained - foretold) <= least:
             stop = Stop.MODEL
             break
     return NewtonSolution(weight, stop, losses, len(losses) - 1, products, cg_stops)
+
+
+def _direction(
+    at: Linear, options: NewtonOptions, precondition: Callable[[Tensor], Tensor] | None
+) -> CGSolution:
+    """Solve the damped Newton equation at one weight."""
+    return conjugate_gradients(
+        lambda v: at.product(v) + options.damping * v,
+        -at.gradient,
+        precondition=precondition,
+        max_iterations=options.cg_iterations,
+        relative=options.cg_relative,
+        absolute=options.cg_absolute,
+        progress=options.cg_progress,
+        window=options.cg_window,
+    )

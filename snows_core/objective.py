@@ -10,7 +10,7 @@ The Hessian is never formed: a product ``H v`` is one backward pass through the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -21,9 +21,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from snows_core.graph import Network, Segment, TapRule, Values
 from snows_core.operations import is_piecewise_linear
+from snows_core.precision import Precision, tensor_cores
 from snows_core.program import Program
 
 Curvature = Literal["hessian", "gauss-newton"]
+Product = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Linearisation:
 
     loss: float
     gradient: Tensor
-    product: Callable[[Tensor], Tensor]
+    product: Product
 
 
 class ReconstructionLoss:
@@ -55,6 +57,7 @@ class ReconstructionLoss:
         retain: how many batches keep their graph for all products (fast); the others rebuild it in each (little
             memory). True is all, False none.
         sizes: images per batch, for the count of image products; default: the length of the first tap.
+        precision: of the curvature products; losses and gradients always have that of the weights.
 
     Attributes:
         products: curvature products so far; ``image_products`` counts them times images.
@@ -72,6 +75,7 @@ class ReconstructionLoss:
         rule: TapRule = "all",
         normalise: bool = False,
         sizes: Sequence[int] | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self.network, self.segment, self.rule = network, segment, rule
         self.program = Program(network, segment, rule)
@@ -80,7 +84,7 @@ class ReconstructionLoss:
         self.retain = len(contexts) if retain is True else int(retain)
         # With piecewise linear operations only, Hessian and Gauss-Newton are one matrix; the latter is cheaper.
         self.by_gauss_newton = curvature == "gauss-newton" or all(map(is_piecewise_linear, segment.nodes))
-        self.normalise = normalise
+        self.normalise, self.precision = normalise, precision
         self.tap_weights = self._tap_weights()
         self.sizes = [len(batch[0]) for batch in targets] if sizes is None else list(sizes)
         self.images = sum(self.sizes)
@@ -93,7 +97,7 @@ class ReconstructionLoss:
         return ReconstructionLoss(
             self.network, self.segment, [self.contexts[i] for i in batches], [self.targets[i] for i in batches],
             self.mask, self.curvature, self.retain > 0, self.rule, self.normalise,
-            [self.sizes[i] for i in batches],
+            [self.sizes[i] for i in batches], self.precision,
         )  # fmt: skip
 
     def _tap_weights(self) -> list[float]:
@@ -128,74 +132,111 @@ class ReconstructionLoss:
     @torch.no_grad()
     def per_tap(self, weight: Tensor) -> list[float]:
         """Return the mean squared error of every tap; they add up to the loss."""
-        total = torch.zeros(len(self.tap_weights), dtype=torch.float64)
+        parts = []
         for batch in range(len(self.contexts)):
             errors = self.errors(self.program.run(self.contexts[batch], weight), batch)
-            total += torch.stack([error.square().sum() for error in errors]).double().cpu()
+            parts.append(torch.stack([error.square().sum() for error in errors]))
+        total = torch.stack(parts).cpu().double().sum(0)  # the one transfer from the device
         return (total * torch.tensor(self.tap_weights, dtype=torch.float64)).tolist()
 
     def value(self, weight: Tensor) -> float:
         """Return the loss at a weight, without gradients."""
         return sum(self.per_tap(weight))
 
-    def linearise(self, weight: Tensor) -> Linearisation:
-        """Return loss, gradient and curvature products at a weight (zero off the mask)."""
-        loss, gradient = 0.0, torch.zeros_like(weight)
-        kept: list[Callable[[Tensor], Tensor]] = []
+    def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linearisation:
+        """Return loss, gradient and curvature products at a weight (zero off the mask).
+
+        Args:
+            weight: where.
+            curvature_images: products use at least this many images, rounded up to whole batches, scaled to stand for
+                all of them (sub-sampled Newton: Byrd et al. 2011); default all. Loss and gradient always use all.
+        """
+        losses, gradient = [], torch.zeros_like(weight)
+        sample = self._sample(curvature_images)
+        images = sum(self.sizes[:sample])
+        kept: list[Product] = []
         for batch in range(len(self.contexts)):
-            retained = batch < self.retain
+            retained = batch < min(self.retain, sample)
             part, slope, product = self._linearise_batch(weight, batch, curved=retained)
-            loss, gradient = loss + part, gradient + slope
-            if retained:
+            losses.append(part)
+            gradient = gradient + slope
+            if product is not None:
                 kept.append(product)
 
         def total(direction: Tensor) -> Tensor:
             self.products += 1
-            self.image_products += self.images
+            self.image_products += images
             direction = torch.where(self.mask, direction, 0.0)
             result = torch.zeros_like(direction)
-            for product in chain(kept, self._rebuilt(weight)):
-                result += product(direction)
-            return torch.where(self.mask, result, 0.0)
+            with self._product_modes():
+                for product in chain(kept, self._rebuilt(weight, sample)):
+                    result += product(direction)
+            return torch.where(self.mask, result * (self.images / images), 0.0)
 
-        return Linearisation(loss, torch.where(self.mask, gradient, 0.0), total)
+        return Linearisation(sum(torch.stack(losses).tolist()), torch.where(self.mask, gradient, 0.0), total)
 
-    def _rebuilt(self, weight: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-        for batch in range(self.retain, len(self.contexts)):
-            yield self._linearise_batch(weight, batch, curved=True)[2]
+    def _product_modes(self) -> ExitStack:
+        modes = ExitStack()
+        modes.enter_context(self._math_attention())
+        if self.precision == "tf32":
+            modes.enter_context(tensor_cores())
+        return modes
 
-    def _linearise_batch(
-        self, weight: Tensor, batch: int, curved: bool
-    ) -> tuple[float, Tensor, Callable[[Tensor], Tensor]]:
+    def _sample(self, images: int | None) -> int:
+        """Return how many batches hold that many images, all of them for None."""
+        count = 0
+        for batch, size in enumerate(self.sizes):
+            count += size
+            if images is not None and count >= images:
+                return batch + 1
+        return len(self.sizes)
+
+    def _rebuilt(self, weight: Tensor, sample: int) -> Iterator[Product]:
+        for batch in range(self.retain, sample):
+            product = self._linearise_batch(weight, batch, curved=True)[2]
+            assert product is not None, "a curved batch has a product"
+            yield product
+
+    def _linearise_batch(self, weight: Tensor, batch: int, curved: bool) -> tuple[Tensor, Tensor, Product | None]:
         """Return loss, gradient and curvature product of one batch; the product holds that batch's graph."""
         free = weight.detach().clone().requires_grad_(True)
         with torch.enable_grad(), self._math_attention():
-            errors = self.errors(self.program.run(self.contexts[batch], free), batch)
-            loss = sum(c * error.square().sum() for c, error in zip(self.tap_weights, errors, strict=True))
-            if not curved:
-                (gradient,) = torch.autograd.grad(loss, free)
-                return float(loss.detach()), gradient, lambda direction: direction
-            if self.by_gauss_newton:
-                return float(loss.detach()), *self._gauss_newton(free, errors)
-            (gradient,) = torch.autograd.grad(loss, free, create_graph=True)
+            if curved and self.precision != "bfloat16":
+                return self._curved_batch(free, batch)
+            loss, _ = self._loss(free, batch)
+            (gradient,) = torch.autograd.grad(loss, free)
+            product = None
+            if curved:  # a graph of its own, as loss and gradient stay in full precision
+                with torch.autocast(weight.device.type, torch.bfloat16):
+                    product = self._curved_batch(free, batch)[2]
+        return loss.detach(), gradient, product
+
+    def _loss(self, free: Tensor, batch: int) -> tuple[Tensor, list[Tensor]]:
+        errors = self.errors(self.program.run(self.contexts[batch], free), batch)
+        return sum(c * error.square().sum() for c, error in zip(self.tap_weights, errors, strict=True)), errors
+
+    def _curved_batch(self, free: Tensor, batch: int) -> tuple[Tensor, Tensor, Product]:
+        """Return loss, gradient and product of one batch; inside ``enable_grad``."""
+        loss, errors = self._loss(free, batch)
+        if self.by_gauss_newton:
+            return loss.detach(), *self._gauss_newton(free, errors)
+        (gradient,) = torch.autograd.grad(loss, free, create_graph=True)
 
         def product(direction: Tensor) -> Tensor:
-            with self._math_attention():
-                return torch.autograd.grad(gradient, free, direction, retain_graph=True)[0]
+            return torch.autograd.grad(gradient, free, direction, retain_graph=True)[0]
 
-        return float(loss.detach()), gradient.detach(), product
+        return loss.detach(), gradient.detach(), product
 
-    def _gauss_newton(self, free: Tensor, errors: list[Tensor]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def _gauss_newton(self, free: Tensor, errors: list[Tensor]) -> tuple[Tensor, Product]:
         """Product ``J' C J v``: ``J v`` by differentiating ``J' u`` in u, then one backward pass (Schraudolph 2002)."""
         factors = [2.0 * weight for weight in self.tap_weights]
         cotangents = [(f * error).detach().requires_grad_(True) for f, error in zip(factors, errors, strict=True)]
         (gradient,) = torch.autograd.grad(errors, free, cotangents, create_graph=True)
 
         def product(direction: Tensor) -> Tensor:
-            with self._math_attention():
-                tangents = torch.autograd.grad(gradient, cotangents, direction, retain_graph=True)
-                weighted = [factor * tangent for factor, tangent in zip(factors, tangents, strict=True)]
-                return torch.autograd.grad(errors, free, weighted, retain_graph=True)[0]
+            tangents = torch.autograd.grad(gradient, cotangents, direction, retain_graph=True)
+            weighted = [factor * tangent for factor, tangent in zip(factors, tangents, strict=True)]
+            return torch.autograd.grad(errors, free, weighted, retain_graph=True)[0]
 
         return gradient.detach(), product
 

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.calibration import calibration_batches
+from snows_core.choose_k import K, read_k
 from snows_core.errors import bad
 from snows_core.graph import Network
 from snows_core.layer_solver import LayerOutcome
+from snows_core.layout import channels_last
 from snows_core.masks import Masks, Pattern, Saliency, parse_pattern
 from snows_core.memory import peak_memory
 from snows_core.plan import LayerChoice, PlannedLayer, choose_masks, plan_layers
@@ -26,15 +28,13 @@ from snows_core.refine import refine as refine_jointly
 from snows_core.result import PruneResult
 from snows_core.sweep import Sweep
 
-DEFAULT_K = 5
-
 
 def prune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
     pattern: Pattern | str | float = "2:4",
     *,
-    k: int | None = None,
+    k: K | None = None,
     recipe: str | Recipe = "fast",
     masks: Mapping[str, Tensor] | nn.Module | None = None,
     saliency: str | Saliency = "magnitude",
@@ -57,7 +57,8 @@ def prune(
         model: network in eval mode; not changed.
         images: calibration images as the network expects them: tensor (N, C, H, W), DataLoader, or batches.
         pattern: "2:4", 0.8, "global:0.8:0.95", ``NM(2, 4)``, ``Unstructured(0.8, "global", cap=0.95)``.
-        k: how many operations behind a layer its loss looks; 0 is layer-wise least squares; default 5.
+        k: how many operations behind a layer its loss looks; 0 is layer-wise least squares; default 5; "auto" chooses
+            per layer by gain per cost (:mod:`snows_core.choose_k`).
         recipe: "fast" or "paper", or a :class:`~snows_core.recipe.Recipe`.
         masks: masks made elsewhere, used as they are instead of ``pattern``: bool tensors by layer or parameter name,
             or a pruned model or state dict whose zeros define them.
@@ -92,9 +93,7 @@ def prune(
         raise bad("refine", refine, "a number of steps >= 0")
     if augment is not None and not callable(augment):
         raise bad("augment", type(augment).__name__, "a function of (images, generator)")
-    k = DEFAULT_K if k is None else k
-    if isinstance(k, bool) or not isinstance(k, int) or k < 0:
-        raise bad("k", k, "an integer >= 0", "k=0 is layer-wise least squares.")
+    k = read_k(k)
     pattern = parse_pattern(pattern)
     network = Network(model, leaf_modules)
     home = next(model.parameters()).device
@@ -112,6 +111,7 @@ def prune(
     if resume is not None:
         _check_resume(resume, chosen, record | {"seed": seed})
     network.module.to(place)
+    whole = channels_last(network, whole)
     todo = [entry for entry in plan if not entry.reason]
     placed = {name: mask.to(place) for name, mask in chosen.items()}
     sweep = Sweep(network, todo, placed, k, recipe, whole, max_memory, seed)

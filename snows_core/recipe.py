@@ -9,6 +9,7 @@ from snows_core.errors import bad, closest
 from snows_core.graph import TapRule
 from snows_core.newton_cg import NewtonOptions
 from snows_core.objective import Curvature
+from snows_core.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Recipe:
         taps: which operations K counts, see :meth:`snows_core.graph.Network.segment`.
         normalise: divide each tap's mean squared error by the variance of its dense values: all taps weigh alike.
         curvature: "hessian" or "gauss-newton".
+        precision: of curvature products: "float32", "tf32" (CUDA's tensor cores) or "bfloat16"; losses and gradients
+            keep the precision of the weights.
         ridge: damping of the least-squares start and of the preconditioner, relative to the mean Gram diagonal.
         batch_size: images per batch.
         newton: Newton, CG and line-search settings.
@@ -40,6 +43,7 @@ class Recipe:
     taps: TapRule = "all"
     normalise: bool = True
     curvature: Curvature = "hessian"
+    precision: Precision = "float32"
     ridge: float = 1e-3
     batch_size: int = 64
     newton: NewtonOptions = field(default_factory=NewtonOptions)
@@ -64,13 +68,16 @@ _CHOICES = {
     "targets": ("dense", "pruned"),
     "taps": ("all", "published"),
     "curvature": ("hessian", "gauss-newton"),
+    "precision": ("float32", "tf32", "bfloat16"),
 }
 
 
 RECIPES = {
     "fast": Recipe(
         "fast",
-        newton=NewtonOptions(steps=3, tolerance=1e-2, cg_iterations=50, cg_progress=5e-3, cg_window=3),
+        newton=NewtonOptions(
+            steps=5, tolerance=1e-2, cg_iterations=50, cg_progress=5e-3, cg_window=3, curvature_images=256
+        ),
     ),
     "paper": Recipe(
         "paper", targets="pruned", warm_start=False, precondition=False, mini_batches=True, passes=3, taps="published",

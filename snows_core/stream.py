@@ -126,7 +126,9 @@ def to_disk(tensor: Tensor) -> Tensor:
     handle, name = tempfile.mkstemp(prefix="snows-")
     os.close(handle)
     try:
-        copy = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
+        layout = torch.empty_like(tensor, device="meta")  # dense, with the strides of the original's layout
+        flat = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+        copy = flat.as_strided(layout.shape, layout.stride())
         copy.copy_(tensor)
     finally:
         os.unlink(name)  # the mapping keeps it alive

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from snows_core.choose_k import K, ladder
 from snows_core.graph import Network, Segment
 from snows_core.layer_solver import LayerOutcome, solve_layer
 from snows_core.masks import Masks
@@ -27,7 +28,7 @@ class Sweep:
         network: the traced network, on the device of the run.
         todo: layers to prune, in execution order.
         masks: their masks by name, on that device.
-        k: operations behind each layer.
+        k: operations behind each layer, or "auto".
         recipe: how to solve.
         images: calibration images (N, C, H, W), on that device or in host memory.
         max_memory: see :func:`snows_core.memory.memory_budget`.
@@ -43,7 +44,7 @@ class Sweep:
         network: Network,
         todo: Sequence[PlannedLayer],
         masks: Masks,
-        k: int,
+        k: K,
         recipe: Recipe,
         images: Tensor,
         max_memory: float | None = None,
@@ -51,7 +52,8 @@ class Sweep:
     ) -> None:
         self.network, self.todo, self.masks, self.recipe, self.images = network, todo, masks, recipe, images
         self.device = next(network.module.parameters()).device
-        self.segments = {entry.name: network.segment(entry.layer, k, recipe.taps) for entry in todo}
+        self.ladders = {entry.name: ladder(network, entry.layer, k, recipe.taps) for entry in todo}
+        self.segments = {name: segments[-1] for name, segments in self.ladders.items()}
         self.seed = seed
         self.outcomes: dict[str, LayerOutcome] = {}
         self.interrupted = False
@@ -59,7 +61,9 @@ class Sweep:
         self.probes: dict[str, Probe] = probe_layers(network, self.segments, masks, example, recipe)
         budget = memory_budget(max_memory, self.device)
         self.memory: MemoryPlan = plan_memory(self.probes, len(images), recipe, budget, self.device)
-        self._open_streams(self.memory.batch_size)
+        # Choosing K asks for a second batch, to judge on.
+        two = -(-len(images) // 2) if k == "auto" and len(images) > 1 else len(images)
+        self._open_streams(min(self.memory.batch_size, two))
 
     def _open_streams(self, batch_size: int) -> None:
         """Start both streams at the images, with the weights that are solved already."""
@@ -111,10 +115,9 @@ class Sweep:
         while True:
             try:
                 self._advance(entry)
-                segment = self.segments[entry.name]
                 retain = self.memory.retained(self.probes[entry.name], self.pruned.sizes)
                 return solve_layer(
-                    self.network, entry, segment, self.masks[entry.name], self.pruned, self.dense,
+                    self.network, entry, self.ladders[entry.name], self.masks[entry.name], self.pruned, self.dense,
                     self.recipe, self._signs(entry), True if self.recipe.mini_batches else retain,
                 )  # fmt: skip
             except torch.OutOfMemoryError:

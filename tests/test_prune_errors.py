@@ -18,7 +18,7 @@ def run(model, **options):
 
 
 BAD = {
-    "k negative": ({"k": -1}, r"k: got -1; expected an integer >= 0\. k=0 is layer-wise least squares"),
+    "k negative": ({"k": -1}, r'k: got -1; expected an integer >= 0, or "auto"\. k=0 is layer-wise least squares'),
     "k a fraction": ({"k": 2.5}, r"k: got 2\.5; expected an integer >= 0"),
     "k a truth value": ({"k": True}, r"k: got True; expected an integer >= 0"),
     "pattern": ({"pattern": "2-4"}, r"pattern: got '2-4'; expected \"n:m\""),
