@@ -23,9 +23,9 @@ from snows_core.objective import ReconstructionLoss
 
 K = int | Literal["auto"]
 DEFAULT_K = 5
-LADDER = (1, 3, 5, 10, 20)
+LADDER = (2, 5, 10, 20)
 # The error far behind the layer has to fall by this share for each doubling of a product's cost.
-SHARE_PER_DOUBLING = 0.05
+SHARE_PER_DOUBLING = 0.08
 
 
 def read_k(k: K | None) -> K:

@@ -110,21 +110,22 @@ def _cost(
     if recipe.mini_batches:
         steps = recipe.passes * batches
         products, linearisations = float(recipe.newton.cg_iterations * steps), float(steps)
-        share = 1.0 / batches
+        every = curved = count / batches
     else:
         products = min(PRODUCTS_PER_LAYER, float(recipe.newton.cg_iterations * recipe.newton.steps))
-        linearisations, share = LINEARISATIONS_PER_LAYER, 1.0
+        linearisations, every, sample = LINEARISATIONS_PER_LAYER, float(count), recipe.newton.curvature_images
+        curved = every if sample is None else min(every, float(-(-sample // batch_size) * batch_size))
 
-    def seconds(name: str, times: float) -> float:
+    def seconds(name: str, times: float, images: float) -> float:
         fixed, per_image = lines[name]
-        return times * share * (fixed * batches + per_image * count)
+        return times * (fixed * -(-images // batch_size) + per_image * images)
 
-    graph = probe.graph * (min(count, batch_size) if recipe.mini_batches else count)
+    graph = probe.graph * curved
     # Beside products: two evaluations and the curvature probe, each about half a linearisation.
-    total = seconds("product", products) + seconds("linearise", linearisations + 1.5)
+    total = seconds("product", products, curved) + seconds("linearise", linearisations + 1.5, every)
     return {
         "products": products,
-        "image_products": products * share * count,
+        "image_products": products * curved,
         "seconds": total,
         "graph_bytes": graph,
         "peak_bytes": graph + probe.live * count,

@@ -69,6 +69,7 @@ def solve_layer(
     recipe: Recipe,
     generator: torch.Generator,
     retain: bool | int = True,
+    factor_bytes: float = 2e9,
 ) -> LayerOutcome:
     """Re-fit one layer on its mask.
 
@@ -83,6 +84,7 @@ def solve_layer(
         recipe: how to solve.
         generator: random signs for the curvature probe.
         retain: how many batches may keep their graphs, see :class:`~snows_core.objective.ReconstructionLoss`.
+        factor_bytes: bound for the row factors, see :class:`~snows_core.layerwise.RowFactors`.
 
     Returns:
         The new weight and the figures of the report.
@@ -96,7 +98,7 @@ def solve_layer(
     factors = None
     if recipe.warm_start or recipe.precondition:
         own, cross = input_grams(entry, pruned, dense)
-        factors = RowFactors(own, mask.flatten(1), recipe.ridge)
+        factors = RowFactors(own, mask.flatten(1), recipe.ridge, max_bytes=factor_bytes)
         if recipe.warm_start:
             start = masked_least_squares(factors, dense_weight.flatten(1), cross).view_as(dense_weight)
 

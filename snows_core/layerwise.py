@@ -104,6 +104,12 @@ def gram(left: Tensor, right: Tensor | None = None) -> Tensor:
     return left.transpose(1, 2) @ (left if right is None else right)
 
 
+def full_factor_bytes(mask: Tensor, like: Tensor) -> float:
+    """Return what the factors of every row take in one block: ``mask`` (out, d), numbers of the type of ``like``."""
+    kept = int(mask.sum(1).max())
+    return float(mask.shape[0] * kept * kept * like.element_size())
+
+
 class RowFactors:
     """Cholesky factors of ``scale_i (A_SS + damping I)`` for every output row i, on that row's kept inputs S_i.
 
@@ -142,10 +148,9 @@ class RowFactors:
             self._factor_block(start, min(start + self.block, mask.shape[1]))
 
     def _block_size(self, max_bytes: float) -> int:
-        block, kept = self.mask.shape[1], int(self.mask.sum(1).max())
-        size = self.gram.element_size()
-        while block > 16 and self.mask.shape[0] * kept * kept * size * (self.mask.shape[1] / block) > max_bytes:
-            block, kept = -(-block // 2), -(-kept // 2)
+        block, bytes_ = self.mask.shape[1], full_factor_bytes(self.mask, self.gram)
+        while block > 16 and bytes_ > max_bytes:
+            block, bytes_ = -(-block // 2), bytes_ / 2  # twice the blocks, each a quarter
         return block
 
     def _factor_block(self, start: int, stop: int) -> None:

@@ -48,12 +48,17 @@ class MemoryPlan:
     storage: str | None
     bytes: float
 
-    def retained(self, probe: Probe | None, sizes: list[int]) -> int:
-        """Return how many batches may keep their graphs between products."""
+    @property
+    def factors(self) -> float:
+        """Bytes that the row factors of a layer may take; never so few that those of a small layer would be cut."""
+        return max(0.25 * self.bytes, 2.5e8)
+
+    def retained(self, probe: Probe | None, sizes: list[int], factors: float = 0.0) -> int:
+        """Return how many batches may keep their graphs between products, beside row factors of that many bytes."""
         if probe is None:
             return len(sizes)
         resting = 0.0 if self.storage else probe.live * sum(sizes)
-        room = self.bytes - resting
+        room = self.bytes - resting - min(factors, self.factors)
         return sum(1 for i in range(len(sizes)) if probe.graph * sum(sizes[: i + 1]) <= room)
 
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from snows_core.choose_k import K, ladder
 from snows_core.graph import Network, Segment
 from snows_core.layer_solver import LayerOutcome, solve_layer
+from snows_core.layerwise import full_factor_bytes
 from snows_core.masks import Masks
 from snows_core.memory import MemoryPlan, Probe, memory_budget, plan_memory, probe_layers
 from snows_core.plan import PlannedLayer
@@ -115,10 +116,12 @@ class Sweep:
         while True:
             try:
                 self._advance(entry)
-                retain = self.memory.retained(self.probes[entry.name], self.pruned.sizes)
+                mask = self.masks[entry.name]
+                factors = full_factor_bytes(mask.flatten(1), self.network.weight(entry.layer))
+                retain = self.memory.retained(self.probes[entry.name], self.pruned.sizes, factors)
                 return solve_layer(
-                    self.network, entry, self.ladders[entry.name], self.masks[entry.name], self.pruned, self.dense,
-                    self.recipe, self._signs(entry), True if self.recipe.mini_batches else retain,
+                    self.network, entry, self.ladders[entry.name], mask, self.pruned, self.dense, self.recipe,
+                    self._signs(entry), True if self.recipe.mini_batches else retain, self.memory.factors,
                 )  # fmt: skip
             except torch.OutOfMemoryError:
                 if self.batch_size == 1 or self.recipe.mini_batches:

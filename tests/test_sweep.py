@@ -55,11 +55,11 @@ def test_little_memory_means_smaller_batches_and_the_same_solution():
 def test_a_full_device_halves_the_batches_and_begins_the_layer_again(monkeypatch):
     expected, solve, sizes = run("resnet", **EXACT), module.solve_layer, []
 
-    def full(network, entry, segment, mask, pruned, dense, recipe, generator, retain):
+    def full(network, entry, segments, mask, pruned, *others):
         sizes.append(max(pruned.sizes))
         if max(pruned.sizes) > 2 and entry.name == "layer2.conv1":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return solve(network, entry, segment, mask, pruned, dense, recipe, generator, retain)
+        return solve(network, entry, segments, mask, pruned, *others)
 
     monkeypatch.setattr(module, "solve_layer", full)
     with pytest.warns(UserWarning, match=r"out of memory at 'layer2\.conv1': batches of 4 are halved"):

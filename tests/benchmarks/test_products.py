@@ -1,11 +1,10 @@
 """One curvature product against one forward + backward of the same segment; growth with images and K."""
 
-import time
-
-import numpy as np
 import pytest
 import torch
+from clock import best, slope
 
+from snows_core import zoo
 from snows_core.graph import Network
 from snows_core.layer_solver import make_objective
 from snows_core.recipe import get_recipe
@@ -22,15 +21,6 @@ def objective_for(model, images, layer, k, batch_size=32):
     mask = torch.rand_like(weight) < 0.5
     objective = make_objective(network, segment, mask, stream, stream, get_recipe("fast", normalise=False))
     return objective, torch.where(mask, weight, 0.0) * 0.9
-
-
-def best(function, repeats=5):
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def forward_backward(objective, weight):
@@ -52,8 +42,30 @@ def test_product_against_forward_and_backward(benchmark, resnet, layer):
     print(f"\nlayer {layer}: product / (forward + backward) = {ratio:.2f}")
 
 
-def slope(sizes, seconds):
-    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+@pytest.mark.parametrize("layer", [1, 16])
+def test_double_backward_against_forward_over_reverse(benchmark, resnet, layer):
+    objective, weight = objective_for(*resnet, layer, 5)
+    direction = torch.where(objective.mask, torch.randn_like(weight), 0.0)
+
+    def loss(free):
+        parts = []
+        for batch in range(len(objective.contexts)):
+            errors = objective.errors(objective.program.run(objective.contexts[batch], free), batch)
+            parts += [c * error.square().sum() for c, error in zip(objective.tap_weights, errors, strict=True)]
+        return sum(parts)
+
+    at = objective.linearise(weight)
+    gradient = torch.func.grad(loss)
+    _, linear = torch.func.linearize(gradient, weight)
+    others = {"jvp of grad": lambda: torch.func.jvp(gradient, (weight,), (direction,))[1],
+              "linearize": lambda: linear(direction)}  # fmt: skip
+    benchmark(at.product, direction)
+    ours = best(lambda: at.product(direction))
+    for name, product in others.items():
+        gap = torch.where(objective.mask, product(), 0.0) - at.product(direction)
+        assert gap.norm() < 1e-4 * at.product(direction).norm()
+        benchmark.extra_info[f"{name} / ours"] = round(best(product) / ours, 2)
+    print(f"\nlayer {layer}, seconds against double backward on the retained graph: {dict(benchmark.extra_info)}")
 
 
 def test_growth_with_images(benchmark, resnet):
@@ -77,4 +89,15 @@ def test_growth_with_k(benchmark, resnet):
         seconds.append(best(lambda at=at, weight=weight: at.product(weight), 3))
     benchmark.extra_info["log-log slope"] = round(slope(ks, seconds), 2)
     print(f"\nseconds of a product against K: log-log slope {slope(ks, seconds):.2f}")
+    benchmark(at.product, weight)
+
+
+def test_growth_with_width(benchmark, resnet):
+    sizes, seconds = (8, 16, 32, 64), []
+    for width in sizes:
+        objective, weight = objective_for(zoo.resnet20(width=width).eval(), resnet[1][:16], 1, 5)
+        at = objective.linearise(weight)
+        seconds.append(best(lambda at=at, weight=weight: at.product(weight), 3))
+    benchmark.extra_info["log-log slope"] = round(slope(sizes, seconds), 2)
+    print(f"\nseconds of a product against width: log-log slope {slope(sizes, seconds):.2f}")
     benchmark(at.product, weight)
