@@ -202,21 +202,21 @@ class ReconstructionLoss:
         free = weight.detach().clone().requires_grad_(True)
         with torch.enable_grad(), self._math_attention():
             if curved and self.precision != "bfloat16":
-                return self._curved_batch(free, batch)
+                return self.curved_batch(free, batch)
             loss, _ = self._loss(free, batch)
             (gradient,) = torch.autograd.grad(loss, free)
             product = None
             if curved:  # a graph of its own, as loss and gradient stay in full precision
                 with torch.autocast(weight.device.type, torch.bfloat16):
-                    product = self._curved_batch(free, batch)[2]
+                    product = self.curved_batch(free, batch)[2]
         return loss.detach(), gradient, product
 
     def _loss(self, free: Tensor, batch: int) -> tuple[Tensor, list[Tensor]]:
         errors = self.errors(self.program.run(self.contexts[batch], free), batch)
         return sum(c * error.square().sum() for c, error in zip(self.tap_weights, errors, strict=True)), errors
 
-    def _curved_batch(self, free: Tensor, batch: int) -> tuple[Tensor, Tensor, Product]:
-        """Return loss, gradient and product of one batch; inside ``enable_grad``."""
+    def curved_batch(self, free: Tensor, batch: int) -> tuple[Tensor, Tensor, Product]:
+        """Return loss, gradient and product of one batch at ``free``, a leaf; call it under ``enable_grad``."""
         loss, errors = self._loss(free, batch)
         if self.by_gauss_newton:
             return loss.detach(), *self._gauss_newton(free, errors)

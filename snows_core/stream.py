@@ -116,6 +116,8 @@ class Stream:
     def finish(self) -> list[Any]:
         """Run to the end and return the network's output for every batch."""
         self.advance(len(self.network.nodes))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # values may still be on their way to host memory
         return [fx.map_arg(self.network.output, values.__getitem__) for values in self.values]
 
 
@@ -136,12 +138,25 @@ def to_disk(tensor: Tensor) -> Tensor:
 
 
 def move(value: Any, device: torch.device | str) -> Any:
-    """Move the tensors inside a (nested) value to a device; anything else stays as it is."""
+    """Move the tensors inside a (nested) value to a device; anything else stays as it is.
+
+    Copies between a GPU and the host do not wait: those to the host land in pinned memory, and what reads them next
+    is a copy back on the same CUDA stream. Host code that looks at their numbers has to synchronise first.
+
+    Returns:
+        The value, its tensors on the device.
+    """
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return _move_tensor(value, device)
     if isinstance(value, tuple | list | dict):
-        return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), value)
+        return pytree.tree_map_only(Tensor, lambda tensor: _move_tensor(tensor, device), value)
     return value
+
+
+def _move_tensor(tensor: Tensor, device: torch.device | str) -> Tensor:
+    if tensor.is_cuda and torch.device(device).type == "cpu":
+        return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+    return tensor.to(device, non_blocking=True)
 
 
 def run_keeping(network: Network, nodes: Sequence[fx.Node], values: Values, keep: Iterable[fx.Node]) -> None:

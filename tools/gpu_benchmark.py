@@ -1,7 +1,8 @@
 """Measure SNOWS on a GPU: `python tools/gpu_benchmark.py` prints a table and writes figures/performance/<device>.json.
 
-Random weights (time does not depend on what a network has learnt), 2:4 masks. ``--small`` runs tiny sizes on any
-device, to see that the script works; its numbers mean nothing.
+Random weights (time does not depend on what a network has learnt), 2:4 masks, curvature products in single precision,
+TF32 and bfloat16: their rate against a matrix product of the same kind in the same run, and the loss that each ends at.
+``--small`` runs tiny sizes on any device, to see that the script works; its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import snows_core as snows
 from snows_core.graph import Network
 from snows_core.layer_solver import make_objective
+from snows_core.precision import Precision, tensor_cores
 from snows_core.recipe import get_recipe
 from snows_core.stream import Stream
 
@@ -33,17 +36,19 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def matmul_ceiling(device: torch.device, size: int) -> float:
-    """Return the FLOP/s of a square float32 matrix product at the precision now set."""
-    a = torch.randn(size, size, device=device)
-    a @ a
-    start = clock(device)
-    for _ in range(10):
+def matmul_ceiling(device: torch.device, size: int, precision: Precision) -> float:
+    """Return the FLOP/s of a square matrix product in the number format of the curvature products."""
+    kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a = torch.randn(size, size, device=device, dtype=kind)
+    with tensor_cores() if precision == "tf32" else nullcontext():
         a @ a
-    return 10 * 2 * size**3 / (clock(device) - start)
+        start = clock(device)
+        for _ in range(10):
+            a @ a
+        return 10 * 2 * size**3 / (clock(device) - start)
 
 
-def product_rate(name: str, images: torch.Tensor, k: int) -> float:
+def product_rate(name: str, images: torch.Tensor, k: int, precision: Precision) -> float:
     """Return the FLOP/s of curvature products of a layer in the middle of a network."""
     network = Network(timm.create_model(name).eval())
     network.module.to(images.device)
@@ -53,7 +58,8 @@ def product_rate(name: str, images: torch.Tensor, k: int) -> float:
     weight = network.weight(layer)
     mask = torch.rand_like(weight) < 0.5
     segment = network.segment(layer, k)
-    at = make_objective(network, segment, mask, stream, stream, get_recipe("fast", normalise=False)).linearise(weight)
+    recipe = get_recipe("fast", normalise=False, precision=precision)
+    at = make_objective(network, segment, mask, stream, stream, recipe).linearise(weight)
     with FlopCounterMode(display=False) as counter:
         at.product(weight)
     start = clock(images.device)
@@ -62,24 +68,27 @@ def product_rate(name: str, images: torch.Tensor, k: int) -> float:
     return 5 * counter.get_total_flops() / (clock(images.device) - start)
 
 
-def run(name: str, count: int, k: int, device: torch.device) -> dict[str, float | str | int]:
+def run(name: str, count: int, k: int, device: torch.device, precision: Precision) -> dict[str, float | str | int]:
     """Prune one network 2:4 and return what it took."""
+    torch.manual_seed(0)
     model = timm.create_model(name).eval()
     size = model.pretrained_cfg["input_size"][-1]
     images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     start = clock(device)
-    result = snows.prune(model, images, "2:4", k=k, device=device)
+    result = snows.prune(model, images, "2:4", k=k, device=device, precision=precision)
     seconds = clock(device) - start
     return {
         "network": name,
         "images": count,
         "k": k,
+        "precision": precision,
         "seconds": round(seconds, 1),
         "peak GB": round(result.manifest["memory"]["peak"] / 1e9, 1),
         "image products": int(result.report["image_products"].sum()),
         "batch": result.manifest["memory"]["batch_size"],
+        "mean loss at the end": float(result.report["loss_end"].mean()),
     }
 
 
@@ -88,22 +97,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="tiny sizes, any device")
     parser.add_argument("--device", default="cuda", help="default: cuda")
-    parser.add_argument("--precision", default="highest", choices=("highest", "high", "medium"), help="float32 matmul")
     parser.add_argument("--out", type=Path, default=Path("figures/performance"), help="folder of the results")
     options = parser.parse_args()
     device = torch.device(options.device)
-    torch.set_float32_matmul_precision(options.precision)
-    ceiling = matmul_ceiling(device, 256 if options.small else 8192)
-    rows = []
-    for name, (count, k) in (SMALL if options.small else CASES).items():
-        rate = product_rate(name, torch.randn(2 if options.small else 32, 3, 224, 224, device=device), k)
-        rows.append(run(name, count, k, device) | {"product / matmul ceiling": round(rate / ceiling, 3)})
+    rows, ceilings = [], {}
+    precisions: tuple[Precision, ...] = ("float32", "tf32") if options.small else ("float32", "tf32", "bfloat16")
+    for precision in precisions:
+        ceilings[precision] = matmul_ceiling(device, 256 if options.small else 8192, precision)
+        for name, (count, k) in (SMALL if options.small else CASES).items():
+            images = torch.randn(2 if options.small else 32, 3, 224, 224, device=device)
+            share = product_rate(name, images, k, precision) / ceilings[precision]
+            rows.append(run(name, count, k, device, precision) | {"product / matmul ceiling": round(share, 3)})
     table = pd.DataFrame(rows)
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    print(f"{hardware}, float32 matmul precision {options.precision}, ceiling {ceiling / 1e12:.1f} TFLOP/s")
+    print(hardware, {precision: f"{rate / 1e12:.1f} TFLOP/s" for precision, rate in ceilings.items()})
     print(table.to_string(index=False))
     options.out.mkdir(parents=True, exist_ok=True)
-    record = snows.provenance(device=hardware, precision=options.precision, ceiling=ceiling, rows=rows)
+    record = snows.provenance(device=hardware, ceilings=ceilings, rows=rows)
     (options.out / f"{hardware.replace(' ', '-').lower()}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
