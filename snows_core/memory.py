@@ -58,7 +58,8 @@ class MemoryPlan:
         if probe is None:
             return len(sizes)
         resting = 0.0 if self.storage else probe.live * sum(sizes)
-        room = self.bytes - resting - min(factors, self.factors)
+        working = probe.graph * max(sizes)  # one batch on its way: a value, a gradient, a graph to be rebuilt
+        room = self.bytes - resting - working - min(factors, self.factors)
         return sum(1 for i in range(len(sizes)) if probe.graph * sum(sizes[: i + 1]) <= room)
 
 
@@ -173,15 +174,15 @@ def plan_memory(
 ) -> MemoryPlan:
     """Choose batch size and resting place for a run.
 
-    The largest graph of one batch gets at most half of the budget; values rest where they are computed while they take
-    less than half of it, else in host memory, else on disk. The published recipe keeps its mini-batches as they are.
+    The largest graph of one batch gets at most a quarter of the budget; values rest where they are computed while they
+    take less than half of it, else in host memory, else on disk. The published recipe keeps its mini-batches.
 
     Returns:
         The plan.
     """
     graph = max(probe.graph for probe in probes.values())
     live = max(probe.live for probe in probes.values()) * images
-    batch = recipe.batch_size if recipe.mini_batches else max(1, min(recipe.batch_size, int(0.5 * bytes_ / graph)))
+    batch = recipe.batch_size if recipe.mini_batches else max(1, min(recipe.batch_size, int(0.25 * bytes_ / graph)))
     storage: str | None = None
     if live > 0.5 * bytes_:
         storage = "cpu" if device.type != "cpu" and live < 0.8 * free_memory(torch.device("cpu")) else "disk"

@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from snows_core.graph import Network, Segment, TapRule, Values
@@ -123,19 +124,23 @@ class ReconstructionLoss:
 
     def errors(self, outputs: Sequence[Tensor], batch: int) -> list[Tensor]:
         """Return, tap by tap, what is squared and averaged: output minus target, scaled by the tap rule."""
-        differences = [output - target for output, target in zip(outputs, self.targets[batch], strict=True)]
-        return [
-            difference if scale is None else difference * scale.view(1, -1, *(1,) * (difference.ndim - 2))
-            for difference, scale in zip(differences, self.program.tap_scales, strict=True)
-        ]
+        pairs = zip(outputs, self.targets[batch], strict=True)
+        return [self._error(k, output, target) for k, (output, target) in enumerate(pairs)]
+
+    def _error(self, k: int, output: Tensor, target: Tensor) -> Tensor:
+        difference, scale = output - target, self.program.tap_scales[k]
+        return difference if scale is None else difference * scale.view(1, -1, *(1,) * (difference.ndim - 2))
 
     @torch.no_grad()
     def per_tap(self, weight: Tensor) -> list[float]:
         """Return the mean squared error of every tap; they add up to the loss."""
         parts = []
         for batch in range(len(self.contexts)):
-            errors = self.errors(self.program.run(self.contexts[batch], weight), batch)
-            parts.append(torch.stack([error.square().sum() for error in errors]))
+            squares: dict[int, Tensor] = {}
+            targets = self.targets[batch]
+            for k, output in self.program.stream(self.contexts[batch], weight):
+                squares[k] = self._error(k, output, targets[k]).square().sum()
+            parts.append(torch.stack([squares[k] for k in range(len(squares))]))
         total = torch.stack(parts).cpu().double().sum(0)  # the one transfer from the device
         return (total * torch.tensor(self.tap_weights, dtype=torch.float64)).tolist()
 
@@ -232,11 +237,12 @@ class ReconstructionLoss:
         factors = [2.0 * weight for weight in self.tap_weights]
         cotangents = [(f * error).detach().requires_grad_(True) for f, error in zip(factors, errors, strict=True)]
         (gradient,) = torch.autograd.grad(errors, free, cotangents, create_graph=True)
+        edges = [get_gradient_edge(error) for error in errors]  # their places in the graph; their numbers can go
 
         def product(direction: Tensor) -> Tensor:
             tangents = torch.autograd.grad(gradient, cotangents, direction, retain_graph=True)
             weighted = [factor * tangent for factor, tangent in zip(factors, tangents, strict=True)]
-            return torch.autograd.grad(errors, free, weighted, retain_graph=True)[0]
+            return torch.autograd.grad(edges, free, weighted, retain_graph=True)[0]
 
         return gradient.detach(), product
 
@@ -261,7 +267,8 @@ class ReconstructionLoss:
                 free = values[node] = values[node].detach().requires_grad_(True)
                 errors = self.errors(self.program.finish(values, node), batch)
                 signs = [
-                    (torch.randint(0, 2, error.shape, generator=generator) * 2 - 1).to(error) * (2 * c) ** 0.5
+                    torch.randint(0, 2, error.shape, generator=generator, dtype=torch.int8).to(error).mul_(2).sub_(1)
+                    * (2 * c) ** 0.5
                     for error, c in zip(errors, self.tap_weights, strict=True)
                 ]
                 (signal,) = torch.autograd.grad(errors, free, signs)

@@ -7,7 +7,7 @@ multiply-add. Its double backward, which is expensive in its original form, then
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +97,18 @@ class Program:
     def run(self, context: Values, weight: Tensor) -> list[Tensor]:
         """Run the segment from its context and return the tap outputs; autograd follows ``weight``."""
         return self.finish(*self.start(context, weight))
+
+    def stream(self, context: Values, weight: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Run the segment and yield (tap number, output) as each is reached, keeping only what later nodes read."""
+        values, numbers = dict(context), {tap: k for k, tap in enumerate(self.segment.taps)}
+        last = {source: node for node in self.steps for source in self._sources(node)}
+        for node in self.steps:
+            self._step(node, values, weight if node is self.steps[0] else None)
+            if node in numbers:
+                yield numbers[node], values[node]
+            for source in (node, *self._sources(node)):
+                if last.get(source, node) is node:
+                    values.pop(source, None)
 
     def start(self, context: Values, weight: Tensor) -> tuple[Values, fx.Node]:
         """Run the layer alone (with its folded batch norm): the values so far, and the node that holds its output."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, overload
 
@@ -12,6 +10,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from snows_core.graph import Network, Segment, Values
+from snows_core.shelf import Shelved
 
 
 class Stream:
@@ -46,7 +45,7 @@ class Stream:
     def _rest(self, value: Any) -> Any:
         if self.storage is None:
             return value
-        return pytree.tree_map_only(Tensor, to_disk, value) if self.storage == "disk" else move(value, self.storage)
+        return pytree.tree_map_only(Tensor, Shelved, value) if self.storage == "disk" else move(value, self.storage)
 
     @property
     def device(self) -> torch.device:
@@ -116,25 +115,7 @@ class Stream:
     def finish(self) -> list[Any]:
         """Run to the end and return the network's output for every batch."""
         self.advance(len(self.network.nodes))
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # values may still be on their way to host memory
-        return [fx.map_arg(self.network.output, values.__getitem__) for values in self.values]
-
-
-def to_disk(tensor: Tensor) -> Tensor:
-    """Return a CPU copy of a tensor whose memory is a temporary file; the file goes with the tensor."""
-    if tensor.numel() == 0:
-        return tensor.cpu()
-    handle, name = tempfile.mkstemp(prefix="snows-")
-    os.close(handle)
-    try:
-        layout = torch.empty_like(tensor, device="meta")  # dense, with the strides of the original's layout
-        flat = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
-        copy = flat.as_strided(layout.shape, layout.stride())
-        copy.copy_(tensor)
-    finally:
-        os.unlink(name)  # the mapping keeps it alive
-    return copy
+        return [move(fx.map_arg(self.network.output, values.__getitem__), self.device) for values in self.values]
 
 
 def move(value: Any, device: torch.device | str) -> Any:
@@ -146,17 +127,17 @@ def move(value: Any, device: torch.device | str) -> Any:
     Returns:
         The value, its tensors on the device.
     """
-    if isinstance(value, Tensor):
-        return _move_tensor(value, device)
-    if isinstance(value, tuple | list | dict):
-        return pytree.tree_map_only(Tensor, lambda tensor: _move_tensor(tensor, device), value)
+    if isinstance(value, Tensor | Shelved | tuple | list | dict):
+        return pytree.tree_map_only((Tensor, Shelved), lambda leaf: _move_leaf(leaf, device), value)
     return value
 
 
-def _move_tensor(tensor: Tensor, device: torch.device | str) -> Tensor:
-    if tensor.is_cuda and torch.device(device).type == "cpu":
-        return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
-    return tensor.to(device, non_blocking=True)
+def _move_leaf(leaf: Tensor | Shelved, device: torch.device | str) -> Tensor:
+    if isinstance(leaf, Shelved):
+        return leaf.load(device)
+    if leaf.is_cuda and torch.device(device).type == "cpu":
+        return torch.empty_like(leaf, device="cpu", pin_memory=True).copy_(leaf, non_blocking=True)
+    return leaf.to(device, non_blocking=True)
 
 
 def run_keeping(network: Network, nodes: Sequence[fx.Node], values: Values, keep: Iterable[fx.Node]) -> None:

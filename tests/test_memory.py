@@ -49,7 +49,7 @@ def test_batches_shrink_until_the_largest_graph_fits():
     measured = {"a": Probe(1e6, 1e3, 1.0, 1.0), "b": Probe(4e6, 1e3, 1.0, 1.0)}
     fast, paper = get_recipe("fast", batch_size=64), get_recipe("paper")
     assert plan_memory(measured, 100, fast, 1e12, CPU).batch_size == 64
-    assert plan_memory(measured, 100, fast, 8e7, CPU).batch_size == 10
+    assert plan_memory(measured, 100, fast, 16e7, CPU).batch_size == 10
     assert plan_memory(measured, 100, fast, 1e3, CPU).batch_size == 1
     assert plan_memory(measured, 100, paper, 1e3, CPU).batch_size == paper.batch_size  # its mini-batches are its method
 
@@ -63,7 +63,7 @@ def test_resting_values_go_to_disk_when_they_take_more_than_half():
 def test_as_many_batches_keep_their_graphs_as_there_is_room_for():
     probe = Probe(graph=10.0, live=1.0, linearise=1.0, product=1.0)
     assert MemoryPlan(4, None, 1e9).retained(probe, [4, 4, 2]) == 3
-    assert MemoryPlan(4, None, 10 + 80).retained(probe, [4, 4, 2]) == 2
-    assert MemoryPlan(4, "disk", 80).retained(probe, [4, 4, 2]) == 2
+    assert MemoryPlan(4, None, 10 + 40 + 80).retained(probe, [4, 4, 2]) == 2
+    assert MemoryPlan(4, "disk", 40 + 80).retained(probe, [4, 4, 2]) == 2
     assert MemoryPlan(4, None, 10.0).retained(probe, [4, 4, 2]) == 0
     assert MemoryPlan(4, None, 10.0).retained(None, [4, 4, 2]) == 3

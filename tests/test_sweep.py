@@ -7,7 +7,8 @@ import torch
 from toys import random_images, small_resnet, small_vit
 
 import snows_core as snows
-from snows_core.stream import PerBatch, to_disk
+from snows_core.shelf import Shelved
+from snows_core.stream import PerBatch, move
 
 module = importlib.import_module("snows_core.sweep")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
@@ -83,11 +84,14 @@ def test_resting_on_disk_keeps_every_kind_of_tensor_and_leaves_no_file(tmp_path,
     monkeypatch.setattr("tempfile.tempdir", None)
     for value in (torch.randn(3, 4), torch.randn(4, 3).T, torch.arange(5), torch.ones(2, dtype=torch.bool),
                   torch.tensor(2.5), torch.ones(0, 3), torch.randn(2, dtype=torch.float64)):  # fmt: skip
-        copy = to_disk(value)
-        assert torch.equal(copy, value) and copy.dtype == value.dtype and copy.shape == value.shape
-        copy.add_(1) if value.numel() and value.dtype != torch.bool else None
-        assert value.numel() == 0 or value.dtype == torch.bool or not torch.equal(copy, value)
-    assert list(tmp_path.iterdir()) == []
+        shelved = Shelved(value)
+        copy = shelved.load("cpu")
+        assert torch.equal(copy, value) and copy.dtype == value.dtype and copy.stride() == value.stride()
+        nested = move({"a": (shelved, 3)}, "cpu")
+        assert torch.equal(nested["a"][0], value) and nested["a"][1] == 3
+        assert len(list(tmp_path.iterdir())) == 1
+        del shelved
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_items_per_batch_are_made_on_demand_and_kept_where_there_is_room():
