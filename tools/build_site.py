@@ -24,6 +24,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from links import ROOT, address
 
 NOT_NEEDED = ("require_js_url", "jquery_url", "mermaid_js_url", "widget_renderer_url", "jupyter_widgets_base_url")
+STYLE = """<style>
+body.jp-Notebook { max-width: 1080px; margin: 0 auto; padding: 0 12px 48px; }
+nav.site { display: flex; flex-wrap: wrap; gap: 4px 20px; padding: 12px 0; border-bottom: 1px solid #bdbdbd; }
+nav.site { font-family: system-ui, sans-serif; font-size: 14px; }
+nav.site a { color: #0b5394; text-decoration: none; }
+nav.site a:hover { text-decoration: underline; }
+nav.site a.last { margin-left: auto; }
+.highlight pre, .jp-RenderedText pre { overflow-x: auto; }
+.jp-RenderedHTMLCommon table { display: block; overflow-x: auto; width: fit-content; max-width: 100%; margin-left: 0; }
+.jp-RenderedImage img { max-width: 100%; height: auto; }
+</style>
+"""
 _LINK = re.compile(r"(\]\()([^)\s]+)(\s*\"[^\"]*\")?(\))")
 
 
@@ -93,6 +105,31 @@ def convert(notebook: Path, target: Path, root: Path) -> str:
     return title
 
 
+def add_navigation(site: Path, titles: dict[str, str]) -> None:
+    """Give every page a bar with links to the list, its neighbours in the reading order, and its solutions.
+
+    Args:
+        site: folder of the pages.
+        titles: title of every page, by its path in the site.
+    """
+    ordered = [page for page in sorted(titles) if page != "index.html"]
+    for page in titles:
+        folder, up = page.rpartition("/")[0], "../" * page.count("/")
+        beside = [other for other in ordered if other.rpartition("/")[0] == folder]
+        links = [(f"{up}index.html", "All notebooks", "")]
+        if page in beside:
+            place = beside.index(page)
+            links += [(up + other, f"← {titles[other]}", "") for other in beside[max(place - 1, 0) : place]]
+            links += [(up + other, f"{titles[other]} →", "") for other in beside[place + 1 : place + 2]]
+            other = page.removeprefix("solutions/") if folder else f"solutions/{page}"
+            links += [(up + other, "The notebook" if folder else "Solutions", ' class="last"')] * (other in titles)
+        items = "".join(f'<a href="{target}"{kind}>{html.escape(text)}</a>' for target, text, kind in links)
+        path = site / page
+        head, tag, body = re.split(r"(<body[^>]*>)", path.read_text(encoding="utf-8"), maxsplit=1)
+        head = head.replace("</head>", f"{STYLE}</head>", 1)
+        path.write_text(f'{head}{tag}\n<nav class="site">{items}</nav>{body}', encoding="utf-8")
+
+
 def broken_links(site: Path) -> list[str]:
     """Return every link of the site that leads to no page or no anchor; addresses of other sites are not visited."""
     pages = {}
@@ -135,6 +172,7 @@ def build(root: Path = ROOT, site: Path | None = None) -> list[str]:
         items = "\n".join(f'<li><a href="{page}">{html.escape(title)}</a></li>' for page, title in titles.items())
         head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>SNOWS</title><h1>SNOWS</h1>'
         (site / "index.html").write_text(f"{head}\n<ul>\n{items}\n</ul></html>\n", encoding="utf-8")
+    add_navigation(site, titles)
     print(f"{len(titles)} pages in {site.name}/")
     return broken_links(site)
 

@@ -24,14 +24,18 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(experiment: Any, model: torch.nn.Module, data: Any, count: int, pattern: str, seed: int) -> dict[str, Any]:
+def measure(
+    experiment: Any, model: torch.nn.Module, data: Any, count: int, pattern: str, seed: int, layers: list[str]
+) -> dict[str, Any]:
     """Prune by both recipes, the lighter one first, as peak memory never falls; return what each took and reached."""
     images, _, _ = data.train.sample(count, seed)
     test, labels = data.test.tensors()
     found = {}
     for name, options in RUNS.items():
         start = time.process_time()
-        result = snows.prune(model, images, pattern, exclude=list(experiment.exclude), seed=seed, **options)
+        result = snows.prune(
+            model, images, pattern, layers=layers or None, exclude=list(experiment.exclude), seed=seed, **options
+        )
         seconds = time.process_time() - start
         metrics = snows.evaluate(result.model, test, labels, reference=model)
         found[name] = {
@@ -53,16 +57,18 @@ def main() -> None:
     parser.add_argument("--experiment", default="resnet20")
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--pattern", default="1:4")
+    parser.add_argument("--layers", nargs="*", default=[], help="only these, where the whole would take too long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("figures/performance"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     experiment = zoo.experiment(options.experiment)
     model, data = experiment.load_model(), experiment.load_data()
-    runs = measure(experiment, model, data, options.images, options.pattern, options.seed)
+    runs = measure(experiment, model, data, options.images, options.pattern, options.seed, options.layers)
     ratios = {key: runs["paper"][key] / runs["fast"][key] for key in ("image_products", "cpu_seconds", "peak_bytes")}
     record = {
         "experiment": options.experiment, "images": options.images, "pattern": options.pattern,
+        "layers": options.layers or "all",
         "runs": runs, "paper / fast": ratios, **snows.provenance(seed=options.seed, device="cpu"),
     }  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
