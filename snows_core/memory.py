@@ -74,7 +74,7 @@ def free_memory(device: torch.device) -> float:
 
 
 def memory_budget(max_memory: float | None, device: torch.device) -> float:
-    """Read ``max_memory``: bytes, a fraction of what is free, or None for 0.8 of a GPU, 0.5 (at most 4 GB) of a host.
+    """Read ``max_memory``: bytes, a fraction of what is free, or None for 0.8 of a GPU, 0.5 (at most 3 GB) of a host.
 
     Returns:
         Bytes.
@@ -87,7 +87,7 @@ def memory_budget(max_memory: float | None, device: torch.device) -> float:
     """
     if max_memory is None:
         free = free_memory(device)
-        return 0.8 * free if device.type == "cuda" else min(0.5 * free, 4e9)
+        return 0.8 * free if device.type == "cuda" else min(0.5 * free, 3e9)
     if isinstance(max_memory, bool) or not isinstance(max_memory, int | float) or not max_memory > 0:
         raise bad("max_memory", repr(max_memory), "bytes (for instance 2e9), or a fraction of the free memory below 1")
     return float(max_memory) * (free_memory(device) if max_memory < 1 else 1)

@@ -70,14 +70,14 @@ def prune(
         device: where to compute; default: where the model is. The result's model is where the model was.
         max_images: use at most this many images.
         max_memory: bytes, or a fraction below 1 of what is free, for graphs and resting values; default 0.8 of a GPU,
-            4 GB of a host. Batches get smaller, graphs are rebuilt, values rest in host memory or on disk as needed.
+            3 GB of a host. Batches get smaller, graphs are rebuilt, values rest in host memory or on disk as needed.
         refine: steps of joint refinement after the sweep (:mod:`snows_core.refine`), 0 for none; it pays at high
             unstructured sparsity, and also changes scales and shifts of normalisation layers.
         augment: changes calibration images at random during refinement, for instance ``snows.flip_and_shift``.
         seed: of the curvature probes; calibration images are used in the order given.
         progress: show a progress bar.
         resume: an interrupted result of the same call; its solved layers are taken over.
-        **options: single fields of the recipe, for instance ``steps=2`` or ``curvature="gauss-newton"``.
+        **options: single fields of the recipe, for instance ``steps=2`` or ``curvature="hessian"``.
 
     Returns:
         Result with the pruned model, masks, and a report with one row per layer: layer, kind, shape, weights, kept,

@@ -13,8 +13,8 @@ import snows_core as snows
 from snows_core.memory import peak_memory
 
 torch.manual_seed(0)
-model = timm.create_model("resnet50").eval()
-layers = ["layer1.0.conv2", "layer1.0.conv3", "layer1.2.conv3", "layer2.0.conv2"]
+model = timm.create_model("resnet50", zero_init_last=False).eval()
+layers = ["layer1.0.conv2", "layer1.2.conv3"]
 images = torch.randn(64, 3, 224, 224)
 result = snows.prune(model, images, "2:4", k=30, layers=layers, steps=1, cg_iterations=1, progress=False)
 rows = result.report.query("status == 'pruned'")
@@ -37,6 +37,6 @@ def test_resnet50_with_64_images_and_k_30_stays_below_8_gb():
     )
     found = json.loads(run.stdout.splitlines()[-1])
     print(found)
-    assert found["k"] == [30] * 4 and all(count >= 1 for count in found["products"])
+    assert found["k"] == [30] * 2 and all(count >= 1 for count in found["products"])
     assert all(end <= start for start, end in zip(found["start"], found["end"], strict=True))
     assert found["peak"] < 8e9
