@@ -130,8 +130,21 @@ def add_navigation(site: Path, titles: dict[str, str]) -> None:
         path.write_text(f'{head}{tag}\n<nav class="site">{items}</nav>{body}', encoding="utf-8")
 
 
-def broken_links(site: Path) -> list[str]:
-    """Return every link of the site that leads to no page or no anchor; addresses of other sites are not visited."""
+def broken_links(site: Path, root: Path) -> list[str]:
+    """Return every link of the site that leads nowhere.
+
+    Pages and anchors are looked up in the site. Addresses of this repository, those of the badges among them, must name
+    a file of the checkout. Addresses of others are not visited.
+
+    Args:
+        site: folder of the pages.
+        root: the checkout.
+
+    Returns:
+        One line a link: the page and where it leads.
+    """
+    slug, tag = map(re.escape, address(root))
+    own = re.compile(rf"/{slug}/(?:(?:blob|tree|raw)/{tag}/|{tag}\?urlpath=lab/tree/)(.+)$")
     pages = {}
     for path in sorted(site.rglob("*.html")):
         pages[path.resolve()] = page = Page()
@@ -141,6 +154,8 @@ def broken_links(site: Path) -> list[str]:
         for link in page.links:
             target, fragment = urldefrag(link)
             if re.match(r"[a-z]+:", target):
+                if (found := own.search(target)) and not (root / unquote(found[1])).exists():
+                    broken.append(f"{path.relative_to(site.resolve()).as_posix()}: {link}")
                 continue
             other = (path.parent / unquote(target)).resolve() if target else path
             known = pages.get(other)
@@ -174,7 +189,7 @@ def build(root: Path = ROOT, site: Path | None = None) -> list[str]:
         (site / "index.html").write_text(f"{head}\n<ul>\n{items}\n</ul></html>\n", encoding="utf-8")
     add_navigation(site, titles)
     print(f"{len(titles)} pages in {site.name}/")
-    return broken_links(site)
+    return broken_links(site, root)
 
 
 if __name__ == "__main__":
