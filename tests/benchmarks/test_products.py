@@ -65,6 +65,8 @@ def test_double_backward_against_forward_over_reverse(benchmark, resnet, layer):
         gap = torch.where(objective.mask, product(), 0.0) - at.product(direction)
         assert gap.norm() < 1e-4 * at.product(direction).norm()
         benchmark.extra_info[f"{name} / ours"] = round(best(product) / ours, 2)
+    trace = best(lambda: torch.func.linearize(gradient, weight), 1) / ours
+    benchmark.extra_info["tracing for linearize, in products"] = round(trace, 1)
     print(f"\nlayer {layer}, seconds against double backward on the retained graph: {dict(benchmark.extra_info)}")
 
 
