@@ -3,6 +3,7 @@
 ``prune`` is the main entry; see the README for a first example.
 """
 
+from snows_core import _threads  # noqa: F401  (before PyTorch)
 from snows_core.errors import SnowsError
 from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate
