@@ -209,7 +209,7 @@ def estimate_table(source: Source, pattern: str | None, k: K | None, images: int
         The table and a line of sums.
     """
     chosen, model, bundle = source.load()
-    example, _, _ = bundle.train.sample(min(8, len(bundle.train)), 0)
+    example, _, _ = bundle.train.sample(min(32, len(bundle.train)), 0)
     frame = estimate(
         model, example, pattern or chosen.pattern, k=chosen.k if k is None else k, recipe=recipe,
         count=chosen.calibration_images if images is None else images,

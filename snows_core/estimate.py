@@ -13,9 +13,10 @@ from snows_core.calibration import calibration_batches
 from snows_core.choose_k import K, ladder, read_k
 from snows_core.errors import bad
 from snows_core.graph import Network
+from snows_core.layerwise import RowFactors, masked_least_squares
 from snows_core.layout import channels_last
 from snows_core.masks import Pattern, parse_pattern
-from snows_core.memory import Probe, memory_budget, plan_memory, probe_layers
+from snows_core.memory import Probe, memory_budget, plan_memory, probe_layers, shortest
 from snows_core.plan import LayerChoice, choose_masks, plan_layers
 from snows_core.prune import resolve_device
 from snows_core.recipe import Recipe, get_recipe
@@ -24,6 +25,10 @@ from snows_core.recipe import Recipe, get_recipe
 PRODUCTS_PER_LAYER = 8.0
 LINEARISATIONS_PER_LAYER = 1.2
 REPEATS = 3
+# Images of the two measurements, and of a third in place of the second where a product takes less than SHORT seconds:
+# fixed costs and noise would hide what an image costs.
+FEW = (2, 8, 32)
+SHORT = 0.02
 
 
 def estimate(
@@ -43,13 +48,14 @@ def estimate(
 ) -> pd.DataFrame:
     """Foretell the cost of :func:`snows_core.prune.prune` with the same arguments.
 
-    Every layer's product is timed on two small batches; the line through the two gives the cost per image and the fixed
-    cost. How many products a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean
-    (8 a layer), "paper" its cap.
+    Every layer's product is timed on two small batches (2 and 8 images, or 32 in a small network); the line through the
+    two gives the cost per image and the fixed cost. Row factors are timed once for each size of layer. How many products
+    a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean (8 a layer), "paper" its
+    cap.
 
     Args:
         model: network in eval mode; not changed.
-        images: a few example images; 8 are used.
+        images: a few example images; up to 32 are used.
         pattern: as in ``prune``.
         count: how many calibration images the run will have; default: as many as given.
         k: as in ``prune``; "auto" is charged the longest segment it may choose, an upper bound.
@@ -72,7 +78,7 @@ def estimate(
     k = read_k(k)
     home = next(model.parameters()).device
     place = resolve_device(device, home)
-    batches = calibration_batches(images, 8, place, limit=None, few=0)
+    batches = calibration_batches(images, FEW[-1], place, limit=None, few=0)
     count = sum(map(len, batches)) if count is None else count
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise bad("count", count, "an integer >= 1")
@@ -83,14 +89,35 @@ def estimate(
     segments = {e.name: ladder(network, e.layer, k, recipe.taps)[-1] for e in plan if not e.reason}
     masks = {name: mask.to(place) for name, mask in masks.items()}
     example = channels_last(network, batches[0])
-    small = probe_layers(network, segments, masks, example[:2], recipe, REPEATS)
-    large = probe_layers(network, segments, masks, example, recipe, REPEATS)
+    few, many = (min(size, len(example)) for size in FEW[:2])
+    small = probe_layers(network, segments, masks, example[:few], recipe, REPEATS)
+    large = probe_layers(network, segments, masks, example[:many], recipe, REPEATS)
+    if len(example) > many and sum(probe.product for probe in large.values()) * many < SHORT * len(large):
+        many = len(example)
+        large = probe_layers(network, segments, masks, example, recipe, REPEATS)
     memory = plan_memory(large, count, recipe, memory_budget(max_memory, place), place)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    known: dict[tuple[int, ...], float] = {}
     for name, segment in segments.items():
-        lines = _lines(small[name], min(2, len(batches[0])), large[name], len(batches[0]))
-        rows.append({"layer": name, "k": segment.k, **_cost(lines, large[name], count, memory.batch_size, recipe)})
+        lines = _lines(small[name], few, large[name], many)
+        cost = _cost(lines, large[name], count, memory.batch_size, recipe)
+        if recipe.warm_start or recipe.precondition:
+            cost["seconds"] += _factor_seconds(masks[name].flatten(1), memory.factors, known)
+        rows.append({"layer": name, "k": segment.k, **cost})
     return pd.DataFrame(rows)
+
+
+def _factor_seconds(mask: Tensor, max_bytes: float, known: dict[tuple[int, ...], float]) -> float:
+    """Return the seconds of a layer's row factors and its least-squares start, which no image changes."""
+    key = (*mask.shape, int(mask.sum(1).max()))
+    if key not in known:
+        gram = torch.eye(mask.shape[1], device=mask.device)[None]
+
+        def start() -> Tensor:
+            return masked_least_squares(RowFactors(gram, mask, max_bytes=max_bytes), mask.to(gram.dtype))
+
+        known[key] = shortest(start, 1, mask.device)
+    return known[key]
 
 
 def _lines(small: Probe, few: int, large: Probe, many: int) -> Mapping[str, tuple[float, float]]:

@@ -148,12 +148,12 @@ def _probe(objective: ReconstructionLoss, weight: Tensor, images: int, live: flo
     graph = sum(storages.values()) / images
     if not repeats:
         return Probe(graph, live / images, 0.0, 0.0)
-    linearise = _shortest(lambda: objective.linearise(weight), repeats, weight.device)
-    product = _shortest(lambda: at.product(weight), repeats, weight.device)
+    linearise = shortest(lambda: objective.linearise(weight), repeats, weight.device)
+    product = shortest(lambda: at.product(weight), repeats, weight.device)
     return Probe(graph, live / images, linearise / images, product / images)
 
 
-def _shortest(function: Callable[[], object], repeats: int, device: torch.device) -> float:
+def shortest(function: Callable[[], object], repeats: int, device: torch.device) -> float:
     """Return the least seconds of several calls: what disturbs a measurement only adds."""
     seconds = []
     for _ in range(repeats):
