@@ -48,10 +48,10 @@ def estimate(
 ) -> pd.DataFrame:
     """Foretell the cost of :func:`snows_core.prune.prune` with the same arguments.
 
-    Every layer's product is timed on two small batches (2 and 8 images, or 32 in a small network); the line through the
-    two gives the cost per image and the fixed cost. Row factors are timed once for each size of layer. How many products
-    a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean (8 a layer), "paper" its
-    cap.
+    Every layer's product is timed on two small batches (2 and 8 images, or 32 in a small network); the line through
+    the two gives the cost per image and the fixed cost. Row factors are timed once for each size of layer. How many
+    products a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean (8 a layer),
+    "paper" its cap.
 
     Args:
         model: network in eval mode; not changed.
