@@ -25,6 +25,13 @@ MARK = "NBVAL_CHECK_OUTPUT"
 
 numbered = pytest.mark.parametrize("notebook", NUMBERED, ids=[n.stem for n in NUMBERED])
 
+# nbval runs a whole notebook a second time for its few marked cells: the quickest here, the others with the slow tests.
+QUICK = ("01", "02", "07")
+marked = pytest.mark.parametrize(
+    "notebook",
+    [pytest.param(n, id=n.stem, marks=[] if n.stem[:2] in QUICK else pytest.mark.slow) for n in NUMBERED],
+)
+
 
 @numbered
 def test_runs_and_matches_the_expected_values(notebook, tmp_path):
@@ -33,7 +40,7 @@ def test_runs_and_matches_the_expected_values(notebook, tmp_path):
     assert not summary.failures
 
 
-@numbered
+@marked
 def test_nbval_agrees_with_the_marked_cells(notebook, tmp_path):
     """Compare text outputs with the committed ones, where the notebook marks any; numbers are compared above."""
     if MARK not in notebook.path.read_text(encoding="utf-8"):
