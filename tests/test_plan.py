@@ -1,26 +1,11 @@
 """plan.py: every layer is selected, or left dense with the reason; what cannot be meant is refused."""
 
 import pytest
-from toys import random_images, small_resnet, small_vit, torch_attention
+from toys import chosen, plan, random_images, reasons, small_resnet, small_vit, torch_attention
 
 from snows_core.errors import SnowsError
-from snows_core.graph import Network
-from snows_core.plan import plan_layers
 
 RESNET_DEFAULT = ["layer1.conv1", "layer1.conv2", "layer2.conv1", "layer2.conv2", "layer2.downsample.0"]
-
-
-def plan(model, images=None, **choice):
-    images = random_images(2) if images is None else images
-    return plan_layers(Network(model), model, images, **choice)
-
-
-def chosen(planned):
-    return [entry.name for entry in planned if not entry.reason]
-
-
-def reasons(planned):
-    return {entry.name: entry.reason for entry in planned if entry.reason}
 
 
 def test_default_is_all_but_the_first_layer_and_the_classifier():

@@ -7,25 +7,12 @@ import torch
 from timm.layers import ScaledStdConv2dSame, StdConv2dSame
 from torch import nn
 from torch.nn import functional as F
-from toys import awake, random_images, random_mask, small_resnet, small_vit
+from toys import awake, chosen, plan, random_images, random_mask, reasons, small_resnet, small_vit
 
 from snows_core.errors import SnowsError
 from snows_core.graph import Network
 from snows_core.masks import NM, Unstructured
 from snows_core.plan import check_trace, choose_masks, plan_layers
-
-
-def plan(model, images=None, **choice):
-    images = random_images(2) if images is None else images
-    return plan_layers(Network(model), model, images, **choice)
-
-
-def chosen(planned):
-    return [entry.name for entry in planned if not entry.reason]
-
-
-def reasons(planned):
-    return {entry.name: entry.reason for entry in planned if entry.reason}
 
 
 class Zoo(nn.Module):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from snows_core.graph import Layer, Network, Segment
 from snows_core.objective import ReconstructionLoss
+from snows_core.plan import plan_layers
 from snows_core.stream import Stream
 
 
@@ -172,3 +173,17 @@ def dense_matrix(product, mask):
 def relative(got, expected):
     """Relative difference in the largest entry."""
     return float(((got - expected).abs().max() / expected.abs().max()).detach())
+
+
+def plan(model, images=None, **choice):
+    """Plan the layers of a model on two random images."""
+    images = random_images(2) if images is None else images
+    return plan_layers(Network(model), model, images, **choice)
+
+
+def chosen(planned):
+    return [entry.name for entry in planned if not entry.reason]
+
+
+def reasons(planned):
+    return {entry.name: entry.reason for entry in planned if entry.reason}

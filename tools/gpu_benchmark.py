@@ -26,7 +26,7 @@ from snows_core.recipe import get_recipe
 from snows_core.stream import Stream
 
 CASES = {"vit_large_patch16_224": (3000, 3), "resnet50": (3000, 30)}
-SMALL = {"vit_tiny_patch16_224": (4, 1), "resnet18": (4, 2)}
+SMALL = {"vit_tiny_patch16_224": (4, 1), "regnetx_002": (4, 2)}
 
 
 def clock(device: torch.device) -> float:
