@@ -1,6 +1,6 @@
 # Every target sets itself up: it needs Python >= 3.10 and git, nothing else.
 #
-#   make figures   run the notebooks offline, refresh figures/, print a table      (about 10 minutes after the install)
+#   make figures   run the notebooks offline, refresh figures/, print a table      (about 11 minutes after the install)
 #   make test      style, tests, doctests, notebooks against their expected values
 #   make bench     benchmarks, as a table          make lint   style only
 #   make lab       JupyterLab in notebooks/        make site   static HTML of the notebooks in site/
