@@ -31,7 +31,7 @@ class Needs(BaseModel):
     data: list[str] = Field(default_factory=list)
     gpu: bool = False
     minutes: float = Field(default=5.0, gt=0)
-    gigabytes: float = Field(default=1.0, gt=0)
+    gigabytes: float = Field(default=1.5, gt=0)
     disk_gigabytes: float = Field(default=0.0, ge=0)
     network: bool = False
 

@@ -1,5 +1,7 @@
 """The cost of a run, foretold: what must hold whatever the machine's speed."""
 
+import sys
+
 import pytest
 import torch
 from toys import random_images, small_resnet, small_vit
@@ -47,3 +49,17 @@ def test_the_foretold_graph_is_what_autograd_saves():
 def test_bad_counts_are_refused(count):
     with pytest.raises(SnowsError, match=r"count: got .*; expected an integer >= 1"):
         snows.estimate(small_resnet(), random_images(4), count=count)
+
+
+def test_row_factors_are_charged_once_a_layer_and_timed_once_a_size(monkeypatch):
+    module = sys.modules["snows_core.estimate"]  # the package shows the function under that name
+
+    monkeypatch.setattr(module, "shortest", lambda function, repeats, device: function() is None or 1000.0)
+    table = snows.estimate(small_resnet(), random_images(8, 8), "2:4", k=2)
+    assert (table["seconds"] > 1000).all()
+    without = snows.estimate(small_resnet(), random_images(8, 8), "2:4", k=2, warm_start=False, precondition=False)
+    assert (without["seconds"] < 1000).all()
+    calls, mask = [], torch.ones(4, 8, dtype=torch.bool)
+    monkeypatch.setattr(module, "shortest", lambda *args: calls.append(1) or 2.0)
+    known = {}
+    assert [module._factor_seconds(mask, 1e9, known) for _ in range(3)] == [2.0] * 3 and len(calls) == 1
