@@ -12,8 +12,8 @@ from typing import Protocol
 from torch import Tensor
 
 from snows_core.conjugate_gradients import CGSolution, Stop, conjugate_gradients, dot
-from snows_core.errors import bad
 from snows_core.line_search import armijo
+from snows_core.newton_options import NewtonOptions
 
 # A step that gains more or less than the quadratic model foretold, by this share, tells that the sample is too small.
 MISLEADS = 0.1
@@ -37,59 +37,6 @@ class Objective(Protocol):
 
     def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linear:
         """Return loss, gradient and curvature product; the product from a sample of the images where one is named."""
-
-
-@dataclass(frozen=True)
-class NewtonOptions:
-    """Settings of the Newton loop.
-
-    Attributes:
-        steps: Newton steps at most.
-        tolerance: end when a step lowers the loss by less than this fraction, or by what the quadratic model
-            foretold to within this fraction: the model was right, and it has been solved.
-        cg_iterations: cap on products in one step.
-        cg_relative: relative residual tolerance.
-        cg_absolute: absolute residual tolerance (the published rule).
-        cg_progress: Martens' epsilon, 0 for off.
-        cg_window: Martens' smallest lag.
-        damping: added to H times identity (published: 1e-4); 0 with a preconditioned, damped Gram matrix.
-        armijo: fraction c of the predicted decrease.
-        shrink: backtracking factor.
-        backtracks: how many times to shrink.
-        curvature_images: images whose curvature CG uses at first, doubled whenever a step gains clearly less or
-            more than the quadratic model foretold; None for all of them always.
-    """
-
-    steps: int = 3
-    tolerance: float = 1e-2
-    cg_iterations: int = 500
-    cg_relative: float = 0.0
-    cg_absolute: float = 0.0
-    cg_progress: float = 0.0
-    cg_window: int = 10
-    damping: float = 0.0
-    armijo: float = 1e-5
-    shrink: float = 0.9
-    backtracks: int = 50
-    curvature_images: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
-        sample = self.curvature_images
-        if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
-            raise bad("curvature_images", repr(sample), "a number of images >= 1, or None for all")
-        for name, value in vars(self).items():
-            if name == "curvature_images":
-                continue
-            kind = int if name in ("steps", "cg_iterations", "cg_window", "backtracks") else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kind):
-                raise bad(name, repr(value), "an integer" if kind is int else "a number")
-        if self.steps < 0 or self.cg_iterations < 1:
-            raise bad("steps, cg_iterations", (self.steps, self.cg_iterations), "steps >= 0 and cg_iterations >= 1")
-        if not 0 < self.shrink < 1 or not 0 <= self.armijo < 1:
-            raise bad("shrink, armijo", (self.shrink, self.armijo), "shrink in (0, 1) and armijo in [0, 1)")
-        if min(self.damping, self.tolerance, self.cg_relative, self.cg_absolute, self.cg_progress) < 0:
-            raise bad("damping and tolerances", "a negative number", "numbers >= 0")
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from snows_core.checks import integer, number, switch
 from snows_core.errors import bad, closest
-from snows_core.graph import TapRule
-from snows_core.newton_cg import NewtonOptions
-from snows_core.objective import Curvature
-from snows_core.precision import Precision
+from snows_core.newton_options import NewtonOptions
+
+if TYPE_CHECKING:  # the command line reads this file without loading PyTorch
+    from snows_core.graph import TapRule
+    from snows_core.objective import Curvature
+    from snows_core.precision import Precision
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Every choice of the method that a user may change; results always carry the recipe's name.
+
+    The defaults are those of "fast": ``Recipe("mine", ridge=1e-2)`` differs from it in what it names alone. Numbers may
+    come as scalars of NumPy or PyTorch and are kept as Python's own.
 
     Attributes:
         name: "fast", "paper", or what a user calls a changed one.
@@ -33,6 +40,12 @@ class Recipe:
         ridge: damping of the least-squares start and of the preconditioner, relative to the mean Gram diagonal.
         batch_size: images per batch.
         newton: Newton, CG and line-search settings.
+
+    Raises:
+        SnowsError: on a value that cannot be meant, naming the field.
+
+    >>> Recipe("mine", warm_start=False).curvature
+    'gauss-newton'
     """
 
     name: str
@@ -43,29 +56,33 @@ class Recipe:
     passes: int = 1
     taps: TapRule = "all"
     normalise: bool = True
-    curvature: Curvature = "hessian"
+    curvature: Curvature = "gauss-newton"
     precision: Precision = "float32"
     ridge: float = 1e-3
     batch_size: int = 64
     newton: NewtonOptions = field(default_factory=NewtonOptions)
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise bad(name, repr(getattr(self, name)), f"one of {choices}")
-        for name in ("warm_start", "precondition", "mini_batches", "normalise"):
-            if not isinstance(getattr(self, name), bool):
-                raise bad(name, repr(getattr(self, name)), "True or False")
-        for name in ("passes", "batch_size"):
+        """Refuse values that cannot be meant, and keep the others as Python's own."""
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise bad("name", repr(self.name), "a text that names the recipe in results")
+        for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise bad(name, repr(value), "an integer >= 1")
-        if not isinstance(self.ridge, int | float) or not self.ridge >= 0:
-            raise bad("ridge", repr(self.ridge), "a number >= 0")
+            if not isinstance(value, str) or value not in choices:
+                raise bad(name, repr(value), f"one of {choices}", closest(str(value), choices))
+        for name in ("warm_start", "precondition", "mini_batches", "normalise"):
+            self._keep(name, switch(name, getattr(self, name)))
+        for name in ("passes", "batch_size"):
+            self._keep(name, integer(name, getattr(self, name), 1))
+        self._keep("ridge", number("ridge", self.ridge))
+        if not isinstance(self.newton, NewtonOptions):
+            raise bad("newton", repr(self.newton), "NewtonOptions(...)", "For instance NewtonOptions(steps=2).")
+
+    def _keep(self, name: str, value: float) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen for everybody else
 
 
-_CHOICES = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "targets": ("dense", "pruned"),
     "taps": ("all", "published"),
     "curvature": ("hessian", "gauss-newton"),
@@ -74,27 +91,46 @@ _CHOICES = {
 
 
 RECIPES = {
-    "fast": Recipe(
-        "fast", curvature="gauss-newton",
+    "fast": Recipe("fast"),
+    "paper": Recipe(
+        "paper",
+        targets="pruned",
+        warm_start=False,
+        precondition=False,
+        mini_batches=True,
+        passes=3,
+        taps="published",
+        normalise=False,
+        curvature="hessian",
+        batch_size=512,
         newton=NewtonOptions(
-            steps=5, tolerance=1e-2, cg_iterations=50, cg_progress=5e-3, cg_window=3, curvature_images=256
+            steps=1,
+            tolerance=0.0,
+            cg_iterations=500,
+            cg_absolute=1e-3,
+            cg_progress=0.0,
+            cg_window=10,
+            damping=1e-4,
+            curvature_images=None,
         ),
     ),
-    "paper": Recipe(
-        "paper", targets="pruned", warm_start=False, precondition=False, mini_batches=True, passes=3, taps="published",
-        normalise=False,
-        batch_size=512,
-        newton=NewtonOptions(steps=1, tolerance=0.0, cg_iterations=500, cg_absolute=1e-3, damping=1e-4),
-    ),
-}  # fmt: skip
+}
 
 
-def get_recipe(recipe: str | Recipe, **changes: Any) -> Recipe:
+def changeable() -> dict[str, Any]:
+    """Return every option that a recipe has, by name, with the value of "fast"."""
+    fast = RECIPES["fast"]
+    of_recipe = {f.name: getattr(fast, f.name) for f in fields(fast) if f.name not in ("name", "newton")}
+    return of_recipe | {f.name: getattr(fast.newton, f.name) for f in fields(fast.newton)}
+
+
+def get_recipe(recipe: str | Recipe, arguments: Iterable[str] = (), /, **changes: Any) -> Recipe:
     """Return a recipe by name, with single options changed.
 
     Args:
         recipe: "fast", "paper", or a Recipe.
-        **changes: fields of :class:`Recipe` or of :class:`~snows_core.newton_cg.NewtonOptions`.
+        arguments: names of the other arguments that the caller takes, to be suggested for a misspelt option.
+        **changes: fields of :class:`Recipe` or of :class:`~snows_core.newton_options.NewtonOptions`.
 
     Returns:
         The recipe.
@@ -111,12 +147,9 @@ def get_recipe(recipe: str | Recipe, **changes: Any) -> Recipe:
         recipe = RECIPES[recipe]
     if not isinstance(recipe, Recipe):
         raise bad("recipe", repr(recipe), f"one of {sorted(RECIPES)} or a Recipe")
-    of_recipe = {f.name for f in fields(Recipe)} - {"name", "newton"}
+    if unknown := [name for name in changes if name not in changeable()]:
+        known = sorted({*changeable(), *arguments})
+        raise bad("option", repr(unknown[0]), f"one of {known}", closest(unknown[0], known))
     of_newton = {f.name for f in fields(NewtonOptions)}
-    unknown = set(changes) - of_recipe - of_newton
-    if unknown:
-        name = sorted(unknown)[0]
-        raise bad("option", repr(name), f"one of {sorted(of_recipe | of_newton)}",
-                  closest(name, of_recipe | of_newton))  # fmt: skip
-    newton = replace(recipe.newton, **{key: value for key, value in changes.items() if key in of_newton})
-    return replace(recipe, newton=newton, **{key: value for key, value in changes.items() if key in of_recipe})
+    newton = replace(recipe.newton, **{name: value for name, value in changes.items() if name in of_newton})
+    return replace(recipe, newton=newton, **{name: value for name, value in changes.items() if name not in of_newton})
