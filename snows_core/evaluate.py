@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from snows_core.errors import bad
+from snows_core.batches import split_batch
+from snows_core.calibration import run_on_example
+from snows_core.errors import SnowsError, bad
+from snows_core.scores import Scores, Tally, read_scores
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class Metrics:
     """Figures of merit on one set of images.
+
+    Where a network classifies pixels, accuracy and agreement are percent of all pixels, and KL is the mean over them.
 
     Attributes:
         images: how many images were seen.
@@ -34,23 +43,6 @@ class Metrics:
         return asdict(self)
 
 
-def _batches(images: Any, labels: Tensor | None, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    if isinstance(images, Tensor):
-        if labels is not None and len(labels) != len(images):
-            raise bad("labels", f"{len(labels)} labels", f"one per image ({len(images)})")
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            yield images[part], None if labels is None else labels[part]
-        return
-    if labels is not None:
-        raise bad("labels", "a tensor beside a loader", "None", "Let the loader yield (images, labels) pairs instead.")
-    for batch in images:
-        if isinstance(batch, list | tuple):
-            yield batch[0], (batch[1] if len(batch) > 1 else None)
-        else:
-            yield batch, None
-
-
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -63,49 +55,157 @@ def evaluate(
 ) -> Metrics:
     """Measure a classifier on images, beside its labels and beside a reference network where they are given.
 
+    Outputs may be logits (N, classes); one logit (N,) or (N, 1), whose sign decides between the classes 0 and 1; or
+    logits of pixels (N, classes, H, W), as a segmentation network gives them. The class axis is axis 1, as in PyTorch's
+    cross-entropy; transpose outputs (N, tokens, classes). In a mapping the logits stand under "logits" or "out".
+
+    Nothing of the caller's is changed: networks keep device and modes, also after an error, and images are copied for
+    each network. Images take the network's floating-point dtype; the figures are computed in single precision at least.
+
     Args:
-        model: network that maps images (N, C, H, W) to logits (N, classes); evaluated in eval mode.
-        images: tensor (N, C, H, W), or a DataLoader or iterable of ``x`` or ``(x, y)`` batches.
-        labels: class indices (N,), only beside a tensor of images.
+        model: network of images (N, C, H, W); evaluated in eval mode.
+        images: tensor (N, C, H, W), or a DataLoader or iterable of batches: ``x``, ``(x, y)``, or dictionaries such as
+            ``{"pixel_values": x, "labels": y}``.
+        labels: class indices (N,), or (N, H, W) for pixels, where the labels 255 and -100 count as none; 0 and 1 for
+            one logit. Only beside a tensor of images.
         reference: the dense network; gives agreement and KL.
         batch_size: images a batch, for a tensor of images.
-        device: where to compute; default: where the model is.
+        device: where to compute; default: where each network is. A network that is elsewhere is copied.
 
     Returns:
         The figures; those that cannot be computed are None.
 
     Raises:
-        SnowsError: on no images, or labels that do not match them.
+        SnowsError: on no images, outputs or labels that are none of the above or do not match, logits that are not
+            finite, or images that the network refuses.
     """
-    device = torch.device(device) if device is not None else next(model.parameters()).device
-    networks = [network for network in (model, reference) if network is not None]
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    for network in networks:
-        network.eval().to(device)
-    seen = labelled = right = same = 0
-    divergence = 0.0
-    try:
+    tally, seen = Tally(), 0
+    with contextlib.ExitStack() as networks:
+        run = networks.enter_context(in_eval_mode(model, device))
+        dense = None
+        if reference is not None:
+            dense = networks.enter_context(in_eval_mode(reference, device, "reference"))
         for x, y in _batches(images, labels, batch_size):
-            logits = model(x.to(device))
-            top = logits.argmax(1)
+            scores = run(x)
             seen += len(x)
             if y is not None:
-                labelled += len(x)
-                right += int((top == y.to(device)).sum())
-            if reference is not None:
-                target = reference(x.to(device))
-                same += int((top == target.argmax(1)).sum())
-                divergence += float(
-                    F.kl_div(F.log_softmax(logits, 1), F.log_softmax(target, 1), reduction="sum", log_target=True)
-                )
-    finally:
-        for module, mode in modes:
-            module.training = mode
+                tally.add_labels(scores, y)
+            if dense is not None:
+                tally.add_reference(scores, dense(x))
     if seen == 0:
         raise bad("images", "no images", "at least one image")
     return Metrics(
         images=seen,
-        accuracy=100 * right / labelled if labelled else None,
-        agreement=100 * same / seen if reference is not None else None,
-        kl=divergence / seen if reference is not None else None,
+        accuracy=100 * tally.right / tally.labelled if tally.labelled else None,
+        agreement=None if reference is None else 100 * tally.same / tally.compared,
+        kl=None if reference is None else max(0.0, tally.divergence / tally.compared),
     )
+
+
+@contextlib.contextmanager
+def in_eval_mode(
+    model: nn.Module, device: torch.device | str | None = None, name: str = "model"
+) -> Iterator[Callable[[Tensor], Scores]]:
+    """Give a function from images (N, C, H, W) to scores, and afterwards the network as it was.
+
+    Args:
+        model: the network; copied only where ``device`` is not where it is.
+        device: where to compute; default: where the network is.
+        name: "model" or "reference", for messages.
+
+    Yields:
+        The function; its images are copied to the network's device and floating-point dtype.
+
+    Raises:
+        SnowsError: when this is no network, or there is no such device.
+    """
+    if not isinstance(model, nn.Module):
+        raise bad(name, type(model).__name__, "a torch.nn.Module", "Of a result of prune, pass result.model.")
+    tensors = list(itertools.chain(model.parameters(), model.buffers()))
+    home = tensors[0].device if tensors else torch.device("cpu")
+    place = home if device is None else _existing(device)
+    dtype = next((t.dtype for t in tensors if t.dtype in FLOATS), None)
+    if device is not None and any(t.device != place for t in tensors):
+        model = _copied(model, name).to(place)
+    modes = [(module, module.training) for module in model.modules()]
+
+    def run(images: Tensor) -> Scores:
+        kind = dtype if dtype is not None and images.is_floating_point() else images.dtype
+        example = images.to(place, kind, copy=True)  # a network that writes into its images writes into the copy
+        return read_scores(run_on_example(model, example), len(images), name)
+
+    try:
+        model.eval()
+        yield run
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _copied(model: nn.Module, name: str) -> nn.Module:
+    """Return a deep copy, also of a network that holds computed tensors, such as a weight masked by torch's hooks."""
+    held = (value for module in model.modules() for value in vars(module).values())
+    computed = {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and not v.is_leaf}
+    try:
+        return copy.deepcopy(model, computed)
+    except Exception as error:  # a lock, a file, a generator: each refuses in its own way
+        raise bad(
+            name,
+            f"a {type(model).__name__} that is not on the device and cannot be copied there ({error})",
+            "a network that copy.deepcopy copies",
+            "Move it yourself with model.to(device), and leave device out.",
+        ) from error
+
+
+def _existing(device: torch.device | str) -> torch.device:
+    """Return a device with its index, so that "cuda" equals the "cuda:0" of a tensor that is there."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise bad("device", f"'{device}' ({reason})", "cpu, cuda, cuda:1, mps, ... of this machine") from error
+
+
+def _batches(images: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield checked batches of images and labels; empty ones are left out."""
+    if isinstance(images, Tensor):
+        yield from _cut(*split_batch((images, labels), strict=True), batch_size)
+        return
+    if labels is not None:
+        raise bad("labels", "a tensor beside a loader", "None", "Let the loader yield (images, labels) pairs instead.")
+    if isinstance(images, Mapping):
+        yield from _cut(*split_batch(images, strict=True), batch_size)
+        return
+    try:
+        iterator = iter(images)
+    except TypeError:
+        raise bad("images", type(images).__name__, "a tensor (N, C, H, W), a DataLoader or batches") from None
+    for batch in iterator:
+        x, y = split_batch(batch, strict=True)
+        _check_batch(x, y)
+        if len(x):
+            yield x, y
+
+
+def _cut(images: Tensor, labels: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise bad("batch_size", size, "an integer >= 1")
+    _check_batch(images, labels)
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        yield images[part], None if labels is None else labels[part]
+
+
+def _check_batch(images: Tensor, labels: Tensor | None) -> None:
+    if labels is not None and labels.ndim == 0:
+        raise SnowsError(
+            f"images: got a single image of shape {tuple(images.shape)} with its label; expected batches (N, C, H, W)"
+            " with labels (N,). A data set goes through torch.utils.data.DataLoader(dataset, batch_size=256)."
+        )
+    if images.ndim < 2 or images.ndim == 3:
+        fix = "Add the batch axis with images.unsqueeze(0)." if images.ndim == 3 else ""
+        if images.ndim == 1:
+            fix = "Labels go beside a tensor as evaluate(model, images, labels), or in pairs from a loader."
+        raise bad("images", f"shape {tuple(images.shape)}", "(N, C, H, W)", fix)
+    if labels is not None and len(labels) != len(images):
+        raise bad("labels", f"{len(labels)} labels", f"one per image ({len(images)})")
