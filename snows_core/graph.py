@@ -71,13 +71,19 @@ class Network:
     Args:
         model: network in eval mode; copied, never changed.
         leaf_modules: see :func:`snows_core.trace.trace`.
+        example: a few images, to answer what the forward pass asks of shapes; see there.
 
     Raises:
         SnowsError: when the model cannot be traced, or has no convolution or linear layer.
     """
 
-    def __init__(self, model: nn.Module, leaf_modules: Iterable[type[nn.Module] | str] = ()) -> None:
-        self.module = trace(model, leaf_modules)
+    def __init__(
+        self,
+        model: nn.Module,
+        leaf_modules: Iterable[type[nn.Module] | str] = (),
+        example: Tensor | None = None,
+    ) -> None:
+        self.module = trace(model, leaf_modules, example)
         self.nodes: list[fx.Node] = [node for node in self.module.graph.nodes if node.op not in ("get_attr", "output")]
         self.image = self.nodes[0]
         self.index = {node: i for i, node in enumerate(self.nodes)}

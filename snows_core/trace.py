@@ -8,7 +8,6 @@ fused norm-activation layer is split into its two operations.
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import inspect
 import operator
@@ -19,10 +18,11 @@ from typing import Any
 import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
 from timm.layers.norm_act import BatchNormAct2d
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torchvision import ops as vision_ops
 
+from snows_core.copies import in_full_precision, plain_copy, unwrap
 from snows_core.errors import SnowsError, bad, closest
 from snows_core.operations import hard_sigmoid
 
@@ -206,12 +206,15 @@ def _with_one_input(network: nn.Module) -> nn.Module:
     return network
 
 
-def trace(model: nn.Module, leaf_modules: Iterable[type[nn.Module] | str] = ()) -> fx.GraphModule:
+def trace(
+    model: nn.Module, leaf_modules: Iterable[type[nn.Module] | str] = (), example: Tensor | None = None
+) -> fx.GraphModule:
     """Trace a network in eval mode into a graph of out-of-place operations over a private copy of its weights.
 
     Args:
         model: network with one image input, in eval mode.
         leaf_modules: modules not to look into: classes, qualified names, or globs of names. Their weights stay dense.
+        example: a few images; what the forward pass asks of shapes and types is answered with them.
 
     Returns:
         A GraphModule with the same parameter names as ``model`` for all that the forward pass uses.
@@ -222,6 +225,7 @@ def trace(model: nn.Module, leaf_modules: Iterable[type[nn.Module] | str] = ()) 
     """
     if not isinstance(model, nn.Module):
         raise bad("model", type(model).__name__, "a torch.nn.Module", "Pass the network itself, not its name.")
+    model = unwrap(model)
     if model.training:
         raise bad("model", "a model in train mode", "a model in eval mode", "Call model.eval() first.")
     for name, module in model.named_modules():
@@ -232,7 +236,7 @@ def trace(model: nn.Module, leaf_modules: Iterable[type[nn.Module] | str] = ()) 
     for leaf in leaf_modules:
         if isinstance(leaf, str) and not fnmatch.filter(names, leaf):
             raise bad("leaf_modules", repr(leaf), "names or globs of this model's modules", closest(leaf, names))
-    twin = _with_one_input(copy.deepcopy(model).requires_grad_(False))
+    twin = _with_one_input(in_full_precision(plain_copy(model)).requires_grad_(False))
     tracer = _Tracer(leaf_modules)
     try:
         graph = tracer.trace(twin)
