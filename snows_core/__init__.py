@@ -1,24 +1,34 @@
 """SNOWS: one-shot pruning of vision networks that preserves deep representations.
 
-``prune`` is the main entry; see the README for a first example.
+``prune`` is the main entry; see the README for a first example. What a name needs is loaded when it is first used, so
+that ``import snows_core`` and the command line's help do not wait for PyTorch.
 """
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from snows_core import _threads  # noqa: F401  (before PyTorch)
 from snows_core.errors import SnowsError
-from snows_core.estimate import estimate
-from snows_core.evaluate import Metrics, evaluate
-from snows_core.masks import NM, Unstructured
-from snows_core.provenance import provenance, versions
-from snows_core.prune import make_masks, prune
-from snows_core.recipe import Recipe
-from snows_core.refine import flip_and_shift
-from snows_core.result import PruneResult, apply_masks, load
+
+if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says the same
+    from snows_core.estimate import estimate
+    from snows_core.evaluate import Metrics, evaluate
+    from snows_core.masks import NM, Unstructured
+    from snows_core.newton_options import NewtonOptions
+    from snows_core.provenance import provenance, versions
+    from snows_core.prune import make_masks, prune
+    from snows_core.recipe import Recipe
+    from snows_core.refine import flip_and_shift
+    from snows_core.result import PruneResult, apply_masks, load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "NM",
     "Metrics",
+    "NewtonOptions",
     "PruneResult",
     "Recipe",
     "SnowsError",
@@ -33,3 +43,55 @@ __all__ = [
     "prune",
     "versions",
 ]
+
+# Public name to the module that defines it.
+_PLACES = {
+    "NM": "masks",
+    "Metrics": "evaluate",
+    "NewtonOptions": "newton_options",
+    "PruneResult": "result",
+    "Recipe": "recipe",
+    "Unstructured": "masks",
+    "apply_masks": "result",
+    "estimate": "estimate",
+    "evaluate": "evaluate",
+    "flip_and_shift": "refine",
+    "load": "result",
+    "make_masks": "prune",
+    "provenance": "provenance",
+    "prune": "prune",
+    "versions": "provenance",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name, or a module of the package, when it is first asked for (PEP 562)."""
+    if name in _PLACES:
+        value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":  # the module is there, and something that it needs is not
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return what there is, loaded or not."""
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """This package: where a function and its module have one name, as in ``prune``, the name means the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; the import system does so with each module of the package once it has loaded it."""
+        if isinstance(value, ModuleType) and _PLACES.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -106,6 +106,13 @@ def test_installed_version_is_the_packages():
     assert script.value == "snows_core.cli:main"
 
 
+def test_types_are_shipped(project):
+    assert "Typing :: Typed" in project["classifiers"]
+    assert (Path(snows_core.__file__).parent / "py.typed").is_file()
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert content["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["snows_core"]}  # all that git knows
+
+
 def tracked_texts() -> list[Path]:
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
