@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 
 def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, then rename it; a reader never sees half a file.
+
+    The file has the mode that the user's umask gives to new files, whatever ``write`` makes of it: some writers make
+    private files.
 
     Args:
         path: the file to make or replace; its folder is made where missing.
@@ -21,12 +25,12 @@ def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f".{secrets.token_hex(8)}{path.suffix}"
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,6 +14,7 @@ from tqdm.auto import tqdm
 
 from snows_core.errors import SnowsError, bad, closest
 from snows_core.evaluate import Metrics, evaluate
+from snows_core.files import write_whole
 from snows_core.provenance import versions
 from snows_core.zoo.digits import load_digits
 from snows_core.zoo.networks import DIGITS_NETWORKS
@@ -109,18 +106,6 @@ def fit(model: nn.Module, recipe: TrainRecipe, seed: int, progress: bool = True,
     return model.eval()
 
 
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write to a temporary name beside ``path`` and rename, so that the file is there whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
 def train(name: str, out: str | Path | None = None, seed: int = 0, progress: bool = True) -> Metrics:
     """Train one of the shipped digits networks from scratch and write it beside a record of how.
 
@@ -166,7 +151,7 @@ def _write(model: nn.Module, name: str, folder: Path, recipe: TrainRecipe, seed:
         for key, value in model.state_dict().items()
     }
     weights = folder / f"{name}.safetensors"
-    _write_whole(weights, lambda path: save_file(state, path))
+    write_whole(weights, lambda path: save_file(state, path))
     model.load_state_dict(read_state(weights))
     metrics = evaluate(model, *load_digits().test.tensors())
     record = {
@@ -181,5 +166,6 @@ def _write(model: nn.Module, name: str, folder: Path, recipe: TrainRecipe, seed:
         "recipe": asdict(recipe),
         "versions": {package: version for package, version in versions().items() if version != "not installed"},
     }
-    _write_whole(folder / f"{name}.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+    text = json.dumps(record, indent=2) + "\n"
+    write_whole(folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
     return metrics
