@@ -6,19 +6,36 @@ Exit codes: 0 all is well; 1 something the user can put right, said in one sente
 
 from __future__ import annotations
 
-import functools
 import os
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from snows_core.cli_options import MODEL_HELP, Data, DataRoot, Device, KOption, Model, Weights
-from snows_core.errors import SnowsError
-
-INTERRUPTED = 130
+from snows_core import completion
+from snows_core.cli_messages import INTERRUPTED, guarded
+from snows_core.cli_options import (
+    Data,
+    DataRoot,
+    Device,
+    Exclude,
+    Images,
+    KOption,
+    Layers,
+    LeafModules,
+    MaxMemory,
+    Model,
+    ModelName,
+    Pattern,
+    Quiet,
+    RecipeName,
+    Seed,
+    Settings,
+    Weights,
+    checked_seed,
+    home_expanded,
+    read_settings,
+)
 
 
 def example(*lines: str) -> str:
@@ -31,40 +48,10 @@ app = typer.Typer(
     help="Prune a trained vision network once, without retraining, and keep what it knows.",
     epilog=example("snows prune --model digits-resnet20 --pattern 1:4 --out pruned"),
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-
-def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a user's mistake into one sentence and exit code 1, and Ctrl-C into exit code 130; bugs keep their trace.
-
-    Args:
-        command: a command's function.
-
-    Returns:
-        The function with the same signature.
-    """
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.showwarning = _show_warning
-                command(*args, **kwargs)
-        except (SnowsError, OSError) as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt as error:
-            typer.echo("interrupted: what was finished before is kept, nothing is half-written", err=True)
-            raise typer.Exit(INTERRUPTED) from error
-
-    return run
-
-
-def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
-    typer.echo(f"warning: {message}", err=True)
 
 
 def _version(asked: bool) -> None:
@@ -89,64 +76,51 @@ def _root(
     epilog=example(
         "snows prune --model digits-resnet20 --pattern 1:4 --k 5 --images 256 --out pruned",
         "snows prune --model timm/resnet50 --data imagenette --pattern 2:4 --k 30 --out resnet50-2to4",
+        "snows prune --model resnet20 --pattern global:0.9:0.95 --refine 150 --max-memory 2GB --out resnet20-90",
     ),
 )
 @guarded
 def prune_command(
-    model: Annotated[str, typer.Option(help=MODEL_HELP)],
-    out: Annotated[Path, typer.Option(help="Folder for weights, masks, manifest and report.")],
+    model: ModelName,
+    out: Annotated[
+        Path, typer.Option(help="Folder for weights, masks, manifest and report.", callback=home_expanded)
+    ],
     data: Data = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option(help="N:M as 2:4, or a share of zeros as 0.8.", show_default="the experiment's own"),
-    ] = None,
+    pattern: Pattern = None,
     k: KOption = None,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="Calibration images.", show_default="the experiment's own, 256 mostly")
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="fast, or paper for the published procedure.")] = "fast",
-    layers: Annotated[
-        list[str] | None,
-        typer.Option(help="Glob of layers to prune; may be repeated.", show_default="all but the first and the last"),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(help="Glob of layers to leave dense; may be repeated.", show_default="the experiment's own"),
-    ] = None,
+    images: Images = None,
+    recipe: RecipeName = "fast",
+    settings: Settings = None,
+    layers: Layers = None,
+    exclude: Exclude = None,
+    leaf_modules: LeafModules = None,
     refine: Annotated[
         int, typer.Option(min=0, help="Steps of joint refinement after the sweep; pays at high sparsity.")
     ] = 0,
     augment: Annotated[
         bool, typer.Option("--augment", help="Mirror and shift images during refinement (natural images only).")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the calibration sample.")] = 0,
+    max_memory: MaxMemory = None,
+    seed: Seed = 0,
     data_root: DataRoot = None,
     weights: Weights = None,
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Prune a network on images, measure the result and save it.
 
     The dense network's accuracy is checked first; calibration images come from the training split, the measurements
     from the test split. Ctrl-C saves the layers solved so far.
     """
-    from snows_core.commands import PruneOptions, Source, prune_to_folder
+    changes = read_settings(settings or ())
+    from snows_core.commands import PruneOptions, RunOptions, Source, prune_to_folder
 
-    options = PruneOptions(
-        out,
-        overwrite,
-        pattern,
-        k,
-        images,
-        recipe,
-        seed,
-        tuple(layers or ()),
-        tuple(exclude or ()),
-        not quiet,
-        refine,
-        augment,
-    )
+    run = RunOptions(
+        pattern, k, images, recipe, changes, tuple(layers or ()), tuple(exclude or ()), tuple(leaf_modules or ()),
+        max_memory, seed,
+    )  # fmt: skip
+    options = PruneOptions(out, run, overwrite, not quiet, refine, augment)
     result = prune_to_folder(Source(model, data, data_root, weights, device), options, typer.echo)
     if not result.complete:
         typer.echo(f"interrupted: {out} holds the layers solved so far, the others are dense", err=True)
@@ -162,7 +136,9 @@ def prune_command(
 )
 @guarded
 def evaluate_command(
-    folder: Annotated[Path | None, typer.Argument(help="What `snows prune` wrote.", show_default=False)] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="What `snows prune` wrote.", show_default=False, callback=home_expanded)
+    ] = None,
     model: Model = None,
     data: Data = None,
     data_root: DataRoot = None,
@@ -170,34 +146,43 @@ def evaluate_command(
     device: Device = None,
 ) -> None:
     """Print accuracy, agreement with the dense network, and KL divergence on the test images."""
-    from snows_core.commands import Source, evaluate_folder, source_of
+    from snows_core.commands import evaluate_folder, source_of
     from snows_core.tables import table
 
-    given = None if model is None else Source(model, data, data_root, weights, device)
-    source = source_of(folder, given, data, data_root, device)
+    source = source_of(folder, model, data, data_root, weights, device)
     typer.echo(table(evaluate_folder(folder, source, typer.echo), index=True))
 
 
 @app.command("estimate", epilog=example("snows estimate --model digits-resnet20 --pattern 1:4 --images 256"))
 @guarded
 def estimate_command(
-    model: Annotated[str, typer.Option(help=MODEL_HELP)],
+    model: ModelName,
     data: Data = None,
-    pattern: Annotated[str | None, typer.Option(help="As in prune.", show_default="the experiment's own")] = None,
+    pattern: Pattern = None,
     k: KOption = None,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="Calibration images of the run.", show_default="the experiment's own")
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="fast, or paper for the published procedure.")] = "fast",
+    images: Images = None,
+    recipe: RecipeName = "fast",
+    settings: Settings = None,
+    layers: Layers = None,
+    exclude: Exclude = None,
+    leaf_modules: LeafModules = None,
+    max_memory: MaxMemory = None,
+    seed: Annotated[
+        int, typer.Option(callback=checked_seed, help="Seed of the sample of images that is timed.")
+    ] = 0,
     data_root: DataRoot = None,
     weights: Weights = None,
     device: Device = None,
 ) -> None:
     """Say what pruning would cost: products, seconds and memory per layer, measured on a few images; prunes nothing."""
-    from snows_core.commands import Source, estimate_table
+    changes = read_settings(settings or ())
+    from snows_core.commands import RunOptions, Source, estimate_table
 
-    source = Source(model, data, data_root, weights, device)
-    typer.echo(estimate_table(source, pattern, k, images, recipe))
+    run = RunOptions(
+        pattern, k, images, recipe, changes, tuple(layers or ()), tuple(exclude or ()), tuple(leaf_modules or ()),
+        max_memory, seed,
+    )  # fmt: skip
+    typer.echo(estimate_table(Source(model, data, data_root, weights, device), run, typer.echo))
 
 
 @app.command(
@@ -214,11 +199,16 @@ def reproduce_command(
     ] = None,
     profile: Annotated[str, typer.Option(help="digits (offline), or one of notebooks/profiles.")] = "digits",
     notebooks: Annotated[
-        Path | None, typer.Option(help="Folder of the notebooks.", show_default="notebooks/ of this clone")
+        Path | None,
+        typer.Option(help="Folder of the notebooks.", show_default="notebooks/ of this clone", callback=home_expanded),
     ] = None,
     figures: Annotated[
         Path | None,
-        typer.Option(help="Folder of the figures.", show_default="SNOWS_FIGURES, else figures/ of this clone"),
+        typer.Option(
+            help="Folder of the figures.",
+            show_default="SNOWS_FIGURES, else figures/ of this clone",
+            callback=home_expanded,
+        ),
     ] = None,
     data_root: DataRoot = None,
     timeout: Annotated[
@@ -226,7 +216,7 @@ def reproduce_command(
         typer.Option(min=1, help="Seconds a cell may take.", show_default="three times the profile's time"),
     ] = None,
     listing: Annotated[bool, typer.Option("--list", help="Show notebooks and profiles; run none.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run the notebooks, refresh figures/ and compare every metric with figures/expected.yaml.
 
@@ -257,9 +247,17 @@ def reproduce_command(
 @app.command("train", epilog=example("snows train digits-resnet20 --out retrained"))
 @guarded
 def train_command(
-    name: Annotated[str, typer.Argument(help="A network that the package ships, such as digits-resnet20.")],
-    out: Annotated[Path, typer.Option(help="Folder for weights and record.")] = Path("."),
-    seed: Annotated[int, typer.Option(help="Of weights, batches and shifts; the shipped files have 0.")] = 0,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A network that the package ships, such as digits-resnet20.", autocompletion=completion.shipped
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for weights and record.", callback=home_expanded)] = Path("."),
+    seed: Annotated[
+        int,
+        typer.Option(callback=checked_seed, help="Of weights, batches and shifts; the shipped files have 0."),
+    ] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Train one of the shipped digits networks again, from scratch."""

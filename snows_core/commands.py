@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import shlex
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
 
 from snows_core.choose_k import K
-from snows_core.errors import SnowsError, bad
+from snows_core.command_source import Say, Source, check_dense, check_device, source_of
+from snows_core.errors import bad
 from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate
 from snows_core.masks import parse_pattern
@@ -24,122 +25,121 @@ from snows_core.refine import flip_and_shift
 from snows_core.result import PruneResult, check_target, load
 from snows_core.tables import layer_table, metrics_frame, table
 from snows_core.zoo.bundle import DataBundle
-from snows_core.zoo.registry import EXPERIMENTS, Experiment, experiment
+from snows_core.zoo.registry import EXPERIMENTS, Experiment
 
-Say = Callable[[str], None]
+__all__ = [
+    "PruneOptions",
+    "RunOptions",
+    "Source",
+    "check_dense",
+    "check_device",
+    "estimate_table",
+    "evaluate_folder",
+    "experiments_frame",
+    "measure",
+    "prune_to_folder",
+    "source_of",
+]
 
 
 @dataclass(frozen=True)
-class Source:
-    """Which network on which images.
+class RunOptions:
+    """What `snows prune` and `snows estimate` share; None and empty mean the experiment's default.
 
     Attributes:
-        model: name of an experiment, "timm/<name>" or "torchvision/<name>".
-        data: name of a data set; None means the experiment's own.
-        data_root: folder of the data sets.
-        weights: local file of weights instead of the usual ones.
-        device: where to compute.
+        pattern: "2:4", "0.8", "global:0.8:0.95", ...
+        k: operations behind a layer, or "auto".
+        images: how many calibration images.
+        recipe: "fast" or "paper".
+        settings: single options of the recipe.
+        layers: globs of the layers to prune.
+        exclude: globs of the layers to leave dense.
+        leaf_modules: globs of modules not to be traced.
+        max_memory: bytes or a fraction; None for the default of ``prune``.
+        seed: of everything random.
     """
 
-    model: str
-    data: str | None = None
-    data_root: Path | None = None
-    weights: Path | None = None
-    device: str | None = None
+    pattern: str | None = None
+    k: K | None = None
+    images: int | None = None
+    recipe: str = "fast"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    leaf_modules: tuple[str, ...] = ()
+    max_memory: float | None = None
+    seed: int = 0
 
-    def load(self) -> tuple[Experiment, nn.Module, DataBundle]:
-        """Return the experiment, the dense network and the images.
+    def check(self) -> None:
+        """Refuse what can be refused without a network.
 
         Raises:
-            SnowsError: on an unknown name or device, or missing data or weights.
+            SnowsError: on an unknown recipe, an option or a pattern that cannot work.
         """
-        check_device(self.device)
-        chosen = experiment(self.model)
-        return chosen, chosen.load_model(self.weights), chosen.load_data(self.data_root, self.data)
+        get_recipe(self.recipe, **self.settings)
+        if self.pattern is not None:
+            parse_pattern(self.pattern)
 
-    def record(self) -> dict[str, str | None]:
-        """Return model, data and weights for a manifest, so that `snows evaluate` finds them again."""
+    def arguments(self, chosen: Experiment) -> dict[str, Any]:
+        """Return the arguments that ``prune`` and ``estimate`` share, filled up from the experiment."""
         return {
-            "model": self.model,
-            "data": self.data,
-            "weights": None if self.weights is None else str(self.weights.resolve()),
+            "pattern": self.pattern or chosen.pattern,
+            "k": chosen.k if self.k is None else self.k,
+            "recipe": self.recipe,
+            "layers": list(self.layers) or None,
+            "exclude": list(self.exclude or chosen.exclude) or None,
+            "leaf_modules": list(self.leaf_modules),
+            "max_memory": self.max_memory,
+            **self.settings,
         }
+
+    def count(self, chosen: Experiment, bundle: DataBundle, say: Say) -> int:
+        """Return how many calibration images there will be: as asked, else the experiment's number or all there are.
+
+        Raises:
+            SnowsError: when more were asked for than there are.
+        """
+        there = len(bundle.train)
+        if self.images is None:
+            if there < chosen.calibration_images:
+                say(f"{bundle.source}: all {there:,} training images are used, {chosen.calibration_images} are usual")
+            return min(there, chosen.calibration_images)
+        if self.images > there:
+            raise bad("--images", f"{self.images}", f"at most {there}, the training images of {bundle.source}")
+        return self.images
 
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """Options of `snows prune`; None means the experiment's default.
+    """Options of `snows prune`.
 
     Attributes:
         out: folder of the result.
+        run: what is pruned how.
         overwrite: replace a result that is there.
-        pattern: "2:4", "0.8", ...
-        k: operations behind a layer, or "auto".
-        images: how many calibration images.
-        recipe: "fast" or "paper".
-        seed: of the calibration sample.
-        layers: globs of the layers to prune.
-        exclude: globs of the layers to leave dense.
         progress: whether to show bars.
         refine: steps of joint refinement after the sweep.
         augment: mirror and shift images during refinement.
     """
 
     out: Path
+    run: RunOptions = field(default_factory=RunOptions)
     overwrite: bool = False
-    pattern: str | None = None
-    k: K | None = None
-    images: int | None = None
-    recipe: str = "fast"
-    seed: int = 0
-    layers: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
     progress: bool = True
     refine: int = 0
     augment: bool = False
 
+    def check(self) -> None:
+        """Refuse what can be refused without a network, the folder first.
 
-def check_dense(chosen: Experiment, model: nn.Module, bundle: DataBundle, device: str | None, say: Say) -> Metrics:
-    """Measure the dense network, before anything else is done with it.
-
-    Args:
-        chosen: the experiment, with the recorded accuracy.
-        model: the dense network.
-        bundle: its images.
-        device: where to compute.
-        say: called with one line on what was found.
-
-    Returns:
-        The metrics, without accuracy where the images have no labels.
-
-    Raises:
-        SnowsError: on images that do not fit, or an accuracy that is not the recorded one.
-    """
-    if not bundle.labelled:
-        chosen.check_images(bundle)
-        say(f"{chosen.title}: {bundle.source} has no labels; agreement with the dense network is measured")
-        return Metrics(images=len(bundle.test))
-    dense = chosen.check_dense(model, bundle, device=device)
-    known = next((record for record in chosen.records if record.data == bundle.name), None)
-    recorded = f"recorded {known.accuracy:.2f} % ({known.origin})" if known else "none recorded"
-    say(f"{chosen.title}: dense accuracy {dense.accuracy:.2f} % on {dense.images:,} test images, {recorded}")
-    return dense
-
-
-def check_device(device: str | None) -> None:
-    """Refuse a device that this machine does not have.
-
-    Raises:
-        SnowsError: on an unknown name, or CUDA where there is none.
-    """
-    if device is None:
-        return
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise bad("device", f"'{device}'", "cpu, cuda, cuda:1, ...") from error
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise bad("device", f"'{device}'", f"one of {torch.cuda.device_count()} CUDA devices", "Use --device cpu.")
+        Raises:
+            SnowsError: on a folder that cannot be written, or options that cannot work.
+        """
+        check_target(self.out, self.overwrite)
+        if self.augment and not self.refine:
+            raise bad("--augment", "no --refine", "steps of refinement, during which images are changed",
+                      "For instance --refine 150.")  # fmt: skip
+        self.run.check()
 
 
 def prune_to_folder(source: Source, options: PruneOptions, say: Say) -> PruneResult:
@@ -160,61 +160,84 @@ def prune_to_folder(source: Source, options: PruneOptions, say: Say) -> PruneRes
     Raises:
         SnowsError: on anything that cannot work; nothing is written then.
     """
-    if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
-        raise bad("--out", f"{options.out}, which is not empty", "a new folder", "Choose another, or pass --overwrite.")
-    check_target(options.out, options.overwrite)
-    get_recipe(options.recipe)
-    if options.pattern is not None:
-        parse_pattern(options.pattern)
+    options.check()
+    run = options.run
     chosen, model, bundle = source.load()
+    count = run.count(chosen, bundle, say)
     dense = check_dense(chosen, model, bundle, source.device, say)
-    count = chosen.calibration_images if options.images is None else options.images
-    images, _, positions = bundle.train.sample(count, options.seed)
+    images, _, positions = bundle.train.sample(count, run.seed)
     result = prune(
-        model, images, options.pattern or chosen.pattern,
-        k=chosen.k if options.k is None else options.k, recipe=options.recipe,
-        layers=list(options.layers) or None, exclude=list(options.exclude or chosen.exclude) or None,
-        device=source.device, seed=options.seed, progress=options.progress,
-        refine=options.refine, augment=flip_and_shift if options.refine and options.augment else None,
+        model, images, **run.arguments(chosen), device=source.device, seed=run.seed, progress=options.progress,
+        refine=options.refine, augment=flip_and_shift if options.augment else None,
     )  # fmt: skip
     if not result.complete and not result.masks:
         raise KeyboardInterrupt  # before the first layer was solved: there is nothing to keep
-    result.manifest["source"] = source.record()
-    result.manifest.setdefault("calibration", {}).update(
-        data=bundle.name, split="train", seed=options.seed, indices=[int(i) for i in positions]
-    )
-    say(layer_table(result.report))
-    try:  # whatever happens while measuring, the pruned network is kept
+    sample = {"data": bundle.name, "split": "train", "seed": run.seed, "indices": [int(i) for i in positions]}
+    result.manifest["source"] = source.record() | {"calibration": sample}
+    try:  # whatever happens from here on, the pruned network is kept
+        say(layer_table(result.report))
         if result.complete:
             pruned = measure(result.model, model, bundle, chosen, source.device)
             result.manifest["evaluation"] = {"dense": dense.as_dict(), "pruned": pruned.as_dict()}
             say(table(metrics_frame(dense, pruned), index=True))
     finally:
-        result.save(options.out, overwrite=options.overwrite)
-        say(f"saved to {options.out}")
+        _save(result, options.out, options.overwrite, say)
+    say(next_step(source, options.out, result.complete))
     return result
 
 
-def estimate_table(source: Source, pattern: str | None, k: K | None, images: int | None, recipe: str) -> str:
+def _save(result: PruneResult, out: Path, overwrite: bool, say: Say) -> None:
+    """Save a result; where its folder has become impossible since it was checked, beside the temporary files."""
+    try:
+        result.save(out, overwrite=overwrite)
+    except Exception as error:  # a full disk, rights taken away: hours of work must not end with that
+        spare = Path(tempfile.mkdtemp(prefix="snows-")) / "result"
+        result.save(spare)
+        raise bad("--out", f"{out}, which could not be written ({error})", "a folder that can be written",
+                  f"The result is in {spare} instead.") from error  # fmt: skip
+    say(f"saved to {out}")
+
+
+def next_step(source: Source, out: Path, complete: bool) -> str:
+    """Return one line for the user: how to measure a saved result again, and how to load it in Python.
+
+    Args:
+        source: what was pruned.
+        out: where the result is.
+        complete: whether all layers were solved; if not, the line says how to go on.
+
+    Returns:
+        The line; its commands can be pasted.
+    """
+    words = ["snows", "evaluate", str(out)]
+    for option, value in (("--data-root", source.data_root), ("--device", source.device)):
+        words += [] if value is None else [option, str(value)]
+    weights = "" if source.weights is None else repr(str(source.weights))
+    network = f"snows_core.zoo.experiment({source.model!r}).load_model({weights})"
+    if not complete:
+        return f"next: in Python, snows_core.prune(..., resume=snows_core.load({str(out)!r})) solves the other layers"
+    return f"next: {shlex.join(words)}; in Python: snows_core.load({str(out)!r}, {network}).model"
+
+
+def estimate_table(source: Source, run: RunOptions, say: Say = lambda line: None) -> str:
     """Return the cost of pruning, layer by layer and in all, as text.
 
     Args:
         source: network and images.
-        pattern: as ``snows prune`` takes it; None for the experiment's own.
-        k: operations behind a layer; None for the experiment's own.
-        images: calibration images of the run; None for the experiment's own.
-        recipe: "fast" or "paper".
+        run: what would be pruned how.
+        say: called with text for the user.
 
     Returns:
         The table and a line of sums.
+
+    Raises:
+        SnowsError: on anything that `snows prune` would refuse.
     """
+    run.check()
     chosen, model, bundle = source.load()
-    example, _, _ = bundle.train.sample(min(32, len(bundle.train)), 0)
-    frame = estimate(
-        model, example, pattern or chosen.pattern, k=chosen.k if k is None else k, recipe=recipe,
-        count=chosen.calibration_images if images is None else images,
-        exclude=list(chosen.exclude) or None, device=source.device,
-    )  # fmt: skip
+    count = run.count(chosen, bundle, say)
+    example, _, _ = bundle.train.sample(min(32, len(bundle.train)), run.seed)
+    frame = estimate(model, example, count=count, device=source.device, **run.arguments(chosen))
     sums = (
         f"in all: {frame['products'].sum():.0f} products, about {frame['seconds'].sum():.0f} s, "
         f"at most {frame['peak_bytes'].max() / 1e9:.2f} GB beside the network if nothing is held back"
@@ -247,41 +270,6 @@ def evaluate_folder(folder: Path | None, source: Source, say: Say) -> pd.DataFra
     if result is None:
         return metrics_frame(dense)
     return metrics_frame(dense, measure(result.model, model, bundle, chosen, source.device))
-
-
-def source_of(
-    folder: Path | None, given: Source | None, data: str | None, root: Path | None, device: str | None
-) -> Source:
-    """Return what to measure: as given, filled up from the manifest of a saved result.
-
-    Args:
-        folder: a saved result, or None.
-        given: network named by the user, or None.
-        data: data named by the user, or None.
-        root: folder of the data sets.
-        device: where to compute.
-
-    Returns:
-        The source.
-
-    Raises:
-        SnowsError: when neither the user nor the manifest names a network.
-    """
-    if given is not None:
-        return given
-    if folder is None:
-        raise SnowsError("model: got nothing to measure; expected a folder that `snows prune` wrote, or --model NAME.")
-    path = folder / "manifest.json"
-    try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("source", {})
-    except OSError as error:
-        raise bad("folder", f"'{folder}', which has no manifest.json", "a folder that `snows prune` wrote") from error
-    except ValueError as error:
-        raise bad("folder", f"'{path}', which is no JSON", "a folder that `snows prune` wrote") from error
-    if not known.get("model"):
-        raise bad("folder", f"'{folder}', whose manifest names no network", "--model NAME beside it")
-    weights = known.get("weights")
-    return Source(known["model"], data or known.get("data"), root, None if weights is None else Path(weights), device)
 
 
 def measure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 import snows_core
 from snows_core import cli, commands
 from snows_core.errors import SnowsError
+from snows_core.zoo.registry import EXPERIMENTS
 
 FAST = ["--model", "digits-resnet20", "--images", "16", "--layers", "layer3.2.conv2", "--quiet"]
 COMMANDS = ["prune", "evaluate", "estimate", "reproduce", "train", "experiments"]
@@ -53,7 +55,8 @@ def test_prune_then_evaluate(pruned):
     assert "dense accuracy" in done.output and "layer3.2.conv2" in done.output and f"saved to {out}" in done.output
     assert {p.name for p in out.iterdir()} == {"model.safetensors", "masks.safetensors", "manifest.json", "report.csv"}
     manifest = json.loads((out / "manifest.json").read_text())
-    assert len(set(manifest["calibration"]["indices"])) == 16
+    sample = manifest["source"]["calibration"]
+    assert len(set(sample.pop("indices"))) == 16 and sample == {"data": "digits", "split": "train", "seed": 0}
     assert manifest["source"]["model"] == "digits-resnet20"
     shown = run("evaluate", out)
     assert shown.exit_code == 0, shown.output
@@ -72,16 +75,23 @@ def test_prune_then_evaluate(pruned):
     ("arguments", "word"),
     [
         (["--model", "digits-resnet21"], "Nearest: digits-resnet20"),
-        ([*FAST, "--pattern", "5:4"], "pattern"),
-        ([*FAST, "--pattern", "some"], "pattern"),
-        ([*FAST, "--recipe", "quick"], "recipe"),
-        ([*FAST, "--images", "100000"], "100000"),
-        ([*FAST, "--device", "cuda:99"], "device"),
-        ([*FAST, "--device", "abacus"], "device"),
+        ([*FAST, "--pattern", "5:4"], "--pattern"),
+        ([*FAST, "--pattern", "some"], "--pattern"),
+        ([*FAST, "--recipe", "quick"], "--recipe: got 'quick'"),
+        ([*FAST, "--images", "100000"], "--images: got 100000; expected at most 1200"),
+        ([*FAST, "--device", "cuda:99"], "--device"),
+        ([*FAST, "--device", "abacus"], "--device"),
+        ([*FAST, "--device", "meta"], "--device: got 'meta'"),
         ([*FAST, "--data", "cifar10"], "data"),
-        ([*FAST, "--data", "mnist"], "data"),
-        ([*FAST, "--weights", "nowhere.safetensors"], "weights"),
-        (["--model", "digits-resnet20", "--images", "16", "--quiet", "--layers", "layer9*"], "layer"),
+        ([*FAST, "--data", "mnist"], "--data"),
+        ([*FAST, "--weights", "nowhere.safetensors"], "--weights"),
+        (["--model", "digits-resnet20", "--images", "16", "--quiet", "--layers", "layer9*"], "--layers"),
+        ([*FAST, "--set", "stpes=2"], "--set: got 'stpes=2'"),
+        ([*FAST, "--set", "steps=two"], "--set: got 'steps=two'; expected an integer"),
+        ([*FAST, "--set", "steps=-1"], "--set steps: got -1; expected an integer >= 0"),
+        ([*FAST, "--set", "damping=nan"], "--set damping: got nan; expected a finite number >= 0"),
+        ([*FAST, "--augment"], "--augment: got no --refine"),
+        ([*FAST, "--leaf-modules", "nosuch"], "--leaf-modules: got 'nosuch'"),
     ],
 )
 def test_prune_names_the_mistake_and_writes_nothing(tmp_path, arguments, word):
@@ -93,8 +103,13 @@ def test_prune_names_the_mistake_and_writes_nothing(tmp_path, arguments, word):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--k", "-1"], ["--images", "0"], ["--images", "many"], ["--colour", "blue"], ["--seed", "x"]]
-)
+    "arguments",
+    [
+        ["--k", "-1"], ["--images", "0"], ["--images", "many"], ["--colour", "blue"], ["--seed", "x"],
+        ["--seed", "99999999999999999999"], ["--seed", "-1"], ["--max-memory", "much"], ["--max-memory", "nan"],
+        ["--refine", "-1"],
+    ],
+)  # fmt: skip
 def test_wrong_options_are_usage_errors(tmp_path, arguments):
     done = run("prune", "--model", "digits-resnet20", "--out", tmp_path / "out", *arguments)
     assert done.exit_code == 2 and arguments[0] in done.stderr
@@ -165,6 +180,17 @@ def test_interrupted_measurement_keeps_the_pruned_network(tmp_path, monkeypatch)
     done = run("prune", *FAST, "--k", "0", "--out", tmp_path / "out")
     assert done.exit_code == 130
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_the_next_step_can_be_pasted(pruned):
+    done, out = pruned
+    line = next(row for row in done.output.splitlines() if row.startswith("next: "))
+    shell, python = line.removeprefix("next: ").split("; in Python: ")
+    assert run(*shlex.split(shell)[1:]).exit_code == 0
+    model = eval(python, {"snows_core": snows_core})
+    manifest = json.loads((out / "manifest.json").read_text())
+    agreement = commands.measure(model, *commands.Source("digits-resnet20").load()[1:3], EXPERIMENTS["digits-resnet20"])
+    assert agreement.accuracy == pytest.approx(manifest["evaluation"]["pruned"]["accuracy"], abs=1e-9)
 
 
 def test_train_hands_over_and_reports(tmp_path, monkeypatch):
