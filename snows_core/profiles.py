@@ -20,7 +20,7 @@ class Needs(BaseModel):
     Attributes:
         data: data sets by name; a reader of ``snows reproduce`` sees them before anything runs.
         gpu: whether it needs a CUDA device.
-        minutes: about how long it takes on the machine it was tried on.
+        minutes: about how long it takes on the machine it was tried on; None where nobody has timed it.
         gigabytes: memory it needs, of the GPU where ``gpu`` is set.
         disk_gigabytes: what it downloads or writes.
         network: whether the first run downloads anything.
@@ -30,19 +30,26 @@ class Needs(BaseModel):
 
     data: list[str] = Field(default_factory=list)
     gpu: bool = False
-    minutes: float = Field(default=5.0, gt=0)
+    minutes: float | None = Field(default=None, gt=0)
     gigabytes: float = Field(default=1.5, gt=0)
     disk_gigabytes: float = Field(default=0.0, ge=0)
     network: bool = False
 
     def sentence(self) -> str:
         """Return the needs in words."""
-        parts = [f"about {self.minutes:g} minutes", f"{self.gigabytes:g} GB of {'GPU ' if self.gpu else ''}memory"]
+        parts = [*self._time(), f"{self.gigabytes:g} GB of {'GPU ' if self.gpu else ''}memory"]
         if self.data:
             parts.insert(0, f"the data {', '.join(self.data)}")
         if self.disk_gigabytes:
             parts.append(f"{self.disk_gigabytes:g} GB of disk")
         return ", ".join(parts) + (", a network the first time" if self.network else "")
+
+    def _time(self) -> list[str]:
+        if self.minutes is None:
+            return []
+        if self.minutes < 1:
+            return [f"about {60 * self.minutes:.0f} seconds"]
+        return [f"about {self.minutes:g} minute{'' if self.minutes == 1 else 's'}"]
 
 
 class Profile(BaseModel):
@@ -76,11 +83,11 @@ def profiles_of(stem: str, folder: Path) -> list[str]:
 
 
 def load_profile(stem: str, profile: str, folder: Path) -> Profile:
-    """Read a profile, with ``profile`` itself among its parameters.
+    """Read a profile; one beside the default has ``profile`` itself among its parameters.
 
     Args:
         stem: the notebook's name.
-        profile: the profile's name; "digits" needs no file.
+        profile: the profile's name; "digits" needs no file, or one that only says what it needs.
         folder: of the notebooks.
 
     Returns:
@@ -104,8 +111,14 @@ def load_profile(stem: str, profile: str, folder: Path) -> Profile:
         where = ".".join(str(part) for part in first["loc"])
         keys = "description, needs, parameters as CONTRIBUTING.md shows"
         raise bad(f"{path.name}: {where}", repr(first["input"]), keys, first["msg"] + ".") from error
-    if loaded.parameters.setdefault("profile", profile) != profile:
+    if loaded.parameters.get("profile", profile) != profile:
         raise bad(f"{path.name}: parameters.profile", f"'{loaded.parameters['profile']}'", f"'{profile}'")
+    if profile != DEFAULT_PROFILE:
+        loaded.parameters["profile"] = profile
+    elif loaded.parameters:
+        name = next(iter(loaded.parameters))
+        raise bad(f"{path.name}: parameters", f"{name}", "none: the default profile is what the notebook itself says",
+                  "Write the value into the notebook's cell of parameters.")  # fmt: skip
     return loaded
 
 

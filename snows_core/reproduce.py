@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from snows_core.checks import number
 from snows_core.errors import SnowsError, bad
 from snows_core.expected import COLUMNS, FAILED, Expected, compare, load_expected
 from snows_core.files import write_whole
@@ -147,7 +148,7 @@ def reproduce(
         notebooks: their folder; default that of the checkout.
         figures: the folder of all figures; default ``SNOWS_FIGURES``, else ``figures/`` of the checkout. Executed
             notebooks and run records go to ``runs/`` beside it.
-        timeout: seconds a cell may take; default three times the minutes of the profile, at least ten minutes.
+        timeout: seconds a cell may take; default three times the profile's time, at least ten minutes.
         progress: whether to show papermill's bar.
         report: called with one line before each notebook.
 
@@ -157,6 +158,8 @@ def reproduce(
     Raises:
         SnowsError: on unknown names, profiles or parameters, a wrong kernel, or needs that are not met.
     """
+    if timeout is not None:
+        timeout = number("timeout", timeout, least=1)
     folder = notebooks_folder(notebooks)
     root = Path(figures).resolve() if figures is not None else figures_root()
     plan = _plan(folder, tuple(names), profile)
@@ -167,7 +170,7 @@ def reproduce(
             report(f"{notebook.stem} ({profile}): {chosen.needs.sentence()}")
             run = Run(notebook.stem, profile, chosen.parameters)
             summary.runs.append(run)
-            limit = timeout or max(600.0, 180 * chosen.needs.minutes)
+            limit = timeout or max(600.0, 180 * (chosen.needs.minutes or 0.0))
             try:
                 _run_one(notebook, run, root, limit, progress, expected)
             except KeyboardInterrupt:
