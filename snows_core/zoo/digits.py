@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits as _sklearn_digits
 from torch.nn import functional as F
 
 from snows_core.zoo.bundle import ArrayImages, DataBundle, Split
@@ -30,7 +29,9 @@ def load_digits(mean: Sequence[float] | None = None, std: Sequence[float] | None
     Returns:
         The bundle, with images (1, 16, 16).
     """
-    raw = _sklearn_digits()
+    from sklearn import datasets
+
+    raw = datasets.load_digits()
     pixels = torch.tensor(raw.images, dtype=torch.float32).unsqueeze(1) / 16
     pixels = F.interpolate(pixels, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
     mean, std = tuple(mean or MEAN), tuple(std or STD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import socket
@@ -10,12 +11,12 @@ import tarfile
 import tempfile
 import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from platformdirs import user_cache_path
-from torchvision.datasets.utils import check_md5, download_url
 
 from snows_core.errors import SnowsError, bad
 
@@ -79,13 +80,35 @@ def reachable(url: str, seconds: float = 5) -> bool:
     return True
 
 
-def from_hub(what: str, call: Callable[[], T], fix: str) -> T:
-    """Run a call that downloads weights; whatever goes wrong becomes one sentence.
+def digest(file: Path, method: str) -> str:
+    """Return the hexadecimal checksum of a file.
+
+    Args:
+        file: the file.
+        method: "md5" or "sha256".
+    """
+    found = hashlib.new(method, usedforsecurity=False)
+    with file.open("rb") as stream:
+        while part := stream.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
+
+
+def download_url(url: str, folder: str, filename: str) -> None:
+    """Fetch a file into a folder, by torchvision's client: redirections, a progress bar."""
+    from torchvision.datasets import utils
+
+    utils.download_url(url, folder, filename)
+
+
+def from_hub(what: str, call: Callable[[], T], fix: str, failed: str = "could not be downloaded") -> T:
+    """Run a call that downloads or reads weights; whatever goes wrong becomes one sentence.
 
     Args:
         what: the weights, in words.
         call: the download.
         fix: what the user can do instead.
+        failed: what happened to the weights where the call fails.
 
     Returns:
         What the call returns.
@@ -97,11 +120,11 @@ def from_hub(what: str, call: Callable[[], T], fix: str) -> T:
         with impatient():
             return call()
     except Exception as error:  # each library has its own errors for no network, and they share no base class
-        raise SnowsError(f"weights: {what} could not be downloaded ({one_line(error)}). {fix}") from error
+        raise SnowsError(f"weights: {what} {failed} ({one_line(error)}). {fix}") from error
 
 
 def _verified(file: Path, md5: str) -> None:
-    if not check_md5(str(file), md5):
+    if digest(file, "md5") != md5:
         raise SnowsError(
             f"{file}: the checksum does not match (expected md5 {md5}), so the file is damaged or another one. "
             "Delete it and run again to download it anew, or put the right file there."
@@ -120,7 +143,7 @@ def _download(archive: str, urls: Sequence[str], md5: str, folder: Path) -> Path
             except Exception as error:  # no network comes as URLError, timeout, HTTP error, connection error, ...
                 tried.append(f"{url} ({one_line(error)})")
                 continue
-            if not check_md5(str(Path(temporary) / archive), md5):
+            if digest(Path(temporary) / archive, "md5") != md5:
                 tried.append(f"{url} (checksum mismatch: expected md5 {md5})")
                 continue
             os.replace(Path(temporary) / archive, folder / archive)
@@ -165,9 +188,24 @@ def obtain_archive(
             f" md5 {md5}), or allow the download."
         )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as temporary:
-        with tarfile.open(file) as tar:
-            tar.extractall(temporary, filter="data")
+        _unpack(file, temporary)
         if not (Path(temporary) / contents).is_dir():
             raise SnowsError(f"{file}: unpacks to no folder '{contents}'; it is not the expected archive.")
         shutil.move(Path(temporary) / contents, target)
     return target
+
+
+def _unpack(file: Path, folder: str) -> None:
+    """Unpack a tar archive by Python's filter "data": no links or paths that leave the folder, no devices."""
+    if not hasattr(tarfile, "data_filter"):
+        raise SnowsError(
+            f"{file}: this Python unpacks archives without looking at links and paths that leave the folder. Update to"
+            " its newest bug-fix release (3.10.12, 3.11.4 or newer have the filter), or unpack the archive yourself."
+        )
+    try:
+        with tarfile.open(file) as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise SnowsError(
+            f"{file} cannot be unpacked ({one_line(error)}). Delete it and run again, or put the right file there."
+        ) from error

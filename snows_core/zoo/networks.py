@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import timm
-from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 from snows_core.zoo.resnet_cifar import resnet20
+
+if TYPE_CHECKING:  # timm is loaded when a network is built
+    from timm.models.resnet import ResNet
 
 DIGITS_CHANNELS = (16, 24, 40, 64)  # widths of ResNet-50's four stages; 64, 128, 256, 512 in the original
 
@@ -27,12 +29,16 @@ def digits_resnet20() -> nn.Module:
 
 def digits_resnet50() -> nn.Module:
     """Return an untrained narrow ResNet-50: timm's class, its 3-4-6-3 bottlenecks, an eighth of the width."""
+    from timm.models.resnet import Bottleneck, ResNet
+
     model = ResNet(Bottleneck, [3, 4, 6, 3], num_classes=10, in_chans=1, channels=DIGITS_CHANNELS)
     return small_image_stem(model, in_channels=1)
 
 
 def _digits_vit(name: str, init_values: float) -> nn.Module:
     """Return a timm ViT of the named depth, 64 wide with 4 heads, on 4 x 4 patches of a 16 x 16 image."""
+    import timm
+
     return timm.create_model(
         name, img_size=16, patch_size=4, embed_dim=64, num_heads=4, init_values=init_values, in_chans=1, num_classes=10
     )
@@ -50,6 +56,8 @@ def digits_vit_b() -> nn.Module:
 
 def resnet50_cifar100() -> nn.Module:
     """Return an untrained ResNet-50 for CIFAR-100: timm's, with the stem for small images and 100 classes."""
+    import timm
+
     return small_image_stem(timm.create_model("resnet50", num_classes=100))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from snows_core.errors import bad, closest
 from snows_core.zoo.experiment import Experiment, Record
-from snows_core.zoo.sources import preprocessing
+from snows_core.zoo.sources import in_libraries, preprocessing
 from snows_core.zoo.weights import shipped_record
 
 __all__ = ["EXPERIMENTS", "Experiment", "Record", "experiment"]
 
 SHORTCUTS = ("*downsample*",)  # 1 x 1 convolutions beside the residual branch stay dense in the published runs
 TIMM_RESULTS = "ImageNet validation, timm results table results-imagenet.csv"
+STATED = "ImageNet validation, stated with torchvision's weights"
 
 
 def _digits(name: str, title: str, k: int, exclude: tuple[str, ...] = ()) -> Experiment:
@@ -38,18 +39,14 @@ def _timm(name: str, weights: str, title: str, accuracy: float, k: int, note: st
     )
 
 
-def _torchvision(name: str, weights: str, title: str, k: int, exclude: tuple[str, ...] = ()) -> Experiment:
-    source = f"torchvision/{weights}"
+def _torchvision(
+    name: str, weights: str, title: str, accuracy: float, k: int, exclude: tuple[str, ...] = ()
+) -> Experiment:
+    """Make a row; the accuracy is written out, as torchvision states it, so that no row loads torchvision."""
+    record = Record("imagenet", 50_000, accuracy, STATED)
     return Experiment(
-        name, title, source, "imagenette", "imagenet", _stated(source), k=k, exclude=exclude, batch_size=32
+        name, title, f"torchvision/{weights}", "imagenette", "imagenet", (record,), k=k, exclude=exclude, batch_size=32
     )
-
-
-def _stated(source: str) -> tuple[Record, ...]:
-    """Return the accuracy that torchvision states with a set of weights."""
-    accuracy = preprocessing(source).accuracy
-    origin = "ImageNet validation, stated with torchvision's weights"
-    return () if accuracy is None else (Record("imagenet", 50_000, accuracy, origin),)
 
 
 _ROWS = (
@@ -84,7 +81,7 @@ _ROWS = (
         note="timm's resnet50 with a 3 x 3 stem of stride 1 and no pooling; weights through timm from the hub. The"
         " published SNOWS code takes these weights, but with CIFAR-10's mean and std; ours are those of its training.",
     ),
-    _torchvision("resnet50", "resnet50:IMAGENET1K_V1", "ResNet-50 on ImageNet", 30, SHORTCUTS),
+    _torchvision("resnet50", "resnet50:IMAGENET1K_V1", "ResNet-50 on ImageNet", 76.13, 30, SHORTCUTS),
     _timm("vit_base_patch16_224", "vit_base_patch16_224.augreg_in1k", "ViT-B/16 on ImageNet, timm", 79.154, 3),
     _timm(
         "vit_base_patch16_224-in21k",
@@ -96,8 +93,8 @@ _ROWS = (
     _timm(
         "vit_large_patch16_224", "vit_large_patch16_224.augreg_in21k_ft_in1k", "ViT-L/16 on ImageNet, timm", 85.856, 3
     ),
-    _torchvision("vit_b_16", "vit_b_16:IMAGENET1K_V1", "ViT-B/16 on ImageNet, torchvision", 3),
-    _torchvision("vit_l_16", "vit_l_16:IMAGENET1K_V1", "ViT-L/16 on ImageNet, torchvision", 3),
+    _torchvision("vit_b_16", "vit_b_16:IMAGENET1K_V1", "ViT-B/16 on ImageNet, torchvision", 81.072, 3),
+    _torchvision("vit_l_16", "vit_l_16:IMAGENET1K_V1", "ViT-L/16 on ImageNet, torchvision", 79.662, 3),
     _timm("deit_small_patch16_224", "deit_small_patch16_224.fb_in1k", "DeiT-S/16 on ImageNet", 79.856, 3),
     _timm("deit_base_patch16_224", "deit_base_patch16_224.fb_in1k", "DeiT-B/16 on ImageNet", 81.980, 3),
     _timm(
@@ -108,7 +105,7 @@ _ROWS = (
         10,
         note="Depthwise convolutions are skipped for N:M patterns. The published runs use other weights.",
     ),
-    _torchvision("mobilenetv2", "mobilenet_v2:IMAGENET1K_V1", "MobileNetV2 on ImageNet", 10),
+    _torchvision("mobilenetv2", "mobilenet_v2:IMAGENET1K_V1", "MobileNetV2 on ImageNet", 71.878, 10),
 )
 
 EXPERIMENTS: dict[str, Experiment] = {row.name: row for row in _ROWS}
@@ -126,12 +123,13 @@ def experiment(name: str) -> Experiment:
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
     if isinstance(name, str) and name.startswith(("timm/", "torchvision/")):
-        records = _stated(name) if name.startswith("torchvision/") else ()
-        preprocessing(name)  # refuses unknown names
+        stated = preprocessing(name).accuracy  # refuses unknown names
+        records = () if stated is None else (Record("imagenet", 50_000, stated, STATED),)
         return Experiment(name, name, name, "imagenette", "imagenet", records, batch_size=32)
+    of_libraries = in_libraries(str(name))
     raise bad(
         "experiment",
         f"'{name}'",
         f"one of {', '.join(EXPERIMENTS)}, timm/<name> or torchvision/<name>",
-        closest(str(name), EXPERIMENTS),
+        f"Did you mean {' or '.join(of_libraries)}?" if of_libraries else closest(str(name), EXPERIMENTS),
     )

@@ -10,10 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import timm
-import torchvision
-from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from snows_core.errors import SnowsError, bad, closest
@@ -21,7 +17,14 @@ from snows_core.zoo import cifar, digits
 from snows_core.zoo.fetch import from_hub, reachable
 from snows_core.zoo.networks import DIGITS_NETWORKS, resnet50_cifar100
 from snows_core.zoo.resnet_cifar import resnet20
-from snows_core.zoo.weights import CHECKPOINTS, load_state, published_resnet20, read_state
+from snows_core.zoo.weights import (
+    CHECKPOINTS,
+    checked_cache,
+    load_state,
+    published_resnet20,
+    read_state,
+    safe_unpickling,
+)
 
 OFFLINE = "Check the network, or pass weights='<path>' to a local .safetensors or .pth file of these weights."
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # names under which timm's hub keeps weights, in order
@@ -61,9 +64,13 @@ def build(source: str) -> nn.Module:
     elif library == "hub":
         model = HUB_NETWORKS[name]()
     elif library == "timm":
+        import timm
+
         model = timm.create_model(name, pretrained=False)
     else:
-        model = torchvision.models.get_model(name, weights=None, **_quiet(name))
+        from torchvision import models
+
+        model = models.get_model(name, weights=None, **_quiet(name))
     return model.eval()
 
 
@@ -83,9 +90,7 @@ def pretrained(source: str) -> nn.Module:
     if library == "timm":
         _check_has_weights(name)
         return _timm_pretrained(name).eval()
-    enum = _torchvision_weights(name, tag)
-    what = f"torchvision's {name} ({enum.name})"
-    return from_hub(what, lambda: torchvision.models.get_model(name, weights=enum), OFFLINE).eval()
+    return _torchvision_pretrained(name, tag).eval()
 
 
 def preprocessing(source: str) -> Preprocessing:
@@ -102,6 +107,9 @@ def preprocessing(source: str) -> Preprocessing:
     if library == "hub":
         return Preprocessing((3, 32, 32), *cifar.SOURCES["cifar100"].moments)
     if library == "timm":
+        import timm
+        from timm.data import create_transform, resolve_data_config
+
         known = timm.get_pretrained_cfg(name)
         config = resolve_data_config(pretrained_cfg=known.to_dict() if known else {})
         transform = create_transform(**config, is_training=False)
@@ -125,8 +133,8 @@ def split_address(source: str) -> tuple[str, str, str]:
         "digits": lambda: list(DIGITS_NETWORKS),
         "published": lambda: ["resnet20"],
         "hub": lambda: list(HUB_NETWORKS),
-        "timm": timm.list_models,
-        "torchvision": lambda: torchvision.models.list_models(module=torchvision.models),
+        "timm": _timm_names,
+        "torchvision": _torchvision_names,
     }
     if library not in known:
         raise bad("model", f"'{source}'", "an experiment, timm/<name> or torchvision/<name>", closest(library, known))
@@ -139,8 +147,20 @@ def split_address(source: str) -> tuple[str, str, str]:
     return library, name, tag
 
 
+def in_libraries(name: str) -> list[str]:
+    """Return the addresses under which timm and torchvision know a bare name, such as "resnet18"; none for others.
+
+    Args:
+        name: of a network, in timm's case with or without the tag of its weights.
+    """
+    found = [f"timm/{name}"] if name.split(".")[0] in _timm_names() else []
+    return found + ([f"torchvision/{name}"] if name.split(":")[0] in _torchvision_names() else [])
+
+
 def _hub_file(repository: str) -> Path:
     """Return the weights file of a model hub's repository: the cached one without asking the hub, else downloaded."""
+    import huggingface_hub
+
     for file in HUB_FILES:
         cached = huggingface_hub.try_to_load_from_cache(repository, file)
         if isinstance(cached, str):
@@ -157,27 +177,64 @@ def _hub_file(repository: str) -> Path:
 
 def _timm_pretrained(name: str) -> nn.Module:
     """Return a timm network with trained weights, which timm itself converts where the original names differ."""
-    repository = timm.get_pretrained_cfg(name).hf_hub_id
-    overlay = {"file": str(_hub_file(repository))} if repository else None
-    return from_hub(
-        f"timm's {name}", lambda: timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay), OFFLINE
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    file = _hub_file(known.hf_hub_id) if known.hf_hub_id else checked_cache(known.url)
+    overlay = {"file": str(file)} if known.hf_hub_id else None
+    return _by_library(
+        f"timm's {name}", file, lambda: timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     )
 
 
+def _torchvision_pretrained(name: str, tag: str) -> nn.Module:
+    from torchvision import models
+
+    enum = _torchvision_weights(name, tag)
+    what = f"torchvision's {name} ({enum.name})"
+    return _by_library(what, checked_cache(enum.url), lambda: models.get_model(name, weights=enum))
+
+
+def _by_library(what: str, file: Path, call: Callable[[], nn.Module]) -> nn.Module:
+    """Let a library load its weights, from the file if that is there; nothing but tensors is unpickled."""
+    failed = f"cannot be read from {file}" if file.exists() else "could not be downloaded"
+    fix = f"Delete {file} and run again to download it anew. {OFFLINE}" if file.exists() else OFFLINE
+    with safe_unpickling():
+        return from_hub(what, call, fix, failed)
+
+
+def _timm_names() -> list[str]:
+    import timm
+
+    return timm.list_models()
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
 def _timm_tags(name: str) -> list[str]:
+    import timm
+
     architecture = name.partition(".")[0]
     return timm.list_models(f"{architecture}.*", pretrained=True)
 
 
 def _check_has_weights(name: str) -> None:
     if not _timm_tags(name):
-        raise bad("model", f"'timm/{name}', which has no trained weights", "a network with weights", OFFLINE)
+        fix = "Pass weights='<path>' to a local .safetensors or .pth file of weights that you have."
+        raise bad("model", f"'timm/{name}', which has no trained weights", "a network with weights", fix)
 
 
 def _torchvision_weights(name: str, tag: str) -> Any:
-    enum = torchvision.models.get_model_weights(name)
+    from torchvision import models
+
+    enum = models.get_model_weights(name)
     if tag and tag not in enum.__members__:
-        raise bad("model", f"weights '{tag}' of {name}", f"one of {', '.join(enum.__members__)}")
+        fix = f"Weights stand behind the name, as in torchvision/{name}:{next(iter(enum.__members__))}."
+        raise bad("model", f"weights '{tag}' of {name}", f"one of {', '.join(enum.__members__)}", fix)
     return enum[tag] if tag else enum.DEFAULT
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
+import os
+import re
+import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snows_core.errors import SnowsError, bad
-from snows_core.zoo.fetch import from_hub
+from snows_core.zoo.fetch import digest, from_hub
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 RESNET20_SHA256 = "e08b9b71ee33c3abad25588ed63999501673c02f7809364e27d965399e58bf8b"
@@ -22,6 +26,55 @@ RESNET20_URL = (
     "/checkpoints/resnet20_cifar10.pth.tar"
 )
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which checkpoints keep the weights
+# PyTorch reads these variables in each torch.load.
+FORCE, FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+NAMED_HASH = re.compile(r"-([a-f0-9]{8,64})\.")  # torch.hub's convention: name-<first digits of the SHA-256>.ext
+
+
+@contextlib.contextmanager
+def safe_unpickling() -> Iterator[None]:
+    """Let every ``torch.load`` in the block read tensors and plain containers alone, whatever its caller asked for.
+
+    A pickle can run any code. Other libraries' loaders decide for themselves whether to allow that; PyTorch's own
+    environment variable overrules them. Variables of the user's are back afterwards.
+    """
+    before = {name: os.environ.pop(name, None) for name in (FORCE, FORCE_NOT)}
+    os.environ[FORCE] = "1"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def checked_cache(url: str) -> Path:
+    """Return where torch.hub keeps the file of an address; the checksum of a file that is there has been compared.
+
+    torch.hub compares it after a download only, with the first digits of the SHA-256, which stand in the file's name.
+    A name without such digits is taken as it is.
+
+    Args:
+        url: address of a file of weights.
+
+    Raises:
+        SnowsError: when the file is there and its checksum is another one.
+    """
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urllib.parse.urlsplit(url).path).name
+    promised = NAMED_HASH.search(file.name)
+    if promised and file.exists():
+        _compare(file, promised[1], url)
+    return file
+
+
+def _compare(file: Path, sha256: str, url: str) -> None:
+    """Refuse a file whose SHA-256 does not begin with the digits."""
+    if not digest(file, "sha256").startswith(sha256):
+        raise SnowsError(
+            f"weights: {file} has the wrong checksum (expected SHA-256 {sha256[:16]}...), so it is damaged or another"
+            f" file. Delete it and run again to download it anew, or place the right file there (from {url})."
+        )
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -46,7 +99,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             content: Any = load_file(file)
         else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            with safe_unpickling():
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail anywhere in either reader
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise bad(
@@ -120,16 +174,12 @@ def published_resnet20(download: bool = True) -> dict[str, Tensor]:
     if not file.exists():
         if not download:
             raise SnowsError(f"weights: {file} is not there, and download=False. {fix}")
-        from_hub("the published ResNet-20", _download_resnet20, fix)
-    if hashlib.sha256(file.read_bytes()).hexdigest() != RESNET20_SHA256:
-        raise SnowsError(
-            f"weights: {file} has the wrong checksum (expected SHA-256 {RESNET20_SHA256[:16]}...). Delete it and run"
-            f" again, or place the right file there (from {RESNET20_URL})."
-        )
+        from_hub("the published ResNet-20", lambda: _download(RESNET20_URL, file, RESNET20_SHA256), fix)
+    _compare(file, RESNET20_SHA256, RESNET20_URL)
     return read_state(file)
 
 
-def _download_resnet20() -> Any:
-    return torch.hub.load_state_dict_from_url(
-        RESNET20_URL, map_location="cpu", file_name=RESNET20_FILE, check_hash=True, weights_only=True
-    )
+def _download(url: str, file: Path, sha256: str) -> None:
+    """Fetch a file of weights without reading it; its name appears only when the checksum is right."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(url, str(file), sha256)

@@ -22,12 +22,15 @@ def make_images():
 @pytest.fixture
 def no_network(monkeypatch):
     """Let every download fail as it does without a network."""
-    from snows_core.zoo import fetch, sources, weights
+    import torch
+    import torchvision
+
+    from snows_core.zoo import fetch, sources
 
     def refuse(*args, **kwargs):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(fetch, "download_url", refuse)
-    monkeypatch.setattr(weights.torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     monkeypatch.setattr(sources, "reachable", lambda url: False)
-    monkeypatch.setattr(sources.torchvision.models, "get_model", refuse)
+    monkeypatch.setattr(torchvision.models, "get_model", refuse)

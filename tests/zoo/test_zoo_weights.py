@@ -4,6 +4,7 @@ import copy
 import os
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -150,7 +151,7 @@ def test_cached_hub_file_needs_no_network(tmp_path, monkeypatch, no_network):
         asked.append((repository, file))
         return str(tmp_path / file) if (tmp_path / file).exists() else None
 
-    monkeypatch.setattr(sources.huggingface_hub, "try_to_load_from_cache", cached)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
     model = sources.pretrained(f"timm/{name}")
     assert asked == [(f"timm/{name}", "model.safetensors")]
     assert _same(model, original) and not model.training
@@ -165,7 +166,7 @@ def test_cached_hub_file_needs_no_network(tmp_path, monkeypatch, no_network):
     ],
 )
 def test_hub_unreachable_is_one_sentence(source, message, monkeypatch, no_network):
-    monkeypatch.setattr(sources.huggingface_hub, "try_to_load_from_cache", lambda *args: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: None)
     with pytest.raises(SnowsError, match=message) as caught:
         sources.pretrained(source)
     assert "\n" not in str(caught.value)
