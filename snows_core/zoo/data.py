@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from snows_core.errors import bad, closest
+from snows_core.errors import SnowsError, bad
 from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.cifar import load_cifar
 from snows_core.zoo.digits import MEAN, STD, load_digits
@@ -59,7 +60,18 @@ def load_data(
         return load_imagenet(name, root, **common, download=download)
     if isinstance(name, str) and name.startswith("folder:"):
         return load_folder(name.removeprefix("folder:"), **common)
-    raise bad("data", f"'{name}'", f"one of {', '.join(DATASETS)}", closest(str(name), DATASETS))
+    raise _unknown(str(name))
+
+
+def _unknown(name: str) -> SnowsError:
+    """Build the error for a name that is none: with the nearest one where it is near, else with how to use a folder."""
+    near = difflib.get_close_matches(name.lower(), DATASETS[:-1], n=1, cutoff=0.7)
+    fix = "Images of your own are used as folder:<path>; in <path>/<class>/* they have labels, in <path>/* none."
+    if near:
+        fix = f"Nearest: {near[0]}."
+    elif name and Path(name).expanduser().is_dir():
+        fix = f"A folder of images is named folder:{name}."
+    return bad("data", f"'{name}'", f"one of {', '.join(DATASETS)}", fix)
 
 
 def _digits(mean: Sequence[float] | None, std: Sequence[float] | None, image_size: int | None) -> DataBundle:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from snows_core.errors import SnowsError, bad
-from snows_core.evaluate import Metrics, evaluate
+from snows_core.evaluate import Metrics, evaluate, in_eval_mode
 from snows_core.zoo import sources
 from snows_core.zoo.data import DataBundle, load_data
 from snows_core.zoo.weights import load_state, read_state
@@ -206,9 +206,9 @@ class Experiment:
             raise SnowsError(
                 f"model, data: {self.name} scores {metrics.accuracy:.2f} % on {metrics.images:,} images of"
                 f" '{bundle.name}'; expected {record.accuracy:.2f} % within {tolerance:.2f} points ({record.origin})."
-                f" The commonest cause is a wrong normalisation: these images have mean {bundle.mean} and std"
-                f" {bundle.std}; load them by experiment('{self.name}').load_data(). Next: other weights, or shifted"
-                " labels."
+                f" The commonest causes are other weights than these, a wrong normalisation (these images have mean"
+                f" {bundle.mean} and std {bundle.std}; in Python experiment('{self.name}').load_data() gives the right"
+                " one), and shifted labels."
             )
 
 
@@ -217,10 +217,8 @@ def _check_outputs(
     model: nn.Module, image: torch.Tensor, bundle: DataBundle, device: torch.device | str | None
 ) -> None:
     """Refuse labels that cannot belong to the network's outputs."""
-    place = torch.device(device) if device is not None else next(model.parameters()).device
-    mode = model.training
-    outputs = model.to(place).eval()(image.to(place)).shape[-1]
-    model.train(mode)
+    with in_eval_mode(model, device) as run:
+        outputs = run(image).logits.shape[1]
     if bundle.classes and len(bundle.classes) != outputs:
         raise bad(
             "data",

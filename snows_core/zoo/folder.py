@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
-from timm.data import ImageNetInfo
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import transforms
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from snows_core.errors import SnowsError, bad
+from snows_core.errors import bad
 from snows_core.zoo.bundle import DataBundle, Split
+from snows_core.zoo.image_modes import GREY_MODES, mode_of, read_image
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's list
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")  # folders of archivers, servers and desktops
 Sample = tuple[Path, int]
 
 
@@ -49,13 +48,13 @@ class FolderImages(Dataset):
     def __getitem__(self, index: int) -> Any:
         """Return ``(image, label)``, or the image alone where there are no labels."""
         path, label = self.samples[index]
-        image = self.transform(_opened(path).convert("L" if self.shape[0] == 1 else "RGB"))
+        image = self.transform(read_image(path, "L" if self.shape[0] == 1 else "RGB"))
         if tuple(image.shape) != self.shape:
             raise bad(
                 "image_size",
                 f"{tuple(image.shape)} from {path}",
                 f"{self.shape} (channels, height, width)",
-                f"Pass image_size={self.shape[1]} so that images are resized, or sort out this file.",
+                "Resize or remove this file; a transform of your own must give all images this size.",
             )
         return (image, label) if self.labelled else image
 
@@ -63,7 +62,7 @@ class FolderImages(Dataset):
         """Look at up to 16 files; a few grey ones among colour are usual, all grey is another data set."""
         step = max(1, len(self.samples) // 16)
         looked = [path for path, _ in self.samples[::step]]
-        if looked and all(_opened(path, whole=False).mode in GREY_MODES for path in looked):
+        if looked and all(mode_of(path) in GREY_MODES for path in looked):
             raise bad(
                 "data",
                 f"grey images ({looked[0]} and others)",
@@ -72,33 +71,48 @@ class FolderImages(Dataset):
             )
 
 
-def _opened(path: Path, whole: bool = True) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            if whole:
-                image.load()
-            return image
-    except (OSError, UnidentifiedImageError) as error:
-        raise SnowsError(f"data: {path} cannot be read as an image ({error}). Remove or replace the file.") from error
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def _image_paths(folder: Path) -> Iterator[Path]:
+    """Yield the image files under a folder, in no order; hidden ones and those in hidden folders are left out."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for name in files:
+            path = Path(parent, name)
+            if path.suffix.lower() in SUFFIXES and not _is_hidden(name) and path.is_file():
+                yield path
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return the image files under a folder, at any depth, in alphabetical order."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+    """Return the image files under a folder, at any depth, in alphabetical order, without hidden ones."""
+    return sorted(_image_paths(folder))
 
 
-def class_names(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder that hold images, in alphabetical order, without hidden ones."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+    return [name for name in names if next(_image_paths(folder / name), None) is not None]
+
+
+def class_names(folder: Path, argument: str = "root") -> list[str]:
     """Return the class folders of a tree in alphabetical order.
+
+    Args:
+        folder: the tree.
+        argument: what the caller's argument is called, for messages.
 
     Raises:
         SnowsError: when the folder is missing or has no class folder with an image.
     """
     if not folder.is_dir():
-        raise bad("root", f"no folder {folder}", "a tree with one folder a class", f"Put images at {folder}/<class>/*.")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    names = [name for name in names if files_in(folder / name)]
+        fix = f"Put images at {folder}/<class>/*."
+        raise bad(argument, f"no folder {folder}", "a tree with one folder a class", fix)
+    names = class_folders(folder)
     if not names:
-        raise bad("root", f"no class folder with images in {folder}", "<class>/<image> files", "Check the path.")
+        fix = f"Images are files ending in {', '.join(SUFFIXES)}; hidden folders do not count."
+        raise bad(argument, f"no class folder with images in {folder}", "<class>/<image> files", fix)
     return names
 
 
@@ -109,11 +123,15 @@ def labelled_samples(folder: Path, label_of: dict[str, int]) -> list[Sample]:
 
 def imagenet_labels() -> dict[str, int]:
     """Return the ImageNet-1k class index of every WordNet id, such as ``{"n01440764": 0, ...}``."""
+    from timm.data import ImageNetInfo
+
     return {wnid: index for index, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
 
 
 def imagenet_classes() -> list[str]:
     """Return the 1,000 ImageNet class names in label order."""
+    from timm.data import ImageNetInfo
+
     info = ImageNetInfo("imagenet-1k")
     return [info.index_to_description(index) for index in range(info.num_classes())]
 
@@ -141,6 +159,8 @@ def normalised(
         std: one value a channel.
         crop: resize the shorter side to size / 0.875 and crop the centre, as for ImageNet; otherwise resize both sides.
     """
+    from torchvision import transforms
+
     steps: list[Any] = []
     if size is not None and crop:
         steps = [transforms.Resize(round(size / 0.875)), transforms.CenterCrop(size)]
@@ -177,6 +197,7 @@ def load_folder(
 
     ``<path>/train/<class>/*`` with ``<path>/test`` or ``<path>/val`` beside it is used as it is divided. In
     ``<path>/<class>/*`` every fifth image is set aside for testing, and so it is in a flat ``<path>/*`` without labels.
+    Hidden files and folders are left out. Depth and colour of the files: see ``image_modes.read_image``.
 
     Args:
         path: the folder.
@@ -189,8 +210,9 @@ def load_folder(
         SnowsError: on a missing or empty folder, grey images for colour, or half a train/test division.
     """
     root = Path(path).expanduser()
-    if not root.is_dir():
-        raise bad("data", f"'folder:{path}', which is not a folder", "folder:<path> of an existing folder")
+    if not str(path).strip() or not root.is_dir():
+        fix = f"Check the path; one that does not begin with / starts at {Path.cwd()}."
+        raise bad("data", f"'folder:{path}', which is not a folder", "folder:<path> of an existing folder", fix)
     mean, std = checked_moments(mean, std, (IMAGENET_MEAN, IMAGENET_STD))
     size = image_size or 224
     shape = (len(mean), size, size)
@@ -206,16 +228,18 @@ def _divided(root: Path) -> tuple[list[Sample], list[Sample], list[str]]:
     if (root / "train").is_dir():
         held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
         if held_out is None:
-            raise bad("data", f"{root / 'train'} alone", "a folder 'test' or 'val' beside it", "Add one.")
-        labels, names = label_map(sorted({*class_names(root / "train"), *class_names(held_out)}))
+            fix = f"Add one, or name {root / 'train'} itself to have every fifth image set aside."
+            raise bad("data", f"{root / 'train'} alone", "a folder 'test' or 'val' beside it", fix)
+        labels, names = label_map(sorted({*class_names(root / "train", "data"), *class_names(held_out, "data")}))
         return labelled_samples(root / "train", labels), labelled_samples(held_out, labels), names
-    if any(entry.is_dir() and files_in(entry) for entry in root.iterdir()):
-        labels, names = label_map(class_names(root))
+    if found := class_folders(root):
+        labels, names = label_map(found)
         samples = labelled_samples(root, labels)
     else:
         samples, names = [(file, -1) for file in files_in(root)], []
     if len(samples) < 2:
-        raise bad("data", f"{len(samples)} images in {root}", "at least 2, one to calibrate on and one to test")
+        fix = f"Images are files ending in {', '.join(SUFFIXES)}; hidden files and folders do not count."
+        raise bad("data", f"{len(samples)} images in {root}", "at least 2, one to calibrate on and one to test", fix)
     held = torch.arange(len(samples)) % 5 == 0
     return (
         [sample for sample, out in zip(samples, held, strict=True) if not out],

@@ -72,7 +72,7 @@ def load_imagenet(
                 "root",
                 f"class folder '{unknown[0]}' in {part}",
                 "WordNet ids of ImageNet's 1,000 classes, such as n01440764",
-                "Rename the folders, or use data='folder:<path>' for classes of your own.",
+                "Rename the folders, or use the data set 'folder:<path>' for classes of your own.",
             )
         splits.append(Split(FolderImages(labelled_samples(part, labels), transform, shape)))
     words = f"image-folder tree with {len(splits[0]):,} training and {len(splits[1]):,} test images"
@@ -86,7 +86,7 @@ def _imagenet_tree(folder: Path) -> Path:
                 "root",
                 f"no folder {folder / part}",
                 f"{folder}/{{train,val}}/<wnid>/*.JPEG",
-                "ImageNet needs registration: place (a part of) it there, or use data='imagenette', which needs none.",
+                "ImageNet needs registration: place (a part of) it there, or use 'imagenette', which needs none.",
             )
     return folder
 

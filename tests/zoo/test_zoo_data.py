@@ -1,6 +1,5 @@
 """Digits and CIFAR: trees, archives, checksums, and every way in which they can be missing."""
 
-import dataclasses
 import hashlib
 import os
 import pickle
@@ -39,9 +38,29 @@ def test_digits_refuse_another_size_or_colour():
         load_data("digits", mean=(0.5,), std=(0.5, 0.5, 0.5))
 
 
-def test_unknown_data_lists_the_nearest_name():
-    with pytest.raises(SnowsError, match=r"data: got 'cifar11'.*Nearest: cifar10"):
-        load_data("cifar11")
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("cifar11", "cifar10"), ("CIFAR-10", "cifar10"), ("digit", "digits"), ("ImageNet-1k", "imagenet")],
+)
+def test_unknown_data_lists_the_nearest_name(name, near):
+    with pytest.raises(SnowsError, match=rf"data: got '{name}'; expected one of digits, .*\. Nearest: {near}\.$"):
+        load_data(name)
+
+
+@pytest.mark.parametrize("name", ["mnist", "svhn", "tiny", "coco", ""])
+def test_data_that_is_near_to_none_lists_all_and_how_to_use_a_folder(name):
+    with pytest.raises(
+        SnowsError, match=rf"data: got '{name}'; .*digits, cifar10, .*folder:<path>\. Images of your own"
+    ):
+        load_data(name)
+
+
+def test_a_bare_path_is_led_to_the_form_of_a_folder(tmp_path):
+    with pytest.raises(SnowsError, match=rf"A folder of images is named folder:{tmp_path}\.$"):
+        load_data(str(tmp_path))
+    for empty in ("folder:", "folder: "):
+        with pytest.raises(SnowsError, match="which is not a folder; .*Check the path"):
+            load_data(empty)
 
 
 def test_missing_root_is_refused_before_anything_is_downloaded(tmp_path, monkeypatch):
@@ -147,7 +166,7 @@ def archive(tmp_path, monkeypatch):
         test_list = [["test_batch", sums["test_batch"]]]  # noqa: RUF012
         meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}  # noqa: RUF012
 
-    monkeypatch.setitem(cifar.SOURCES, "cifar10", dataclasses.replace(cifar.SOURCES["cifar10"], dataset=Tiny))
+    monkeypatch.setattr(cifar.CifarSource, "load_class", lambda source: Tiny)
     return path
 
 

@@ -81,7 +81,7 @@ def test_imagenette_archive_is_downloaded_once(tmp_path, make_images, monkeypatc
     monkeypatch.setattr(fetch, "download_url", lambda url, folder, name: shutil.copy(archive, f"{folder}/{name}"))
     with pytest.raises(SnowsError, match="checksum mismatch"):
         load_data("imagenette", root)
-    monkeypatch.setattr(fetch, "check_md5", lambda file, md5: True)
+    monkeypatch.setattr(fetch, "digest", lambda file, method: imagenet.IMAGENETTE_MD5)
     bundle = load_data("imagenette", root, image_size=32)
     assert bundle.test.tensors()[1].tolist() == [217] and len(bundle.classes) == 1000
     assert load_data("imagenette", root, download=False).name == "imagenette"
@@ -145,3 +145,42 @@ def test_empty_and_missing_folders_are_refused(tmp_path):
         load_data(f"folder:{tmp_path}/nowhere")
     with pytest.raises(SnowsError, match="std"):
         load_data(f"folder:{tmp_path}", mean=(0.5,), std=(0,))
+
+
+HIDDEN = (".thumbnails", "__MACOSX", "@eaDir", ".ipynb_checkpoints", "#recycle")
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path, make_images, hidden):
+    for part, count in (("train", 3), ("val", 2)):
+        for name in ("cats", "dogs"):
+            make_images(tmp_path / part / name, count)
+            make_images(tmp_path / part / name / hidden, 4)
+            make_images(tmp_path / part / name / "deeper" / hidden / "and deeper", 4)
+            shutil.copy(tmp_path / part / name / "000.png", tmp_path / part / name / "._000.png")
+        make_images(tmp_path / part / hidden, 5)
+        make_images(tmp_path / part / hidden / "cats", 5)
+    bundle = load_data(f"folder:{tmp_path}", image_size=32)
+    assert (len(bundle.train), len(bundle.test), bundle.classes) == (6, 4, ["cats", "dogs"])
+    bundle = load_data(f"folder:{tmp_path / 'train'}", image_size=32)
+    assert (len(bundle.train) + len(bundle.test), bundle.classes) == (6, ["cats", "dogs"])
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_a_flat_folder_stays_flat_beside_a_hidden_one(tmp_path, make_images, hidden):
+    make_images(tmp_path, 5)
+    make_images(tmp_path / hidden, 7)
+    bundle = load_data(f"folder:{tmp_path}", image_size=32)
+    assert len(bundle.train) + len(bundle.test) == 5 and not bundle.labelled
+
+
+def test_a_folder_below_a_hidden_one_is_used(tmp_path, make_images):
+    make_images(tmp_path / ".cache" / "pictures", 4)
+    assert len(load_data(f"folder:{tmp_path / '.cache' / 'pictures'}", image_size=32).train) == 3
+
+
+def test_imagenet_leaves_hidden_folders_out(tree, make_images):
+    for hidden in HIDDEN:
+        make_images(tree / "imagenet" / "val" / hidden, 2)
+        make_images(tree / "imagenet" / "val" / WNIDS[0] / hidden, 2)
+    assert len(load_data("imagenet", tree, image_size=32).test) == 3

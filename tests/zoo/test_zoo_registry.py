@@ -51,7 +51,13 @@ def test_rows_are_complete(name):
         assert any(fnmatch.fnmatch("layer2.0.downsample.0", glob) for glob in row.exclude)
 
 
-def test_torchvision_accuracies_are_those_stated_with_the_weights():
+@pytest.mark.parametrize("name", [name for name, row in EXPERIMENTS.items() if row.model.startswith("torchvision/")])
+def test_torchvision_accuracies_are_those_stated_with_the_weights(name):
+    row = EXPERIMENTS[name]
+    assert row.dense_accuracy == sources.preprocessing(row.model).accuracy == experiment(row.model).dense_accuracy
+
+
+def test_any_network_of_torchvision_is_compared_with_what_is_stated():
     assert experiment("resnet50").dense_accuracy == 76.13
     assert experiment("torchvision/resnet18").records[0].data == "imagenet"
 
@@ -59,6 +65,19 @@ def test_torchvision_accuracies_are_those_stated_with_the_weights():
 def test_unknown_experiment_lists_all_nearest_first():
     with pytest.raises(SnowsError, match=r"experiment: got 'resnet2'; expected one of digits-resnet20, .*Nearest: res"):
         experiment("resnet2")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("resnet18", r"timm/resnet18 or torchvision/resnet18\?"),
+        ("deit_tiny_patch16_224.fb_in1k", r"timm/deit_tiny_patch16_224.fb_in1k\?"),
+        ("squeezenet1_1:IMAGENET1K_V1", r"torchvision/squeezenet1_1:IMAGENET1K_V1\?"),
+    ],
+)
+def test_a_bare_name_of_a_library_is_led_to_its_address(name, advice):
+    with pytest.raises(SnowsError, match=f"experiment: got '{name}'; .*Did you mean {advice}$"):
+        experiment(name)
 
 
 @pytest.mark.parametrize(
