@@ -8,6 +8,8 @@ from typing import Any
 
 from snows_core.errors import bad
 
+LIMIT = 2**63  # the first integer that PyTorch cannot hold
+
 
 def plain(value: Any) -> Any:
     """Return a scalar of NumPy or PyTorch as Python's own number or bool, and anything else as it is."""
@@ -33,7 +35,7 @@ def integer(argument: str, value: Any, least: int = 0, what: str = "an integer",
         The integer.
 
     Raises:
-        SnowsError: when it is no integer, or too small.
+        SnowsError: when it is no integer, too small, or beyond what PyTorch holds.
 
     >>> integer("steps", 3)
     3
@@ -41,6 +43,8 @@ def integer(argument: str, value: Any, least: int = 0, what: str = "an integer",
     number_ = plain(value)
     if isinstance(number_, bool) or not isinstance(number_, numbers.Integral) or number_ < least:
         raise bad(argument, repr(value), f"{what} >= {least}{otherwise}")
+    if number_ >= LIMIT:
+        raise bad(argument, repr(value), f"{what} below 2 ** 63{otherwise}")
     return int(number_)
 
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from snows_core import completion
+from snows_core.checks import LIMIT
 from snows_core.errors import bad, closest
 from snows_core.newton_options import NewtonOptions
 from snows_core.recipe import CHOICES, Recipe, changeable
 
-_LARGEST_SEED = 2**63 - 1  # of PyTorch's generators
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -29,13 +29,13 @@ def home_expanded(path: Path | None) -> Path | None:
 
 def checked_seed(seed: int) -> int:
     """Refuse a seed that PyTorch's generators do not take."""
-    if not 0 <= seed <= _LARGEST_SEED:
-        raise typer.BadParameter(f"got {seed}; expected an integer from 0 to {_LARGEST_SEED}")
+    if not 0 <= seed < LIMIT:
+        raise typer.BadParameter(f"got {seed}; expected an integer from 0 to {LIMIT - 1}")
     return seed
 
 
 def _parse_k(text: str) -> str | int:
-    if text != "auto" and not (text.isascii() and text.isdecimal()):
+    if text != "auto" and not (text.isascii() and text.isdecimal() and int(text) < LIMIT):
         raise typer.BadParameter(f"got {text!r}; expected an integer >= 0, or auto")
     return text if text == "auto" else int(text)
 

@@ -9,16 +9,18 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from snows_core.errors import SnowsError, bad
 from snows_core.files import write_whole
 from snows_core.provenance import provenance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DEFAULT_PROFILE = "digits"
 FIGURES_VARIABLE = "SNOWS_FIGURES"

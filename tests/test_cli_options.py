@@ -29,7 +29,7 @@ def test_what_is_no_memory_is_refused(text):
         _parse_memory(text)
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5", "", "all", "²", "five"])
+@pytest.mark.parametrize("text", ["-1", "1.5", "", "all", "²", "five", "9" * 30])
 def test_what_is_no_k_is_refused(text):
     with pytest.raises(typer.BadParameter, match="expected an integer >= 0, or auto"):
         _parse_k(text)

@@ -18,7 +18,7 @@ from snows_core.errors import SnowsError
 from snows_core.expected import load_expected
 from snows_core.notebook_checks import check_after, declared_parameters, find_notebooks, read_notebook
 from snows_core.profiles import Needs, check_needs, load_profile
-from snows_core.reproduce import reproduce
+from snows_core.reproduce import notebooks_folder, profiles_table, reproduce
 
 PARAMETERS = 'profile = "digits"\nsize = 2'
 WRITE = """
@@ -204,6 +204,42 @@ def test_the_list_of_notebooks(book):
     book.profile("01_good", "cifar", description="Real images.", needs={"data": ["cifar10"], "network": True})
     shown = CliRunner().invoke(cli.app, ["reproduce", "--list", "--notebooks", str(book.folder)])
     assert shown.exit_code == 0 and "Real images." in shown.output and "a network the first time" in shown.output
+
+
+def test_every_notebook_says_its_own_time():
+    folder = notebooks_folder()
+    needs = {n.stem: load_profile(n.stem, "digits", folder).needs for n in find_notebooks(folder)}
+    assert all(need.minutes for need in needs.values()) and len({need.minutes for need in needs.values()}) > 2
+    table = profiles_table().query("profile == 'digits'").set_index("notebook")["needs"]
+    assert table["01_obs_background"] == "about 30 seconds, 1.5 GB of memory"
+    assert table["02_hessian_free_newton_cg"].startswith("about 1 minute,")
+
+
+def test_times_are_said_where_they_are_known():
+    said = {minutes: Needs(minutes=minutes).sentence() for minutes in (None, 0.25, 1, 1.5, 120)}
+    assert said == {
+        None: "1.5 GB of memory", 0.25: "about 15 seconds, 1.5 GB of memory", 1: "about 1 minute, 1.5 GB of memory",
+        1.5: "about 1.5 minutes, 1.5 GB of memory", 120: "about 120 minutes, 1.5 GB of memory",
+    }  # fmt: skip
+
+
+def test_the_default_profile_may_only_say_what_it_needs(book):
+    book.add("01_good", WRITE)
+    book.profile("01_good", "digits", description="Small.", needs={"minutes": 3})
+    loaded = load_profile("01_good", "digits", book.folder)
+    assert loaded.parameters == {} and loaded.needs.sentence().startswith("about 3 minutes")
+    book.profile("01_good", "digits", parameters={"size": 3})
+    with pytest.raises(SnowsError, match=r"01_good\.digits\.yaml: parameters: got size; expected none"):
+        book.reproduce()
+
+
+@pytest.mark.parametrize("timeout", ["nan", "inf", "1e999"])
+def test_a_time_that_never_ends_is_refused(book, timeout):
+    book.add("01_good", WRITE)
+    arguments = ["reproduce", "--notebooks", str(book.folder), "--figures", str(book.figures), "--timeout", timeout]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code in (1, 2) and "--timeout" in done.stderr and "Traceback" not in done.output
+    assert not (book.root / "runs").exists()
 
 
 def test_parameters_are_read_without_running(book):
