@@ -12,7 +12,7 @@ from torch import nn
 from snows_core.errors import SnowsError, bad
 from snows_core.evaluate import Metrics, evaluate, in_eval_mode
 from snows_core.zoo import sources
-from snows_core.zoo.data import DataBundle, load_data
+from snows_core.zoo.data import DATASETS, DataBundle, load_data
 from snows_core.zoo.weights import load_state, read_state
 
 
@@ -111,7 +111,7 @@ class Experiment:
         """
         expected, name = sources.preprocessing(self.model), data or self.data
         channels, size, _ = expected.image_shape
-        if not str(name).startswith("folder:") and (name == "digits") != (channels == 1):
+        if name in DATASETS and (name == "digits") != (channels == 1):
             raise bad(
                 "data",
                 f"'{name}' ({'grey' if name == 'digits' else 'colour'} images)",

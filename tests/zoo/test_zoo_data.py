@@ -59,7 +59,7 @@ def test_a_bare_path_is_led_to_the_form_of_a_folder(tmp_path):
     with pytest.raises(SnowsError, match=rf"A folder of images is named folder:{tmp_path}\.$"):
         load_data(str(tmp_path))
     for empty in ("folder:", "folder: "):
-        with pytest.raises(SnowsError, match="which is not a folder; .*Check the path"):
+        with pytest.raises(SnowsError, match=r"which is not a folder; .*Check the path"):
             load_data(empty)
 
 

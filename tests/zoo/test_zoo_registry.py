@@ -192,6 +192,9 @@ def test_grey_and_colour_are_not_mixed():
         experiment("resnet20").load_data(data="digits")
     with pytest.raises(SnowsError, match=r"'cifar10' \(colour images\); expected images with 1 channel "):
         experiment("digits-resnet20").load_data(data="cifar10")
+    for name in ("digits-resnet20", "resnet20"):
+        with pytest.raises(SnowsError, match=r"data: got 'mnist'; expected one of digits, cifar10"):
+            experiment(name).load_data(data="mnist")
     row = experiment("resnet20")
     with pytest.raises(SnowsError, match=r"grey \(1 channel\) images from 'digits'; expected colour"):
         row.check_dense(row.load_model(pretrained=False), load_data("digits"))
