@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from snows_core.batches import split_batch
 from snows_core.calibration import run_on_example
+from snows_core.copies import plain_copy
 from snows_core.errors import SnowsError, bad
 from snows_core.scores import Scores, Tally, read_scores
 
@@ -143,11 +143,8 @@ def in_eval_mode(
 
 
 def _copied(model: nn.Module, name: str) -> nn.Module:
-    """Return a deep copy, also of a network that holds computed tensors, such as a weight masked by torch's hooks."""
-    held = (value for module in model.modules() for value in vars(module).values())
-    computed = {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and not v.is_leaf}
     try:
-        return copy.deepcopy(model, computed)
+        return plain_copy(model)
     except Exception as error:  # a lock, a file, a generator: each refuses in its own way
         raise bad(
             name,

@@ -170,7 +170,10 @@ def published_resnet20(download: bool = True) -> dict[str, Tensor]:
         SnowsError: when the file is damaged, or absent and cannot be downloaded.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / RESNET20_FILE
-    fix = f"Place the file at {file} yourself (from {RESNET20_URL}), or set TORCH_HOME to a cache that has it."
+    fix = (
+        f"Place the file at {file} yourself (from {RESNET20_URL}), set TORCH_HOME to a cache that has it, or pass"
+        " weights='<path>' to a copy of it."
+    )
     if not file.exists():
         if not download:
             raise SnowsError(f"weights: {file} is not there, and download=False. {fix}")
