@@ -1,6 +1,8 @@
-"""Which weights stay: sparsity patterns, saliency scores, and masks that come from elsewhere.
+"""Which weights stay: sparsity patterns and saliency scores.
 
-A mask is a bool tensor of the weight's shape, True where the weight is kept.
+A mask is a bool tensor of the weight's shape, True where the weight is kept. Scores are taken as they are, sign
+included: the highest stay. Among equal scores a lot decides, the same for the same seed (:mod:`snows_core.lowest`).
+Masks that come from elsewhere are read by :mod:`snows_core.given_masks`.
 """
 
 from __future__ import annotations
@@ -8,12 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Real
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from snows_core.errors import SnowsError, bad, closest
+from snows_core.checks import plain
+from snows_core.errors import bad, closest
+from snows_core.given_masks import foreign_masks as foreign_masks
+from snows_core.lowest import comparable, exactly, highest_of_groups, lowest, seed_of, shares_of_lowest
 
 Masks = dict[str, Tensor]
 Saliency = Callable[[str, Tensor], Tensor]
@@ -21,12 +27,13 @@ Saliency = Callable[[str, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class NM:
-    """Keep the ``n`` most salient of every ``m`` consecutive inputs of an output (2:4 is what GPUs accelerate).
+    """Keep the ``n`` highest scores of every ``m`` consecutive inputs of an output (2:4 is what GPUs accelerate).
 
     Groups run along the input axis of a linear layer, and along the input channels at each kernel position of a
     convolution.
 
-    >>> NM(2, 4).mask(torch.tensor([[1.0, -4.0, 3.0, 2.0]])).int().tolist()
+    >>> import torch
+    >>> NM(2, 4).mask(torch.tensor([[1.0, -4.0, 3.0, 2.0]]).abs()).int().tolist()
     [[0, 1, 1, 0]]
     """
 
@@ -49,16 +56,23 @@ class NM:
             return f"{weight.shape[1]} inputs do not divide into groups of {self.m}"
         return ""
 
-    def mask(self, scores: Tensor) -> Tensor:
-        """Return the mask that keeps the n highest scores of each group; ties go to the first input.
+    def mask(self, scores: Tensor, seed: int = 0) -> Tensor:
+        """Return the mask that keeps the n highest scores of each group.
 
         Args:
-            scores: (out, in) or (out, in, *kernel).
+            scores: (out, in) or (out, in, *kernel), of any real type; for magnitude pruning ``weight.abs()``.
+            seed: of the lots that decide among equal scores.
+
+        Returns:
+            Bool tensor of the same shape, on the same device.
+
+        Raises:
+            SnowsError: when the inputs do not divide into groups, or on scores that are not finite.
         """
-        last = scores.abs().movedim(1, -1)
-        grouped = last.reshape(*last.shape[:-1], -1, self.m)
-        order = grouped.argsort(dim=-1, descending=True, stable=True)[..., : self.n]
-        kept = torch.zeros_like(grouped, dtype=torch.bool).scatter_(-1, order, True)
+        if reason := self.misfit(scores):
+            raise bad("scores", f"shape {tuple(scores.shape)}", f"inputs that fit {self} ({reason})")
+        last = comparable(scores).movedim(1, -1)
+        kept = highest_of_groups(last.reshape(*last.shape[:-1], -1, self.m), self.n, seed)
         return kept.reshape(last.shape).movedim(-1, 1).contiguous()
 
 
@@ -79,6 +93,11 @@ class Unstructured:
 
     def __post_init__(self) -> None:
         """Refuse fractions outside (0, 1), unknown scopes and caps that cannot be met."""
+        for field in ("sparsity", "cap"):
+            value = plain(getattr(self, field))
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise bad("pattern" if field == "sparsity" else field, repr(value), "a number")
+            object.__setattr__(self, field, float(value))
         if not 0 < self.sparsity < 1:
             raise bad("pattern", self.sparsity, "a sparsity between 0 and 1", "0.8 removes four of five weights.")
         if self.scope not in ("layer", "global"):
@@ -94,58 +113,76 @@ class Unstructured:
         """Return an empty string: every weight can take this pattern."""
         return ""
 
-    def mask(self, scores: Tensor) -> Tensor:
-        """Return the mask that removes round(sparsity * count) weights of lowest score, but never all of them."""
-        return _keep_all_but(scores.abs(), min(round(self.sparsity * scores.numel()), scores.numel() - 1))
+    def mask(self, scores: Tensor, seed: int = 0) -> Tensor:
+        """Return the mask that removes round(sparsity * count) weights of lowest score, but never all of them.
 
-    def masks(self, scores: Mapping[str, Tensor]) -> Masks:
+        Args:
+            scores: of any shape and real type; for magnitude pruning ``weight.abs()``.
+            seed: of the lots that decide among equal scores.
+
+        Returns:
+            Bool tensor of the same shape, on the same device.
+        """
+        count = min(round(exactly(self.sparsity) * scores.numel()), scores.numel() - 1)
+        return ~lowest(comparable(scores), count, seed)
+
+    def masks(self, scores: Mapping[str, Tensor], seed: int = 0) -> Masks:
         """Return the masks of all layers for their scores, by scope.
+
+        Args:
+            scores: layer name to scores.
+            seed: of the lots that decide among equal scores, within a layer and across layers.
+
+        Returns:
+            Layer name to mask.
 
         Raises:
             SnowsError: when the threshold would empty a whole layer.
         """
         if self.scope == "layer":
-            return {name: self.mask(score) for name, score in scores.items()}
-        removed = self._removed_per_layer({name: score.abs().flatten() for name, score in scores.items()})
+            return {name: self.mask(score, seed_of(seed, name)) for name, score in scores.items()}
+        read = {name: comparable(score, name).cpu() for name, score in scores.items()}
+        if len({score.dtype for score in read.values()}) > 1:
+            read = {name: score.double() for name, score in read.items()}
+        removed, thresholds = self._removed_per_layer({name: score.flatten() for name, score in read.items()}, seed)
         for name, count in removed.items():
             if count == scores[name].numel():
                 raise bad(
-                    "pattern", str(self), f"weights left in every layer, but '{name}' would lose all",
+                    "pattern",
+                    str(self),
+                    f"weights left in every layer, but '{name}' would lose all",
                     "Set a cap, for instance Unstructured(0.9, scope='global', cap=0.95).",
-                )  # fmt: skip
-        return {name: _keep_all_but(score.abs(), removed[name]) for name, score in scores.items()}
+                )
+        return {
+            name: ~lowest(score, removed[name], seed_of(seed, name), thresholds.get(name)).to(scores[name].device)
+            for name, score in read.items()
+        }
 
-    def _removed_per_layer(self, scores: Mapping[str, Tensor]) -> dict[str, int]:
-        """Share the weights to remove among layers by one threshold, again and again until no layer is over the cap."""
-        total = round(self.sparsity * sum(score.numel() for score in scores.values()))
-        limit = {name: int(self.cap * score.numel()) for name, score in scores.items()}
+    def _removed_per_layer(
+        self, scores: Mapping[str, Tensor], seed: int
+    ) -> tuple[dict[str, int], dict[str, Tensor | None]]:
+        """Share the weights to remove among layers by one threshold, again and again until no layer is over the cap.
+
+        Returns:
+            How many weights each layer loses, and the threshold of every layer that is not at its cap.
+        """
+        total = round(exactly(self.sparsity) * sum(score.numel() for score in scores.values()))
+        limit = {name: int(exactly(self.cap) * score.numel()) for name, score in scores.items()}
         total = min(total, sum(limit.values()))
         removed: dict[str, int] = {}
         open_layers = dict(scores)
         while open_layers:
-            left = total - sum(removed.values())
-            pooled = torch.cat(list(open_layers.values()))
-            owner = torch.cat([torch.full((len(score),), i) for i, score in enumerate(open_layers.values())])
-            lowest = pooled.cpu().argsort(stable=True)[:left]
-            counts = torch.bincount(owner[lowest], minlength=len(open_layers)).tolist()
-            shares = dict(zip(open_layers, counts, strict=True))
+            shares, threshold = shares_of_lowest(open_layers, total - sum(removed.values()), seed)
             over = [name for name, count in shares.items() if count > limit[name]]
             if not over:
-                return removed | shares
+                return removed | shares, dict.fromkeys(open_layers, threshold)
             for name in over:
                 removed[name] = limit[name]
                 del open_layers[name]
-        return removed
+        return removed, {}
 
 
 Pattern = NM | Unstructured
-
-
-def _keep_all_but(scores: Tensor, count: int) -> Tensor:
-    order = scores.flatten().argsort(stable=True)[:count]
-    kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
-    kept[order] = False
-    return kept.reshape(scores.shape)
 
 
 def parse_pattern(pattern: Pattern | str | float) -> Pattern:
@@ -174,7 +211,7 @@ def parse_pattern(pattern: Pattern | str | float) -> Pattern:
         sparsity, cap = match[1] or match[3], match[2] or match[4] or 1.0
         return Unstructured(float(sparsity), "global", float(cap))
     if match := re.fullmatch(rf"(?:layer:|unstructured )?{number}(%?)", text):
-        return Unstructured(float(match[1]) / (100 if match[2] else 1))
+        return Unstructured(float(Fraction(match[1]) / (100 if match[2] else 1)))
     raise bad("pattern", repr(pattern), '"n:m", a sparsity such as 0.8, "global:0.8", NM(n, m) or Unstructured(s)')
 
 
@@ -189,8 +226,15 @@ SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude}
 def make_scores(weights: Mapping[str, Tensor], saliency: str | Saliency) -> dict[str, Tensor]:
     """Score every weight by a named saliency or by a function of (layer name, weight).
 
+    Args:
+        weights: layer name to weight.
+        saliency: "magnitude", or a function that returns scores of the weight's shape, of any real type and sign.
+
     Returns:
         Layer name to scores of the weight's shape.
+
+    Raises:
+        SnowsError: on an unknown saliency, or scores of another shape or with NaN or infinite values.
     """
     if isinstance(saliency, str):
         if saliency not in SALIENCIES:
@@ -204,65 +248,28 @@ def _checked(scores: Tensor, name: str, weight: Tensor) -> Tensor:
     if not isinstance(scores, Tensor) or scores.shape != weight.shape:
         got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise bad("saliency", f"{got} for '{name}'", f"a tensor of scores of shape {tuple(weight.shape)}")
-    if not torch.isfinite(scores).all():
-        raise bad("saliency", f"scores of '{name}' with NaN or infinite values", "finite scores")
-    return scores
+    return comparable(scores, name).to(weight.device)
 
 
-def masks_for(weights: Mapping[str, Tensor], pattern: Pattern, saliency: str | Saliency = "magnitude") -> Masks:
+def masks_for(
+    weights: Mapping[str, Tensor], pattern: Pattern, saliency: str | Saliency = "magnitude", seed: int = 0
+) -> Masks:
     """Return masks of one pattern for layer weights that fit it, by their saliency.
 
     Args:
         weights: layer name to weight (out, in, ...).
         pattern: the sparsity pattern.
-        saliency: "magnitude", or a function of (name, weight) that returns scores of the weight's shape.
+        saliency: "magnitude", or a function of (name, weight) that returns scores of the weight's shape. Scores are
+            taken as they are, sign included: the highest stay.
+        seed: of the lots that decide among equal scores.
 
     Returns:
         Layer name to mask.
+
+    Raises:
+        SnowsError: on an unknown saliency, or scores of another shape or with NaN or infinite values.
     """
     scores = make_scores(weights, saliency)
     if isinstance(pattern, Unstructured):
-        return pattern.masks(scores)
-    return {name: pattern.mask(score) for name, score in scores.items()}
-
-
-def foreign_masks(
-    source: Mapping[str, Tensor] | nn.Module, weights: Mapping[str, Tensor], aliases: Mapping[str, str]
-) -> Masks:
-    """Read masks made elsewhere: a dict of bool tensors, or a pruned model or state dict whose zeros define them.
-
-    Args:
-        source: the masks; keys are layer names or parameter names.
-        weights: layer name to dense weight, for every layer that can be pruned.
-        aliases: parameter name to layer name.
-
-    Returns:
-        Masks by layer name, of the layers that the source prunes (a layer without a zero stays dense).
-
-    Raises:
-        SnowsError: on an unknown name, a wrong shape, a layer left empty, or no mask at all.
-    """
-    if not isinstance(source, nn.Module | Mapping) or not all(
-        isinstance(value, Tensor) for value in (source.values() if isinstance(source, Mapping) else ())
-    ):
-        raise bad("masks", type(source).__name__, "a dict of bool tensors, a pruned model, or its state dict",
-                  "Load files first, for instance with torch.load or snows.load.")  # fmt: skip
-    explicit = not isinstance(source, nn.Module) and all(mask.dtype == torch.bool for mask in source.values())
-    entries = source.state_dict() if isinstance(source, nn.Module) else source
-    found: Masks = {}
-    for key, value in entries.items():
-        name = aliases.get(key, key)
-        if name not in weights:
-            if explicit:
-                raise bad("masks", f"a mask for '{key}'", "names of layers of this model", closest(key, weights))
-            continue
-        if value.shape != weights[name].shape:
-            raise bad("masks", f"shape {tuple(value.shape)} for '{name}'", f"{tuple(weights[name].shape)}")
-        mask = (value if explicit else value != 0).to(weights[name].device)
-        if not mask.any():
-            raise bad("masks", f"a mask that leaves layer '{name}' empty", "at least one kept weight in every layer")
-        if explicit or not mask.all():
-            found[name] = mask.clone()
-    if not found:
-        raise SnowsError("masks: got no zeros in any layer of this model; expected a pruned model, or bool masks.")
-    return found
+        return pattern.masks(scores, seed)
+    return {name: pattern.mask(score, seed_of(seed, name)) for name, score in scores.items()}
