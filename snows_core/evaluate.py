@@ -158,7 +158,7 @@ def _existing(device: torch.device | str) -> torch.device:
     """Return a device with its index, so that "cuda" equals the "cuda:0" of a tensor that is there."""
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise bad("device", f"'{device}' ({reason})", "cpu, cuda, cuda:1, mps, ... of this machine") from error
 

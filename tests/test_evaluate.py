@@ -348,7 +348,7 @@ def test_what_is_no_network_or_device_is_refused():
         evaluate("resnet", IMAGES)
     with pytest.raises(SnowsError, match="reference: got dict"):
         evaluate(small_resnet(), IMAGES, reference={})
-    for name in ("gpu", "cuda:99"):
+    for name in ("gpu", "cuda:99", 2.5):
         with pytest.raises(SnowsError, match=f"device: got '{name}'"):
             evaluate(small_resnet(), IMAGES, device=name)
 
