@@ -1,4 +1,4 @@
-"""Calibration images: checked once, loudly, and cut into batches."""
+"""Calibration images: read and checked once, loudly, then laid out in one tensor in a seeded random order."""
 
 from __future__ import annotations
 
@@ -9,80 +9,133 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snows_core.batches import split_batch
 from snows_core.errors import SnowsError, bad
+from snows_core.devices import free_memory
 
 FEW = 32
+MANY = 20_000  # images from a source without a length, past which it is taken for an endless one
 
 
-def calibration_batches(
-    images: Tensor | Iterable[Any],
-    batch_size: int,
-    device: torch.device | None = None,
-    limit: int | None = None,
-    few: int = FEW,
-) -> list[Tensor]:
-    """Check calibration images and return them as batches on a device.
+def calibration_parts(images: Tensor | Iterable[Any], limit: int | None = None, few: int = FEW) -> list[Tensor]:
+    """Read and check calibration images.
 
     Args:
         images: tensor (N, C, H, W), or a DataLoader or iterable of ``x`` or ``(x, y)`` batches; labels are ignored.
-        batch_size: images per batch; the last may be smaller.
-        device: where batches go; default: where they are.
-        limit: use at most this many images.
+        limit: use at most this many images, the first ones.
         few: warn below this many.
 
     Returns:
-        Non-empty list of float batches.
+        Non-empty list of float tensors (n, C, H, W) in the order given; a tensor that came in is not copied.
 
     Raises:
         SnowsError: on anything but a non-empty set of finite floating-point images of one shape.
     """
-    if batch_size < 1:
-        raise bad("batch_size", batch_size, "an integer >= 1")
-    if limit is not None and limit < 1:
-        raise bad("max_images", limit, "an integer >= 1 or None")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise bad("max_images", repr(limit), "an integer >= 1 or None")
     if isinstance(images, Tensor):
         _check(images)
-        whole = images[:limit]
+        parts = [images[:limit]]
     else:
-        whole = _gather(images, limit)
-    if len(whole) == 0:
+        parts = _gathered(images, limit)
+    count = sum(map(len, parts))
+    if count == 0:
         raise bad("images", "0 images", "at least one", "A few hundred unlabelled training images are usual.")
-    if not torch.isfinite(whole).all():
-        count = int((~torch.isfinite(whole)).flatten(1).any(1).sum())
-        raise bad("images", f"{count} images with NaN or infinite values", "finite values",
+    odd = sum(int((~torch.isfinite(part)).flatten(1).any(1).sum()) for part in parts)
+    if odd:
+        raise bad("images", f"{odd} images with NaN or infinite values", "finite values",
                   "Check the normalisation (a zero standard deviation?).")  # fmt: skip
-    if len(whole) < few:
+    if count < few:
         warnings.warn(
-            f"images: only {len(whole)} calibration images; a few hundred are usual, below {few} the fit is noisy",
+            f"images: only {count} calibration images; a few hundred are usual, below {few} the fit is noisy",
             stacklevel=3,
         )
-    return [batch.to(device) if device is not None else batch for batch in whole.split(batch_size)]
+    return parts
 
 
-def _gather(images: Iterable[Any], limit: int | None) -> Tensor:
+def first_images(parts: list[Tensor], count: int) -> Tensor:
+    """Return the first images of all parts together, at most ``count``, in memory of their own."""
+    chosen: list[Tensor] = []
+    for part in parts:
+        chosen.append(part[: count - sum(map(len, chosen))])
+        if sum(map(len, chosen)) >= count:
+            break
+    return torch.cat(chosen).clone()
+
+
+def shuffled(parts: list[Tensor], seed: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay all images out in one tensor in a random order, and empty the list: they are held once.
+
+    A set that is sorted by class would show a sample of its curvature one class alone; the order is the same wherever
+    the seed is.
+
+    Args:
+        parts: from :func:`calibration_parts`; emptied.
+        seed: of the permutation.
+        like: a tensor (n, C, H, W) whose dtype, device and strides (channels first or last) the result takes.
+
+    Returns:
+        Images (N, C, H, W), and at each place the position (N,) that its image had.
+    """
+    count, shape = sum(map(len, parts)), parts[0].shape[1:]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    place = torch.empty_like(order)
+    place[order] = torch.arange(count)
+    last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
+    whole = torch.empty((count, *shape), dtype=like.dtype, device=like.device, memory_format=layout)
+    start = 0
+    while parts:
+        part = parts.pop(0)
+        whole[place[start : start + len(part)]] = part.detach().to(whole)
+        start += len(part)
+    return whole, order
+
+
+def near_equal(count: int, size: int) -> list[int]:
+    """Cut ``count`` images into batches of at most ``size`` whose sizes differ by one at most.
+
+    A short last batch would weigh its few images as heavily as a full one in every step that takes one batch.
+
+    >>> near_equal(65, 64)
+    [33, 32]
+    """
+    batches = -(-count // size)
+    return [count // batches + (i < count % batches) for i in range(batches)]
+
+
+def _gathered(images: Iterable[Any], limit: int | None) -> list[Tensor]:
     try:
         iterator = iter(images)
     except TypeError:
         raise bad("images", type(images).__name__, "a tensor (N, C, H, W), a DataLoader or batches") from None
     parts: list[Tensor] = []
-    count = 0
+    count = size = 0
+    room = 0.5 * free_memory(torch.device("cpu"))
+    bounded = limit is not None or _has_length(images)
     for batch in iterator:
-        x = batch[0] if isinstance(batch, list | tuple) else batch
-        if not isinstance(x, Tensor):
-            raise bad(
-                "images", f"a batch of type {type(x).__name__}", "tensors (N, C, H, W), or (images, labels) pairs"
-            )
+        x, _ = split_batch(batch)
         _check(x)
         if parts and x.shape[1:] != parts[0].shape[1:]:
             raise bad("images", f"shapes {tuple(parts[0].shape[1:])} and {tuple(x.shape[1:])}", "one shape",
                       "Resize or crop them alike.")  # fmt: skip
-        parts.append(x)
-        count += len(x)
+        parts.append(x if limit is None else x[: limit - count])
+        count, size = count + len(x), size + x.numel() * x.element_size()
         if limit is not None and count >= limit:
             break
+        if size > room or (count > MANY and not bounded):
+            raise bad("images", f"more than {count:,} images ({size / 1e9:.1f} GB) without an end in sight",
+                      "a few hundred to a few thousand", "Pass max_images=, for instance max_images=512.")  # fmt: skip
     if not parts:
         raise bad("images", "no batches", "at least one image")
-    return torch.cat(parts)[:limit]
+    return parts
+
+
+def _has_length(images: Iterable[Any]) -> bool:
+    try:
+        return len(images) >= 0  # type: ignore[arg-type]
+    except TypeError:
+        return False
 
 
 def _check(x: Tensor) -> None:
@@ -98,7 +151,7 @@ def run_on_example(model: torch.nn.Module, example: Tensor) -> Any:
     """Run a model on a few images to see that they fit it, and turn what torch says into one clear error."""
     try:
         with torch.no_grad():
-            output = model(example)
+            output = model(example.clone())  # a model may write into its image
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SnowsError(

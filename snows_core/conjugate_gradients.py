@@ -13,6 +13,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from snows_core.precision import widest
+
 
 class Stop(Enum):
     """Why a solver ended."""
@@ -51,7 +53,7 @@ class CGSolution:
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the inner product of two tensors as a scalar tensor, summed in double precision where there is any."""
-    return (a * b).sum(dtype=torch.float64 if a.device.type != "mps" else None)
+    return (a * b).sum(dtype=widest(a.device))
 
 
 def conjugate_gradients(

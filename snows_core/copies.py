@@ -99,3 +99,9 @@ def in_full_precision(model: nn.Module) -> nn.Module:
     if any(tensor.dtype in LOW_PRECISION for tensor in (*model.parameters(), *model.buffers())):
         model._apply(lambda t: t.float() if t.dtype in LOW_PRECISION else t)
     return model
+
+
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model's state dict in memory of their own; what is no tensor there is left out."""
+    state = model.state_dict()
+    return {name: value.detach().clone() for name, value in state.items() if isinstance(value, torch.Tensor)}

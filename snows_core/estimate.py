@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,16 +10,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from snows_core.calibration import calibration_batches
+from snows_core.calibration import calibration_parts, first_images
 from snows_core.choose_k import K, ladder, read_k
+from snows_core.devices import resolve_device
 from snows_core.errors import bad
-from snows_core.graph import Network
 from snows_core.layerwise import RowFactors, masked_least_squares
 from snows_core.layout import channels_last
-from snows_core.masks import Pattern, parse_pattern
+from snows_core.masks import Pattern, Saliency, parse_pattern
 from snows_core.memory import Probe, memory_budget, plan_memory, probe_layers, shortest
-from snows_core.plan import LayerChoice, choose_masks, plan_layers
-from snows_core.prune import resolve_device
+from snows_core.plan import LayerChoice
+from snows_core.precision import plain_numerics
+from snows_core.prepare import Choice, prepare
 from snows_core.recipe import Recipe, get_recipe
 
 # Mean over the layers of ResNet-20 on CIFAR-10 and of the digits networks; tests/benchmarks compares with real runs.
@@ -31,6 +33,7 @@ FEW = (2, 8, 32)
 SHORT = 0.02
 
 
+@plain_numerics()
 def estimate(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -39,11 +42,14 @@ def estimate(
     count: int | None = None,
     k: K | None = None,
     recipe: str | Recipe = "fast",
+    masks: Mapping[str, Tensor] | nn.Module | None = None,
+    saliency: str | Saliency = "magnitude",
     layers: LayerChoice = None,
     exclude: LayerChoice = None,
     leaf_modules: Iterable[type[nn.Module] | str] = (),
     device: torch.device | str | None = None,
     max_memory: float | None = None,
+    seed: int = 0,
     **options: Any,
 ) -> pd.DataFrame:
     """Foretell the cost of :func:`snows_core.prune.prune` with the same arguments.
@@ -60,11 +66,14 @@ def estimate(
         count: how many calibration images the run will have; default: as many as given.
         k: as in ``prune``; "auto" is charged the longest segment it may choose, an upper bound.
         recipe: as in ``prune``.
+        masks: as in ``prune``.
+        saliency: as in ``prune``.
         layers: as in ``prune``.
         exclude: as in ``prune``.
         leaf_modules: as in ``prune``.
         device: as in ``prune``.
         max_memory: as in ``prune``.
+        seed: as in ``prune``.
         **options: as in ``prune``.
 
     Returns:
@@ -74,21 +83,20 @@ def estimate(
     Raises:
         SnowsError: as ``prune``.
     """
-    recipe = get_recipe(recipe, **options)
+    recipe = get_recipe(recipe, tuple(inspect.signature(estimate).parameters), **options)
     k = read_k(k)
-    home = next(model.parameters()).device
-    place = resolve_device(device, home)
-    batches = calibration_batches(images, FEW[-1], place, limit=None, few=0)
-    count = sum(map(len, batches)) if count is None else count
+    choice = Choice(parse_pattern(pattern), saliency, masks, layers, exclude, leaf_modules, seed)
+    parts = calibration_parts(images, FEW[-1] if count is not None else None, few=0)
+    count = sum(map(len, parts)) if count is None else count
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise bad("count", count, "an integer >= 1")
-    network = Network(model, leaf_modules)
-    plan = plan_layers(network, model, batches[0][:2].to(home), layers, exclude)
-    plan, masks = choose_masks(network, plan, parse_pattern(pattern))
-    network.module.to(place)
-    segments = {e.name: ladder(network, e.layer, k, recipe.taps)[-1] for e in plan if not e.reason}
-    masks = {name: mask.to(place) for name, mask in masks.items()}
-    example = channels_last(network, batches[0])
+        raise bad("count", repr(count), "an integer >= 1")
+    prepared = prepare(model, parts, choice)
+    network = prepared.network
+    place = resolve_device(device, next(network.module.parameters()).device)
+    masks = prepared.move(place)
+    segments = {e.name: ladder(network, e.layer, k, recipe.taps)[-1] for e in prepared.todo}
+    example = first_images(parts, FEW[-1]).to(place, next(network.module.parameters()).dtype)
+    example = channels_last(network, example)
     few, many = (min(size, len(example)) for size in FEW[:2])
     small = probe_layers(network, segments, masks, example[:few], recipe, REPEATS)
     large = probe_layers(network, segments, masks, example[:many], recipe, REPEATS)
@@ -133,7 +141,7 @@ def _lines(small: Probe, few: int, large: Probe, many: int) -> Mapping[str, tupl
 def _cost(
     lines: Mapping[str, tuple[float, float]], probe: Probe, count: int, batch_size: int, recipe: Recipe
 ) -> dict[str, float]:
-    batches = -(-count // batch_size)
+    batches = -(-count // (recipe.batch_size if recipe.mini_batches else batch_size))
     if recipe.mini_batches:
         steps = recipe.passes * batches
         products, linearisations = float(recipe.newton.cg_iterations * steps), float(steps)

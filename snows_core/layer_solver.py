@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from snows_core.choose_k import choose_segment
 from snows_core.graph import Network, Segment
-from snows_core.layerwise import RowFactors, gram, masked_least_squares, patches
+from snows_core.layerwise import RowFactors, masked_least_squares, normal_equations
 from snows_core.newton_cg import NewtonSolution, newton
 from snows_core.objective import ReconstructionLoss
 from snows_core.plan import PlannedLayer
 from snows_core.recipe import Recipe
+from snows_core.residual import restart
 from snows_core.stream import PerBatch, Stream
 
 
@@ -40,23 +41,44 @@ class LayerOutcome:
         return {name: value for name, value in vars(self).items() if name != "weight"}
 
 
-def input_grams(entry: PlannedLayer, pruned: Stream, dense: Stream) -> tuple[Tensor, Tensor | None]:
-    """Return the Gram matrix of a layer's input, and the cross Gram matrix with the dense input where they differ.
+def layer_equations(
+    network: Network, entry: PlannedLayer, pruned: Stream, dense: Stream
+) -> tuple[Tensor, Tensor | None]:
+    """Return the Gram matrix of a layer's input, and the rows ``X y0'`` where the dense input is another one.
 
-    Both (groups, d, d), summed over images and positions; streams must stand at the layer.
+    Shapes (groups, d, d) and (out, d), summed over images and positions; streams must stand at the layer.
     """
-    source = entry.layer.node.all_input_nodes[0]
-    own: Tensor | None = None
-    cross: Tensor | None = None
-    for batch in range(len(pruned.values)):
-        x = patches(pruned.read(source, batch), entry.geometry)
-        part = gram(x)
-        own = part if own is None else own + part
-        if dense is not pruned:
-            x0 = patches(dense.read(source, batch), entry.geometry)
-            part = gram(x, x0)
-            cross = part if cross is None else cross + part
-    return own, cross
+    node, weight = entry.layer.node, network.weight(entry.layer)
+    source = node.all_input_nodes[0]
+
+    def response(x0: Tensor) -> Tensor:
+        zero = {entry.layer.weight_name: torch.zeros_like(weight)}
+        bias = network.run((node,), {source: x0[:1]}, zero)[node]
+        return network.run((node,), {source: x0})[node] - bias
+
+    def inputs() -> Iterator[tuple[Tensor, Tensor | None]]:
+        for batch in range(len(pruned.values)):
+            y0 = None if dense is pruned else response(dense.read(source, batch))
+            yield pruned.read(source, batch), y0
+
+    return normal_equations(inputs(), entry.geometry, weight.shape[0])
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the solve of a layer is cut to fit in memory; nothing here changes a number.
+
+    Attributes:
+        groups: the batches of each mini-batch; one group of all where every step uses all images.
+        retain: how many batches may keep their graphs, see :class:`~snows_core.objective.ReconstructionLoss`.
+        factor_bytes: bound for the row factors, see :class:`~snows_core.layerwise.RowFactors`.
+        factors_on_disk: whether they rest in files.
+    """
+
+    groups: Sequence[Sequence[int]]
+    retain: bool | int = True
+    factor_bytes: float = 2e9
+    factors_on_disk: bool = False
 
 
 def solve_layer(
@@ -68,8 +90,7 @@ def solve_layer(
     dense: Stream,
     recipe: Recipe,
     generator: torch.Generator,
-    retain: bool | int = True,
-    factor_bytes: float = 2e9,
+    work: Work | None = None,
 ) -> LayerOutcome:
     """Re-fit one layer on its mask.
 
@@ -83,24 +104,24 @@ def solve_layer(
             targets).
         recipe: how to solve.
         generator: random signs for the curvature probe.
-        retain: how many batches may keep their graphs, see :class:`~snows_core.objective.ReconstructionLoss`.
-        factor_bytes: bound for the row factors, see :class:`~snows_core.layerwise.RowFactors`.
+        work: how it is cut; default in one group, all graphs kept.
 
     Returns:
         The new weight and the figures of the report.
     """
+    work = work or Work([range(len(pruned.values))])
 
     def loss_of(segment: Segment) -> ReconstructionLoss:
-        return make_objective(network, segment, mask, pruned, dense, recipe, retain)
+        return make_objective(network, segment, mask, pruned, dense, recipe, work.retain)
 
     dense_weight = network.weight(entry.layer)
     masked = start = torch.where(mask, dense_weight, 0.0)
     factors = None
     if recipe.warm_start or recipe.precondition:
-        own, cross = input_grams(entry, pruned, dense)
-        factors = RowFactors(own, mask.flatten(1), recipe.ridge, max_bytes=factor_bytes)
+        own, response = layer_equations(network, entry, pruned, dense)
+        factors = RowFactors(own, mask.flatten(1), recipe.ridge, None, work.factor_bytes, work.factors_on_disk)
         if recipe.warm_start:
-            start = masked_least_squares(factors, dense_weight.flatten(1), cross).view_as(dense_weight)
+            start = masked_least_squares(factors, dense_weight.flatten(1), response=response).view_as(dense_weight)
 
     def preconditioner(objective: ReconstructionLoss) -> Callable[[Tensor], Tensor] | None:
         if not recipe.precondition or factors is None:
@@ -116,7 +137,7 @@ def solve_layer(
         loss = objective.value(start)
         return LayerOutcome(start, 0, loss_masked, loss, loss, 0, 0, 0, "least squares in closed form")
     if recipe.mini_batches:
-        return _by_mini_batches(objective, start, loss_masked, recipe)
+        return _by_mini_batches(objective, work.groups, start, loss_masked, recipe)
     solution = newton(objective, start, recipe.newton, preconditioner(objective))
     return _outcome(solution, segment, loss_masked, objective)
 
@@ -131,13 +152,15 @@ def _outcome(
     )  # fmt: skip
 
 
-def _by_mini_batches(objective: ReconstructionLoss, weight: Tensor, loss_masked: float, recipe: Recipe) -> LayerOutcome:
+def _by_mini_batches(
+    objective: ReconstructionLoss, groups: Sequence[Sequence[int]], weight: Tensor, loss_masked: float, recipe: Recipe
+) -> LayerOutcome:
     """Take one Newton step on each batch in turn, several passes: the published schedule, with its stagnation rule."""
     history: list[float] = []
     steps, products, image_products = 0, objective.products, objective.image_products
     stop = "the passes asked for were made"
-    for turn in range(recipe.passes * len(objective.contexts)):
-        part = objective.on([turn % len(objective.contexts)])
+    for turn in range(recipe.passes * len(groups)):
+        part = objective.on(groups[turn % len(groups)])
         solution = newton(part, weight, recipe.newton)
         weight, steps = solution.weight, steps + solution.steps
         products, image_products = products + part.products, image_products + part.image_products
@@ -164,13 +187,14 @@ def make_objective(
     """Return the K-step loss of a segment: contexts from the pruned stream, targets from the dense one.
 
     A dense stream of its own has run ahead to the last tap and holds the targets; where both are one stream (the
-    published targets) the dense tail is run from the pruned network's values.
+    published targets) the dense network is run from the pruned one's values at the input of the layer's residual unit.
     """
     count, keep = len(pruned.values), pruned.storage is None
+    above = restart(network, segment) if dense is pruned else None
 
     def target(batch: int) -> list[Tensor]:
-        if dense is pruned:
-            return dense.taps(segment, batch)
+        if above is not None:
+            return pruned.restarted(segment, above, batch)
         return [dense.read(tap, batch) for tap in segment.taps]
 
     return ReconstructionLoss(

@@ -6,102 +6,94 @@ For a layer with weight rows ``w_i`` (out of them), inputs ``X`` (one column per
     minimise || w_i X - w0_i X0 ||^2 + damping || w_i - w0_i ||^2
     so that  (A_SS + damping I) w_S = (C w0 + damping w0)_S
 
-with the Gram matrix ``A = X X'`` and the cross Gram matrix ``C = X X0'``. Every row has its own support, hence its own
+with the Gram matrix ``A = X X'`` and the cross Gram matrix ``C = X X0'``, of which only the products ``C w0 = X y0'`` with
+the dense outputs ``y0 = w0 X0`` (without bias) are needed. Every row has its own support, hence its own
 Cholesky factor; the same factors precondition the K-step Newton system. (L-OBS, Net-Trim, OBC, SparseGPT and ALPS stop
 at K = 0; the mask has to be inside the factor, see the benchmarks.)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
-from timm.layers import Conv2dSame
-from timm.layers.padding import pad_same
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from snows_core.operations import module_of
+from snows_core.geometry import Geometry, columns_of, geometry_of, patches
+from snows_core.precision import widest
+from snows_core.shelf import Shelved
 
+__all__ = [
+    "Geometry",
+    "RowFactors",
+    "full_factor_bytes",
+    "geometry_of",
+    "gram",
+    "masked_least_squares",
+    "normal_equations",
+    "patches",
+]
 
-@dataclass(frozen=True)
-class Geometry:
-    """How a layer reads its input.
-
-    Attributes:
-        kernel: (height, width) of the convolution, or None for a linear layer.
-        stride: (vertical, horizontal) step.
-        padding: explicit zero padding (vertical, horizontal), or "same"/"valid", or "timm-same" (dynamic).
-        dilation: (vertical, horizontal) spacing.
-        groups: number of channel groups.
-        padding_mode: as in ``nn.Conv2d``.
-    """
-
-    kernel: tuple[int, int] | None
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] | str = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    padding_mode: str = "zeros"
-
-
-def geometry_of(node: fx.Node, weight: Tensor) -> Geometry:
-    """Read a layer's geometry from its module or its function call; ``weight`` is (out, in, ...)."""
-    if weight.ndim == 2:
-        return Geometry(None)
-    kernel = (int(weight.shape[-2]), int(weight.shape[-1]))
-    module = module_of(node)
-    if isinstance(module, nn.Conv2d):
-        padding = "timm-same" if isinstance(module, Conv2dSame) else module.padding
-        return Geometry(kernel, module.stride, padding, module.dilation, module.groups, module.padding_mode)
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-
-    def pair(name: str, default: int) -> tuple[int, int]:
-        value = given.get(name, default)
-        return (value, value) if isinstance(value, int) else tuple(value)
-
-    padding = given.get("padding", 0)
-    padding = padding if isinstance(padding, str) else pair("padding", 0)
-    return Geometry(kernel, pair("stride", 1), padding, pair("dilation", 1), int(given.get("groups", 1)))
-
-
-def patches(x: Tensor, geometry: Geometry) -> Tensor:
-    """Lay out a layer's input as a matrix with one row per image and position.
-
-    Args:
-        x: (N, C, H, W) for a convolution, (..., in) for a linear layer.
-        geometry: how the layer reads it.
-
-    Returns:
-        (groups, rows, in / groups * kernel elements), columns in the order of ``weight.flatten(1)``.
-    """
-    if geometry.kernel is None:
-        return x.reshape(1, -1, x.shape[-1])
-    padding = geometry.padding
-    if padding == "timm-same":
-        x, padding = pad_same(x, geometry.kernel, geometry.stride, geometry.dilation), (0, 0)
-    elif padding == "valid":
-        padding = (0, 0)
-    elif padding == "same" or geometry.padding_mode != "zeros":
-        sides: list[int] = []
-        for axis in (1, 0):
-            total = geometry.dilation[axis] * (geometry.kernel[axis] - 1)
-            sides += [total // 2, total - total // 2] if padding == "same" else [padding[axis]] * 2
-        x = F.pad(x, sides, mode="constant" if geometry.padding_mode == "zeros" else geometry.padding_mode)
-        padding = (0, 0)
-    if geometry.kernel == (1, 1) and padding == (0, 0):
-        columns = x[:, :, :: geometry.stride[0], :: geometry.stride[1]].flatten(2)
-    else:
-        columns = F.unfold(x, geometry.kernel, geometry.dilation, padding, geometry.stride)
-    n, _, positions = columns.shape
-    columns = columns.view(n, geometry.groups, -1, positions)
-    return columns.permute(1, 0, 3, 2).reshape(geometry.groups, n * positions, -1)
+PIECE = 3.2e7  # bytes of a layer's input that are laid out as a matrix at a time
+LONG = 256  # positions of an image from which on it is worth a matrix product of its own, without a copy
+ROOM = {"cuda": 2.5e8}  # bytes of the matrices that are factored together; little on a host, which gains nothing by more
 
 
 def gram(left: Tensor, right: Tensor | None = None) -> Tensor:
     """Return ``left' right`` per group, (groups, d, d), for patch matrices (groups, rows, d)."""
     return left.transpose(1, 2) @ (left if right is None else right)
+
+
+@torch.no_grad()
+def normal_equations(
+    inputs: Iterable[tuple[Tensor, Tensor | None]], geometry: Geometry, outputs: int
+) -> tuple[Tensor, Tensor | None]:
+    """Sum what layer-wise least squares needs over batches, a few images at a time.
+
+    Args:
+        inputs: per batch the layer's input x, (N, C, H, W) or (..., in), and the dense network's output without bias
+            on its own input, y0 (N, out, H', W') or (..., out), or None where the input is the dense one.
+        geometry: how the layer reads its input.
+        outputs: number of output channels.
+
+    Returns:
+        Gram matrix A (groups, d, d), and ``X y0'`` as rows (out, d), or None without y0.
+    """
+    own: Tensor | None = None
+    response: Tensor | None = None
+    for x, y0 in inputs:
+        for columns, right in _pieces(x, y0, geometry, outputs):
+            if own is None:
+                own = columns.new_zeros(len(columns), columns.shape[1], columns.shape[1])
+                response = None if right is None else columns.new_zeros(len(columns), right.shape[1], columns.shape[1])
+            own.baddbmm_(columns, columns.mT)
+            if right is not None:
+                response.baddbmm_(right, columns.mT)
+    return own, None if response is None else response.reshape(outputs, -1)
+
+
+def _pieces(
+    x: Tensor, y0: Tensor | None, geometry: Geometry, outputs: int
+) -> Iterable[tuple[Tensor, Tensor | None]]:
+    """Yield inputs (groups, d, columns) and dense outputs (groups, out / groups, columns), a piece of a batch at a time."""
+    if geometry.kernel is None:
+        yield x.reshape(1, -1, x.shape[-1]).mT, None if y0 is None else y0.reshape(1, -1, y0.shape[-1]).mT
+        return
+    width = x.shape[1] * geometry.kernel[0] * geometry.kernel[1]
+    positions = x[0, 0].numel() if y0 is None else y0[0, 0].numel()
+    step = max(1, int(PIECE / (width * positions * x.element_size())))
+    for start in range(0, len(x), step):
+        columns = columns_of(x[start : start + step], geometry)
+        right = None if y0 is None else y0[start : start + step].reshape(len(columns), geometry.groups, -1, positions)
+        if columns.shape[-1] >= LONG:
+            yield from zip(columns, [None] * len(columns) if right is None else right, strict=True)
+        else:
+            yield _side_by_side(columns), None if right is None else _side_by_side(right)
+
+
+def _side_by_side(columns: Tensor) -> Tensor:
+    """Turn (N, groups, d, positions) into (groups, d, N * positions)."""
+    return columns.permute(1, 2, 0, 3).flatten(2)
 
 
 def full_factor_bytes(mask: Tensor, like: Tensor) -> float:
@@ -122,6 +114,7 @@ class RowFactors:
         damping: relative to the mean of the Gram diagonal; an all-zero Gram matrix is damped by 1.
         scale: (out,) positive curvature of each output row, default 1.
         max_bytes: upper bound for the stored factors.
+        on_disk: let them rest in files, read one by one in each solve.
 
     Attributes:
         block: inputs per block; d when factors are full.
@@ -134,7 +127,9 @@ class RowFactors:
         damping: float = 1e-4,
         scale: Tensor | None = None,
         max_bytes: float = 2e9,
+        on_disk: bool = False,
     ) -> None:
+        self.on_disk = on_disk
         self.shape = mask.shape
         self.gram = gram
         self.mask = mask
@@ -143,7 +138,7 @@ class RowFactors:
         mean = float(diagonal.mean())
         self.damping = damping * mean if mean > 0 else 1.0
         self.block = self._block_size(max_bytes)
-        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.parts: list[tuple[Tensor, Tensor, Tensor | Shelved]] = []
         for start in range(0, mask.shape[1], self.block):
             self._factor_block(start, min(start + self.block, mask.shape[1]))
 
@@ -160,17 +155,18 @@ class RowFactors:
         order = order[counts[order] > 0]
         while len(order):
             width = int(counts[order[0]])
-            room = max(1, int(2.5e8 // (8 * width * width)))
+            room = max(1, int(ROOM.get(self.gram.device.type, 3.2e7) // (8 * width * width)))
             # A row that keeps far fewer inputs would waste work in this batch: it waits for the next one.
             fitting = int((counts[order[:room]] > 0.7 * width).sum())
             rows, order = order[: max(1, fitting)], order[max(1, fitting) :]
             support = torch.argsort(mask[rows].to(torch.int8), dim=1, descending=True, stable=True)[:, :width]
             padding = ~mask[rows].gather(1, support)
-            self.parts.append((rows, support + start, self._factor(rows, support + start, padding)))
+            factor = self._factor(rows, support + start, padding)
+            self.parts.append((rows, support + start, Shelved(factor) if self.on_disk else factor))
 
     def _factor(self, rows: Tensor, support: Tensor, padding: Tensor) -> Tensor:
         """Return lower Cholesky factors (rows, width, width); padded places are decoupled from the others."""
-        precise = torch.float64 if self.gram.device.type != "mps" else self.gram.dtype
+        precise = widest(self.gram.device)
         group = rows // (self.shape[0] // self.gram.shape[0])
         matrix = self.gram[group[:, None, None], support[:, :, None], support[:, None, :]].to(precise)
         if bool(padding.any()):
@@ -189,7 +185,8 @@ class RowFactors:
     def solve(self, rhs: Tensor) -> Tensor:
         """Apply the inverse of the (block-diagonal) row-wise matrices to ``rhs`` (out, d); zero off the mask."""
         result = torch.zeros_like(rhs)
-        for rows, support, factor in self.parts:
+        for rows, support, kept in self.parts:
+            factor = kept.load(rhs.device) if isinstance(kept, Shelved) else kept
             part = rhs[rows[:, None], support].to(factor.dtype)
             # Two triangular solves: on a CPU three times as fast as torch.cholesky_solve on a batch.
             half = torch.linalg.solve_triangular(factor, part.unsqueeze(-1), upper=False)
@@ -200,7 +197,13 @@ class RowFactors:
 
 
 def masked_least_squares(
-    factors: RowFactors, dense: Tensor, cross: Tensor | None = None, *, iterations: int = 50, tolerance: float = 1e-5
+    factors: RowFactors,
+    dense: Tensor,
+    cross: Tensor | None = None,
+    *,
+    response: Tensor | None = None,
+    iterations: int = 50,
+    tolerance: float = 1e-5,
 ) -> Tensor:
     """Solve the K = 0 problem on the mask (formula at the top of this file).
 
@@ -208,6 +211,7 @@ def masked_least_squares(
         factors: row factors without ``scale``; they hold Gram matrix, mask and damping.
         dense: (out, d) dense weight rows w0.
         cross: (groups, d, d) cross Gram matrix C; default: the Gram matrix itself (dense inputs equal inputs).
+        response: (out, d) its product with the dense rows, ``X y0'`` of :func:`normal_equations`, in place of ``cross``.
         iterations: cap on conjugate-gradient iterations; full factors need one or two, blocks a few more.
         tolerance: relative residual at which a solve ends.
 
@@ -220,7 +224,9 @@ def masked_least_squares(
         grouped = rows.view(matrix.shape[0], -1, rows.shape[1])
         return (grouped @ matrix.transpose(1, 2)).reshape(rows.shape)
 
-    rhs = torch.where(mask, times(factors.gram if cross is None else cross, dense) + damping * dense, 0.0)
+    if response is None:
+        response = times(factors.gram if cross is None else cross, dense)
+    rhs = torch.where(mask, response + damping * dense, 0.0)
     x = factors.solve(rhs)
     residual = rhs - torch.where(mask, times(factors.gram, x) + damping * x, 0.0)
     target = tolerance * float(rhs.norm())

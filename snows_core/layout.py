@@ -10,7 +10,7 @@ from snows_core.operations import Kind
 
 
 def channels_last(network: Network, images: Tensor) -> Tensor:
-    """Lay a convolutional network and its images out channels last, unless its forward pass needs the usual layout.
+    """Lay a convolutional network and images out channels last, unless its forward pass needs the usual layout.
 
     Convolutions and their derivatives are faster so (measured on a CPU: values and gradients of a ResNet by a quarter,
     products by a tenth). Only strides change, no value. A network that calls ``view`` on what a convolution gave
@@ -18,7 +18,7 @@ def channels_last(network: Network, images: Tensor) -> Tensor:
 
     Args:
         network: the traced network, changed in place.
-        images: (N, C, H, W).
+        images: (N, C, H, W); the first two are tried.
 
     Returns:
         The images, in the layout that the network now has.
@@ -26,12 +26,19 @@ def channels_last(network: Network, images: Tensor) -> Tensor:
     if not any(layer.kind is Kind.CONVOLUTION and not network.is_first(layer) for layer in network.layers):
         return images
     device = next(network.module.parameters()).device
-    example = images[: min(2, len(images))].to(device, memory_format=torch.channels_last)
-    network.module.to(memory_format=torch.channels_last)
+    example = images[:2].to(device, memory_format=torch.channels_last)
+    _lay_out(network, torch.channels_last)
     try:
         with torch.no_grad():
-            network.module(example)
+            network.run(network.nodes[1:], {network.image: example})
     except RuntimeError:
-        network.module.to(memory_format=torch.contiguous_format)
+        _lay_out(network, torch.contiguous_format)
         return images
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def _lay_out(network: Network, layout: torch.memory_format) -> None:
+    """Change the strides of every four-dimensional parameter; others have no such layout."""
+    for parameter in network.module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)

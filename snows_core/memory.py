@@ -1,20 +1,34 @@
-"""What a run will need: bytes and seconds per image and layer, probed on a few images; and how it is kept in bounds."""
+"""What a run will need: bytes and seconds per image and layer, probed on a few images; and how it is kept in bounds.
+
+The bound decides where values rest, how many graphs are kept and which are built again; never how the images are cut into
+batches, hence no number of the result.
+"""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from snows_core.devices import free_memory
 from snows_core.errors import bad
 from snows_core.graph import Network, Segment
 from snows_core.objective import ReconstructionLoss
 from snows_core.recipe import Recipe
 from snows_core.stream import Stream
+
+# Bytes that the graph of one batch may take, and the row factors of one layer: fixed for a kind of device, so that the
+# same network and images give the same batches and preconditioners whatever memory is free.
+BATCH_BYTES = {"cuda": 4e9}
+FACTOR_BYTES = {"cuda": 4e9}
+BATCH_BYTES_HOST = 2.5e8
+FACTOR_BYTES_HOST = 5e8
+LEAST = 1e6  # fewer bytes are no memory bound that anybody means
 
 
 @dataclass(frozen=True)
@@ -39,38 +53,32 @@ class MemoryPlan:
     """How a run is cut to fit.
 
     Attributes:
-        batch_size: images per batch.
+        batch_size: images per batch at most.
         storage: where values rest between uses: None (with the computation), "cpu", or "disk".
-        bytes: budget for graphs and resting values.
+        bytes: budget for graphs, row factors and resting values.
+        factors: bytes that the row factors of a layer may take.
+        pin: whether values in host memory may be pinned.
     """
 
     batch_size: int
     storage: str | None
     bytes: float
+    factors: float
+    pin: bool = True
 
-    @property
-    def factors(self) -> float:
-        """Bytes that the row factors of a layer may take; never so few that those of a small layer would be cut."""
-        return max(0.25 * self.bytes, 2.5e8)
+    def factors_on_disk(self, factors: float) -> bool:
+        """Tell whether row factors of that many bytes have to rest in files."""
+        return min(factors, self.factors) > 0.3 * self.bytes
 
     def retained(self, probe: Probe | None, sizes: list[int], factors: float = 0.0) -> int:
         """Return how many batches may keep their graphs between products, beside row factors of that many bytes."""
         if probe is None:
             return len(sizes)
         resting = 0.0 if self.storage else probe.live * sum(sizes)
-        working = probe.graph * max(sizes)  # one batch on its way: a value, a gradient, a graph to be rebuilt
-        room = self.bytes - resting - working - min(factors, self.factors)
+        working = 2 * probe.graph * max(sizes)  # one batch on its way: values, gradients, a graph to be rebuilt
+        factors = 0.0 if self.factors_on_disk(factors) else min(factors, self.factors)
+        room = self.bytes - resting - working - factors
         return sum(1 for i in range(len(sizes)) if probe.graph * sum(sizes[: i + 1]) <= room)
-
-
-def free_memory(device: torch.device) -> float:
-    """Return the bytes that are free now on a device (of the host, for the CPU)."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return 4e9
 
 
 def memory_budget(max_memory: float | None, device: torch.device) -> float:
@@ -80,7 +88,7 @@ def memory_budget(max_memory: float | None, device: torch.device) -> float:
         Bytes.
 
     Raises:
-        SnowsError: when it is not positive.
+        SnowsError: when it is neither a fraction below 1 nor a number of bytes that can be meant.
 
     >>> memory_budget(2e9, torch.device("cpu"))
     2000000000.0
@@ -88,8 +96,10 @@ def memory_budget(max_memory: float | None, device: torch.device) -> float:
     if max_memory is None:
         free = free_memory(device)
         return 0.8 * free if device.type == "cuda" else min(0.5 * free, 3e9)
-    if isinstance(max_memory, bool) or not isinstance(max_memory, int | float) or not max_memory > 0:
-        raise bad("max_memory", repr(max_memory), "bytes (for instance 2e9), or a fraction of the free memory below 1")
+    meant = isinstance(max_memory, int | float) and not isinstance(max_memory, bool)
+    if not meant or not (0 < max_memory < 1 or LEAST <= max_memory < float("inf")):
+        raise bad("max_memory", repr(max_memory), "bytes (for instance 2e9), or a fraction of the free memory below 1",
+                  "Bytes below 1e6 cannot be meant.")  # fmt: skip
     return float(max_memory) * (free_memory(device) if max_memory < 1 else 1)
 
 
@@ -112,7 +122,7 @@ def probe_layers(
         repeats: how often to time what is timed (the shortest counts); 0 for bytes alone.
 
     Returns:
-        Layer name to its needs per image.
+        Layer name to its needs per image; without the layers whose segment has no second derivative somewhere.
     """
     stream = Stream(network, [example])
     found: dict[str, Probe] = {}
@@ -125,7 +135,11 @@ def probe_layers(
             precision=recipe.precision,
         )  # fmt: skip
         live = _live_bytes(stream, targets)
-        found[name] = _probe(objective, network.weight(segment.layer), len(example), live, repeats)
+        try:
+            found[name] = _probe(objective, network.weight(segment.layer), len(example), live, repeats)
+        except (RuntimeError, NotImplementedError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or segment.k == 0:
+                raise
     return found
 
 
@@ -135,22 +149,38 @@ def _live_bytes(stream: Stream, targets: list[Tensor]) -> float:
 
 
 def _probe(objective: ReconstructionLoss, weight: Tensor, images: int, live: float, repeats: int) -> Probe:
-    """Add up what autograd saves on the way, and time a linearisation and a product."""
-    storages: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    """Add up what autograd saves on the way, see that a product can be had, and time both where asked for."""
+    with saved_bytes(objective.network) as storages:
         at = objective.linearise(weight)
     graph = sum(storages.values()) / images
+    at.product(weight)
     if not repeats:
         return Probe(graph, live / images, 0.0, 0.0)
     linearise = shortest(lambda: objective.linearise(weight), repeats, weight.device)
     product = shortest(lambda: at.product(weight), repeats, weight.device)
     return Probe(graph, live / images, linearise / images, product / images)
+
+
+@contextmanager
+def saved_bytes(network: Network) -> Iterator[dict[int, int]]:
+    """Count what autograd keeps of the operations inside: bytes by place in memory, the network's weights left out."""
+    constant = {parameter.untyped_storage().data_ptr() for parameter in network.module.parameters()}
+    storages: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in constant:
+            storages[storage.data_ptr()] = storage.nbytes()
+        # Not the tensor itself: an output that its own node holds is a cycle, which nothing ever frees.
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield storages
+
+
+def batch_bytes(device: torch.device) -> float:
+    """Return the bytes that the graph of one batch may take on a kind of device."""
+    return BATCH_BYTES.get(device.type, BATCH_BYTES_HOST)
 
 
 def shortest(function: Callable[[], object], repeats: int, device: torch.device) -> float:
@@ -174,29 +204,23 @@ def plan_memory(
 ) -> MemoryPlan:
     """Choose batch size and resting place for a run.
 
-    The largest graph of one batch gets at most a quarter of the budget; values rest where they are computed while they
-    take less than half of it, else in host memory, else on disk. The published recipe keeps its mini-batches.
+    The largest graph of one batch gets a fixed number of bytes (or one image's, where that is more); values rest where
+    they are computed while they take less than half of the budget, else in host memory, else on disk.
 
     Returns:
         The plan.
     """
     graph = max(probe.graph for probe in probes.values())
     live = max(probe.live for probe in probes.values()) * images
-    batch = recipe.batch_size if recipe.mini_batches else max(1, min(recipe.batch_size, int(0.25 * bytes_ / graph)))
-    storage: str | None = None
+    batch = max(1, min(recipe.batch_size, int(batch_bytes(device) / max(graph, 1.0))))
+    if 2 * graph * batch > bytes_:
+        warnings.warn(
+            f"max_memory: {bytes_ / 1e6:.0f} MB are less than the {2 * graph * batch / 1e6:.0f} MB that one batch of "
+            f"{batch} images takes here; it is taken all the same, everything else rests on disk",
+            stacklevel=4,
+        )
+    storage, pin = None, True
     if live > 0.5 * bytes_:
-        storage = "cpu" if device.type != "cpu" and live < 0.8 * free_memory(torch.device("cpu")) else "disk"
-    return MemoryPlan(batch, storage, bytes_)
-
-
-def peak_memory(device: torch.device) -> float:
-    """Return the peak bytes so far: of PyTorch on a GPU, of the whole process (resident) on the CPU; 0 if unknown."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    try:
-        import resource
-        import sys
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
-    except ImportError:  # Windows
-        return 0.0
+        host = free_memory(torch.device("cpu"))
+        storage, pin = ("cpu" if device.type != "cpu" and live < 0.7 * host else "disk"), live < 0.25 * host
+    return MemoryPlan(batch, storage, bytes_, FACTOR_BYTES.get(device.type, FACTOR_BYTES_HOST), pin)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from snows_core.graph import Network, Segment, TapRule, Values
 from snows_core.operations import is_piecewise_linear
-from snows_core.precision import Precision, tensor_cores
+from snows_core.precision import Precision, tensor_cores, widest
 from snows_core.program import Program
 
 Curvature = Literal["hessian", "gauss-newton"]
@@ -42,6 +42,22 @@ class Linearisation:
     loss: float
     gradient: Tensor
     product: Product
+
+
+Item = TypeVar("Item")
+
+
+class Part(Sequence[Item]):
+    """Some batches of a sequence, read only when asked for."""
+
+    def __init__(self, whole: Sequence[Item], batches: Sequence[int]) -> None:
+        self.whole, self.batches = whole, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, batch: Any) -> Any:
+        return self.whole[self.batches[batch]]
 
 
 class ReconstructionLoss:
@@ -96,8 +112,8 @@ class ReconstructionLoss:
     def on(self, batches: Sequence[int]) -> ReconstructionLoss:
         """Return the same loss on a subset of the batches, each tap again a mean over the images that are left."""
         return ReconstructionLoss(
-            self.network, self.segment, [self.contexts[i] for i in batches], [self.targets[i] for i in batches],
-            self.mask, self.curvature, self.retain > 0, self.rule, self.normalise,
+            self.network, self.segment, Part(self.contexts, batches), Part(self.targets, batches),
+            self.mask, self.curvature, min(self.retain, len(batches)), self.rule, self.normalise,
             [self.sizes[i] for i in batches], self.precision,
         )  # fmt: skip
 
@@ -105,11 +121,12 @@ class ReconstructionLoss:
         """Return c_k = 1 / elements, divided by the variance of the target where taps are normalised."""
         elements = [0] * len(self.segment.taps)
         sums = torch.zeros(len(elements), 2, dtype=torch.float64)
+        wide = widest(self.mask.device)
         for batch in self.targets:
             for k, value in enumerate(batch):
                 elements[k] += value.numel()
                 if self.normalise:
-                    moments = value.sum(dtype=torch.float64), value.square().sum(dtype=torch.float64)
+                    moments = value.sum(dtype=wide), value.square().sum(dtype=wide)
                     sums[k] += torch.stack(moments).cpu()
         weights = [1.0 / count for count in elements]
         if self.normalise:
@@ -254,7 +271,7 @@ class ReconstructionLoss:
 
         Args:
             weight: where to estimate, layer weight shape.
-            generator: source of the random signs, on the CPU.
+            generator: source of the random signs; drawn on its own device.
             batches: how many batches to use.
 
         Returns:
@@ -267,7 +284,7 @@ class ReconstructionLoss:
                 free = values[node] = values[node].detach().requires_grad_(True)
                 errors = self.errors(self.program.finish(values, node), batch)
                 signs = [
-                    torch.randint(0, 2, error.shape, generator=generator, dtype=torch.int8).to(error).mul_(2).sub_(1)
+                    _signs(error, generator)
                     * (2 * c) ** 0.5
                     for error, c in zip(errors, self.tap_weights, strict=True)
                 ]
@@ -278,3 +295,9 @@ class ReconstructionLoss:
             total, count = total + channels.square().sum(1), count + channels.shape[1]
         scale = total / count
         return torch.clamp(scale, min=float(scale.mean()) * 1e-6 + torch.finfo(scale.dtype).tiny)
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw random signs of the shape, device and dtype of a tensor."""
+    bits = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8, device=generator.device)
+    return bits.to(like).mul_(2).sub_(1)

@@ -1,9 +1,9 @@
-"""Number formats of curvature products: full single precision, TF32 on tensor cores, or bfloat16."""
+"""Number formats: what PyTorch may round, and how wide sums are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import torch
@@ -12,15 +12,44 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 @contextmanager
-def tensor_cores() -> Iterator[None]:
-    """Let CUDA round the inputs of matrix products and convolutions to TF32 (10 bits of mantissa); restored after.
+def tensor_cores(allowed: bool = True) -> Iterator[None]:
+    """Let CUDA round the inputs of matrix products and convolutions to TF32 (10 bits of mantissa), or forbid it.
 
-    Without effect on other devices.
+    PyTorch allows it for convolutions unless told otherwise. Without effect on other devices; restored after.
+
+    Args:
+        allowed: whether to round.
     """
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, convolution.allow_tf32
-    matmul.allow_tf32 = convolution.allow_tf32 = True
+    matmul.allow_tf32 = convolution.allow_tf32 = allowed
     try:
         yield
     finally:
         matmul.allow_tf32, convolution.allow_tf32 = before
+
+
+@contextmanager
+def plain_numerics() -> Iterator[None]:
+    """Compute as written, whatever the caller has switched on around the call.
+
+    Autocast, inference mode, ``no_grad``, TF32 and other default devices or dtypes are the caller's business for his
+    own code; a solver needs derivatives in the precision of its weights. Everything is as before afterwards.
+    """
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(tensor_cores(False))
+        stack.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        yield
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return the number format for sums and factors: double precision where the device has it (MPS has not)."""
+    return torch.float32 if device.type == "mps" else torch.float64

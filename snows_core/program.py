@@ -11,8 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from timm.layers import Conv2dSame
+from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 
+from snows_core.frozen import Shape, frozen_convolution, shape_of
 from snows_core.graph import Network, Segment, TapRule, Values
 from snows_core.operations import batch_norm_arguments, is_batch_norm, module_of, tap_of, uses_batch_statistics
 
@@ -42,6 +45,16 @@ def batch_norm_affine(network: Network, node: fx.Node) -> tuple[Tensor, Tensor] 
     return scale.detach(), (shift if beta is None else shift + beta).detach()
 
 
+@dataclass(frozen=True)
+class _Constant:
+    """A convolution behind the layer: its constant weight, with batch norm folded into it."""
+
+    source: fx.Node
+    weight: Tensor
+    bias: Tensor | None
+    shape: Shape
+
+
 class Program:
     """Runs a segment with its layer's weight as the one free variable.
 
@@ -64,12 +77,26 @@ class Program:
         self.folded = {affine.source for affine in self.affine.values() if affine.source is not None}
         self.steps = [node for node in segment.nodes if node not in self.folded]
         self.tap_scales = [self._tap_scale(tap) if rule == "published" else None for tap in segment.taps]
+        self.constants = dict(filter(None, map(self._constant, self.steps[1:])))
         self.drop = self._drops()
 
     def _foldable(self, node: fx.Node) -> fx.Node | None:
         source = node.all_input_nodes[0]
-        plain = type(module_of(source)) is nn.Conv2d  # behind a linear layer, axis 1 may hold tokens
+        plain = type(module_of(source)) in (nn.Conv2d, Conv2dSame)  # behind a linear layer, axis 1 may hold tokens
         return source if plain and tap_of(source) is node and source in self.segment.nodes else None
+
+    def _constant(self, node: fx.Node) -> tuple[fx.Node, _Constant] | None:
+        """Return a convolution behind the layer, ready to run, where it is a plain one."""
+        affine = self.affine.get(node)
+        source = node if affine is None else affine.source
+        module = None if source is None else module_of(source)
+        shape = _same_shape(module) if isinstance(module, Conv2dSame) else shape_of(module)
+        if shape is None:
+            return None
+        weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
+        if affine is not None:
+            weight, bias = _folded(affine, weight, bias)
+        return node, _Constant(source, weight, bias, shape)
 
     def _tap_scale(self, tap: fx.Node) -> Tensor | None:
         """Return 1 / s of a tap that is a batch norm; channels that it all but switches off count at most 1000-fold."""
@@ -134,8 +161,11 @@ class Program:
         return affine.scale.view(1, -1, *(1,) * (signal.ndim - 2))
 
     def _step(self, node: fx.Node, values: Values, weight: Tensor | None) -> None:
-        affine = self.affine.get(node)
-        if affine is None:
+        affine, constant = self.affine.get(node), self.constants.get(node)
+        if constant is not None:
+            x = _padded(constant.source, values[constant.source.all_input_nodes[0]])
+            values[node] = frozen_convolution(x, constant.weight, constant.bias, constant.shape)
+        elif affine is None:
             own = {} if weight is None else {self.segment.layer.weight_name: weight}
             self.network.run((node,), values, own)
         elif affine.source is None:
@@ -143,11 +173,27 @@ class Program:
             shape = (1, -1) + (1,) * (x.ndim - 2)
             values[node] = x * affine.scale.view(shape) + affine.shift.view(shape)
         else:
-            values[node] = self._folded(affine, values[affine.source.all_input_nodes[0]], weight)
+            values[node] = self._folded_layer(affine, values[affine.source.all_input_nodes[0]], weight)
 
-    def _folded(self, affine: _Affine, x: Tensor, weight: Tensor | None) -> Tensor:
+    def _folded_layer(self, affine: _Affine, x: Tensor, weight: Tensor | None) -> Tensor:
         module = module_of(affine.source)
-        weight = module.weight if weight is None else weight
-        weight = weight * affine.scale.view(-1, 1, 1, 1)
-        bias = affine.shift if module.bias is None else affine.shift + affine.scale * module.bias
-        return module._conv_forward(x, weight, bias)
+        weight, bias = _folded(affine, module.weight if weight is None else weight, module.bias)
+        return module._conv_forward(_padded(affine.source, x), weight, bias)
+
+
+def _folded(affine: _Affine, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution with its batch norm folded in."""
+    shift = affine.shift if bias is None else affine.shift + affine.scale * bias
+    return weight * affine.scale.view(-1, *(1,) * (weight.ndim - 1)), shift
+
+
+def _same_shape(module: Conv2dSame) -> Shape:
+    return Shape(module.stride, (0, 0), module.dilation, module.groups)
+
+
+def _padded(source: fx.Node, x: Tensor) -> Tensor:
+    """Pad an input as its convolution does where that depends on its size (TensorFlow's "same", in timm)."""
+    module = module_of(source)
+    if not isinstance(module, Conv2dSame):
+        return x
+    return pad_same(x, module.kernel_size, module.stride, module.dilation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -53,9 +54,30 @@ def commit() -> str | None:
 
 def tensor_digest(tensor: torch.Tensor) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of a tensor's shape and float32 contents."""
-    digest = hashlib.sha256(str(tuple(tensor.shape)).encode())
-    digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return images_digest([tensor])
+
+
+def images_digest(parts: Sequence[torch.Tensor]) -> str:
+    """Return the digest that the parts have when they are one tensor, without putting them together."""
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    digest = hashlib.sha256(str(shape).encode())
+    for piece in (piece for part in parts for piece in part.split(64)):
+        _add(digest, piece)
     return digest.hexdigest()[:16]
+
+
+def state_digest(model: torch.nn.Module) -> str:
+    """Return the digest of all weights and buffers of a model, names included."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {tuple(value.shape)}".encode())
+            _add(digest, value)
+    return digest.hexdigest()[:16]
+
+
+def _add(digest: Any, tensor: torch.Tensor) -> None:
+    digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
 
 
 def provenance(**more: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -12,23 +12,25 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from snows_core.calibration import calibration_batches
+from snows_core.calibration import calibration_parts, first_images, shuffled
 from snows_core.choose_k import K, read_k
+from snows_core.copies import plain_copy, snapshot
+from snows_core.devices import peak_memory, resolve_device
 from snows_core.errors import bad
-from snows_core.graph import Network
 from snows_core.layer_solver import LayerOutcome
 from snows_core.layout import channels_last
 from snows_core.masks import Masks, Pattern, Saliency, parse_pattern
-from snows_core.memory import peak_memory
-from snows_core.plan import LayerChoice, PlannedLayer, choose_masks, plan_layers
-from snows_core.provenance import provenance, tensor_digest
+from snows_core.plan import LayerChoice, PlannedLayer
+from snows_core.precision import plain_numerics
+from snows_core.prepare import Choice, Prepared, prepare
+from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.recipe import Recipe, get_recipe
-from snows_core.refine import Augment
-from snows_core.refine import refine as refine_jointly
+from snows_core.refine import Augment, JointOptions, refine_result
 from snows_core.result import PruneResult
 from snows_core.sweep import Sweep
 
 
+@plain_numerics()
 def prune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -70,11 +72,11 @@ def prune(
         device: where to compute; default: where the model is. The result's model is where the model was.
         max_images: use at most this many images.
         max_memory: bytes, or a fraction below 1 of what is free, for graphs and resting values; default 0.8 of a GPU,
-            3 GB of a host. Batches get smaller, graphs are rebuilt, values rest in host memory or on disk as needed.
+            3 GB of a host. Graphs are rebuilt, values rest in host memory or on disk as needed; the result is the same.
         refine: steps of joint refinement after the sweep (:mod:`snows_core.refine`), 0 for none; it pays at high
             unstructured sparsity, and also changes scales and shifts of normalisation layers.
         augment: changes calibration images at random during refinement, for instance ``snows.flip_and_shift``.
-        seed: of the curvature probes; calibration images are used in the order given.
+        seed: of the order of the images, of equal scores, of the curvature probes and of refinement.
         progress: show a progress bar.
         resume: an interrupted result of the same call; its solved layers are taken over.
         **options: single fields of the recipe, for instance ``steps=2`` or ``curvature="hessian"``.
@@ -88,34 +90,31 @@ def prune(
     Raises:
         SnowsError: on any argument that cannot work; nothing is changed then.
     """
-    recipe = get_recipe(recipe, **options)
-    if isinstance(refine, bool) or not isinstance(refine, int) or refine < 0:
-        raise bad("refine", refine, "a number of steps >= 0")
-    if augment is not None and not callable(augment):
-        raise bad("augment", type(augment).__name__, "a function of (images, generator)")
+    recipe = get_recipe(recipe, tuple(inspect.signature(prune).parameters), **options)
+    joint = JointOptions(refine, augment=augment, seed=seed, progress=progress)
     k = read_k(k)
-    pattern = parse_pattern(pattern)
-    network = Network(model, leaf_modules)
-    home = next(model.parameters()).device
+    choice = Choice(parse_pattern(pattern), saliency, masks, layers, exclude, leaf_modules, seed)
+    parts = calibration_parts(images, max_images)
+    digest, count = images_digest(parts), sum(map(len, parts))
+    prepared = prepare(model, parts, choice)
+    network = prepared.network
+    home = next(network.module.parameters()).device
     place = resolve_device(device, home)
-    batches = calibration_batches(images, recipe.batch_size, place, max_images)
-    plan = plan_layers(network, model, batches[0][:2].to(home), layers, exclude, keep_ends=masks is None)
-    plan, chosen = choose_masks(network, plan, pattern, saliency, masks)
-    whole = torch.cat(batches)
     record = {
-        "pattern": str(pattern) if masks is None else "given masks",
+        "pattern": str(choice.pattern) if masks is None else "given masks",
         "k": k,
         "recipe": asdict(recipe),
-        "calibration": {"images": len(whole), "digest": tensor_digest(whole)},
+        "calibration": {"images": count, "digest": digest},
+        "weights": state_digest(prepared.model),
     }
     if resume is not None:
-        _check_resume(resume, chosen, record | {"seed": seed})
-    network.module.to(place)
-    whole = channels_last(network, whole)
-    todo = [entry for entry in plan if not entry.reason]
-    placed = {name: mask.to(place) for name, mask in chosen.items()}
-    sweep = Sweep(network, todo, placed, k, recipe, whole, max_memory, seed)
-    sweep.run(progress, _known_outcomes(resume, todo, place))
+        _check_resume(resume, prepared.masks, record | {"seed": seed})
+    placed = prepared.move(place)
+    like = channels_last(network, first_images(parts, 2).to(place, next(network.module.parameters()).dtype))
+    whole, order = shuffled(parts, seed, like if parts[0].device == place else like.cpu())
+    record["calibration"]["order"] = order.tolist()
+    sweep = Sweep(network, prepared.todo, placed, k, recipe, whole, max_memory, seed)
+    sweep.run(progress, _known_outcomes(resume, prepared.todo, place))
     record |= {
         "complete": not sweep.interrupted,
         "memory": {
@@ -125,38 +124,13 @@ def prune(
         },
         **provenance(seed=seed, device=str(place)),
     }
-    result = _result(model, plan, chosen, sweep, record)
+    result = _result(prepared, sweep, record)
     if refine and not sweep.interrupted:
-        _refine_result(result, network, whole, refine, augment, seed, progress)
+        refine_result(result, network, whole, joint)
     return result
 
 
-def _refine_result(
-    result: PruneResult,
-    network: Network,
-    images: Tensor,
-    steps: int,
-    augment: Augment | None,
-    seed: int,
-    progress: bool,
-) -> None:
-    """Refine a result's weights jointly, in place."""
-    done = refine_jointly(
-        network, result.model, result.masks, result.weight_names, images,
-        steps=steps, augment=augment, seed=seed, progress=progress,
-    )  # fmt: skip
-    parameters = dict(result.model.named_parameters())
-    with torch.no_grad():
-        for name, value in done.state.items():
-            parameters[name].copy_(value.to(parameters[name]))
-    result.state = {name: tensor.detach() for name, tensor in result.model.state_dict().items()}
-    result.manifest["refinement"] = {
-        "steps": done.steps,
-        "loss": list(done.loss),
-        "augment": None if augment is None else getattr(augment, "__name__", str(augment)),
-    }
-
-
+@plain_numerics()
 def make_masks(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -166,6 +140,7 @@ def make_masks(
     layers: LayerChoice = None,
     exclude: LayerChoice = None,
     leaf_modules: Iterable[type[nn.Module] | str] = (),
+    seed: int = 0,
 ) -> Masks:
     """Return the masks that :func:`prune` would use, without pruning.
 
@@ -177,6 +152,7 @@ def make_masks(
         layers: as in :func:`prune`.
         exclude: as in :func:`prune`.
         leaf_modules: as in :func:`prune`.
+        seed: decides between equal scores, as in :func:`prune`.
 
     Returns:
         Layer name to bool tensor; ``snows.apply_masks(model, masks)`` is then pruning without any re-fit.
@@ -184,32 +160,18 @@ def make_masks(
     Raises:
         SnowsError: as :func:`prune`.
     """
-    pattern = parse_pattern(pattern)
-    network = Network(model, leaf_modules)
-    example = calibration_batches(images, 2, next(model.parameters()).device, limit=2, few=0)[0]
-    plan = plan_layers(network, model, example, layers, exclude)
-    return choose_masks(network, plan, pattern, saliency)[1]
-
-
-def resolve_device(device: torch.device | str | None, home: torch.device) -> torch.device:
-    """Return the device to compute on: ``home`` unless another one is named.
-
-    Raises:
-        SnowsError: when this machine does not have it.
-    """
-    if device is None:
-        return home
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise bad("device", repr(device), f"a device of this machine ({reason})", 'For instance "cpu".') from error
+    choice = Choice(parse_pattern(pattern), saliency, None, layers, exclude, leaf_modules, seed)
+    return prepare(model, calibration_parts(images, limit=2, few=0), choice).masks
 
 
 def _check_resume(resume: PruneResult, masks: Masks, record: dict[str, Any]) -> None:
     for key, value in json.loads(json.dumps(record)).items():
-        if json.loads(json.dumps(resume.manifest.get(key))) != value:
-            raise bad("resume", f"a result with another {key}", "an interrupted result of the same call")
+        known = json.loads(json.dumps(resume.manifest.get(key)))
+        if isinstance(value, dict) and isinstance(known, dict):  # a saved record may say more, of where images are from
+            known = {name: known.get(name) for name in value}
+        if known != value:
+            words = {"weights": "dense weights", "calibration": "calibration images"}.get(key, key)
+            raise bad("resume", f"a result with another {words}", "an interrupted result of the same call")
     for name, mask in resume.masks.items():
         if name not in masks or not torch.equal(masks[name].cpu(), mask.cpu()):
             raise bad("resume", f"a result with another mask for '{name}'", "an interrupted result of the same call")
@@ -222,7 +184,7 @@ def _known_outcomes(
     if resume is None:
         return {}
     rows = resume.report.set_index("layer")
-    fields = ("loss_masked", "loss_start", "loss_end", "newton_steps", "products", "image_products", "stop")
+    fields = ("loss_masked", "loss_start", "loss_end", "newton_steps", "products", "image_products", "stop", "seconds")
     return {
         entry.name: LayerOutcome(
             weight=resume.state[entry.layer.weight_name].to(device).clone(),  # aligned: rounding as in one run
@@ -234,14 +196,13 @@ def _known_outcomes(
     }
 
 
-def _result(
-    model: nn.Module, plan: list[PlannedLayer], chosen: Masks, sweep: Sweep, record: dict[str, Any]
-) -> PruneResult:
-    pruned = copy.deepcopy(model)
-    parameters = dict(pruned.named_parameters())
-    names = {entry.name: entry.layer.weight_name for entry in plan if entry.layer is not None}
+def _result(prepared: Prepared, sweep: Sweep, record: dict[str, Any]) -> PruneResult:
+    pruned = plain_copy(prepared.model)
+    parameters = dict(pruned.named_parameters(remove_duplicate=False))  # a tied weight has several names
+    names = {entry.name: entry.layer.weight_name for entry in prepared.plan if entry.layer is not None}
+    chosen = prepared.masks
     rows = []
-    for entry in plan:
+    for entry in prepared.plan:
         outcome = sweep.outcomes.get(entry.name)
         weights = int(torch.Size(entry.shape).numel()) if entry.shape else 0
         kept = int(chosen[entry.name].sum()) if outcome else weights
@@ -263,5 +224,4 @@ def _result(
         rows.append(row)
     report = pd.DataFrame(rows)
     masks = {name: chosen[name].cpu() for name in sweep.outcomes}
-    state = {name: tensor.detach() for name, tensor in pruned.state_dict().items()}
-    return PruneResult(pruned, masks, report, record, state, {name: names[name] for name in sweep.outcomes})
+    return PruneResult(pruned, masks, report, record, snapshot(pruned), {name: names[name] for name in sweep.outcomes})

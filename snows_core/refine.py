@@ -3,28 +3,64 @@
 The sweep is greedy: each layer is solved once, for the layers before it as they are. At high sparsity what it leaves is
 repaired by a short first-order descent on one loss over the whole network,
 
-    sum over taps t of  || f_t(x; theta) - f_t(x; theta_dense) ||^2 / || f_t(x; theta_dense) - mean ||^2,
+    sum over taps t of  mean (f_t(x; theta) - f_t(x; theta_dense))^2 / variance of f_t(x; theta_dense),
 
-with taps at every residual addition (every activation where there is none) and at the output. Zeros stay. The free
+the variance taken over the calibration images, with taps at every residual addition (every activation where there is none) and at the output. Zeros stay. The free
 parameters are the kept weights and the scales and shifts of normalisation layers.
 """
 
 from __future__ import annotations
 
-import copy
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from tqdm.auto import tqdm
 
+from snows_core.copies import snapshot
+from snows_core.errors import bad
 from snows_core.graph import Network, Values
 from snows_core.masks import Masks
+from snows_core.memory import batch_bytes, saved_bytes
 from snows_core.operations import Kind, is_addition, is_batch_norm, module_of
+from snows_core.precision import widest
+from snows_core.result import PruneResult
+from snows_core.stream import run_keeping
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class JointOptions:
+    """Settings of joint refinement.
+
+    Attributes:
+        steps: optimiser steps.
+        rate: largest learning rate.
+        batch_size: images a step.
+        augment: changes each batch at random, for instance :func:`flip_and_shift`; dense targets follow it.
+        seed: of batches and augmentation.
+        progress: show a progress bar.
+    """
+
+    steps: int
+    rate: float = 1e-3
+    batch_size: int = 64
+    augment: Augment | None = None
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
+            raise bad("refine", repr(self.steps), "a number of steps >= 0")
+        if self.augment is not None and not callable(self.augment):
+            raise bad("augment", type(self.augment).__name__, "a function of (images, generator)")
 
 
 @dataclass(frozen=True)
@@ -34,7 +70,7 @@ class Refinement:
     Attributes:
         state: parameter name to new value, for every free parameter.
         loss: normalised loss on the calibration images before, and after (lower is better; the better one is kept).
-        steps: optimiser steps taken.
+        steps: optimiser steps taken; fewer than asked for after Ctrl-C.
     """
 
     state: dict[str, Tensor] = field(repr=False)
@@ -85,28 +121,88 @@ def _behind_activation(network: Network, node: fx.Node) -> fx.Node:
 
 
 def _free_names(network: Network, weight_names: set[str]) -> list[str]:
-    norms = [
-        f"{node.target}.{name}"
-        for node in network.nodes
-        if module_of(node) is not None and (is_batch_norm(node) or network.kinds.get(node) is Kind.NORMALISATION)
-        for name, _ in module_of(node).named_parameters(recurse=False)
-    ]
+    """Return the pruned weights and the scales and shifts of normalisations, modules and functions alike."""
+    norms: list[str] = []
+    for node in network.nodes:
+        if not (is_batch_norm(node) or network.kinds.get(node) is Kind.NORMALISATION):
+            continue
+        module = module_of(node)
+        if module is not None:
+            norms += [f"{node.target}.{name}" for name, _ in module.named_parameters(recurse=False)]
+        read = [source for source in node.all_input_nodes if source.op == "get_attr"]
+        norms += [str(source.target) for source in read if isinstance(network.constant(source), nn.Parameter)]
     return list(dict.fromkeys([*sorted(weight_names), *norms]))
 
 
-def _errors(network: Network, taps: list[fx.Node], x: Tensor, state: dict[str, Tensor]) -> Tensor:
-    """Return the sum over taps of the squared error relative to the dense values' variance."""
-    with torch.no_grad():
-        dense: Values = {network.image: x}
-        network.run(network.nodes[1:], dense)
-    values: Values = {network.image: x}
-    network.run(network.nodes[1:], values, state)
-    terms = [
-        (values[tap] - dense[tap]).square().mean() / dense[tap].var(correction=0).clamp(min=1e-12)
-        for tap in taps
-        if isinstance(dense[tap], Tensor)
-    ]
-    return torch.stack(terms).sum()
+class JointLoss:
+    """The loss at the top of this file, a few images at a time, so that memory does not grow with their number.
+
+    Args:
+        network: the traced dense network.
+        images: calibration images, from which each tap's variance is taken.
+        state: parameter name to value, used once to see what the graph of two images takes.
+    """
+
+    def __init__(self, network: Network, images: Tensor, state: dict[str, Tensor]) -> None:
+        self.network, self.taps = network, joint_taps(network)
+        self.device = next(network.module.parameters()).device
+        self.variances: dict[fx.Node, Tensor] = {}
+        with saved_bytes(network) as storages, torch.enable_grad():
+            free = {name: value.detach().requires_grad_(True) for name, value in state.items()}
+            loss = self._squares(images[:2].to(self.device), free)
+        graph = sum(storages.values()) / min(2, len(images))
+        del loss
+        self.piece = max(1, int(batch_bytes(self.device) / max(graph, 1.0)))
+        self._measure(images)
+
+    def _dense(self, x: Tensor) -> Values:
+        values: Values = {self.network.image: x}
+        with torch.no_grad():
+            run_keeping(self.network, self.network.nodes[1:], values, self.taps)
+        return {tap: values[tap] for tap in self.taps if isinstance(values[tap], Tensor)}
+
+    def _measure(self, images: Tensor) -> None:
+        """Take each tap's variance over the images."""
+        sums: dict[fx.Node, Tensor] = {}
+        for x in images.split(self.piece):
+            for tap, value in self._dense(x.to(self.device)).items():
+                wide = value.to(widest(self.device))
+                part = torch.stack([wide.sum(), wide.square().sum(), wide.new_tensor(float(wide.numel()))])
+                sums[tap] = sums.get(tap, 0) + part
+        for tap, (first, second, count) in sums.items():
+            self.variances[tap] = (second / count - (first / count) ** 2).clamp(min=1e-12)
+
+    def _squares(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Return the sum over taps and images of the mean squared error of an image relative to the variance."""
+        dense = self._dense(x)
+        values: Values = {self.network.image: x}
+        run_keeping(self.network, self.network.nodes[1:], values, self.taps, state)
+        terms = [
+            (values[tap] - target).square().mean() / self.variances.get(tap, torch.ones(())).to(target) * len(x)
+            for tap, target in dense.items()
+        ]
+        return torch.stack(terms).sum()
+
+    @torch.no_grad()
+    def value(self, images: Tensor, state: dict[str, Tensor]) -> float:
+        """Return the loss on images, anywhere."""
+        parts = images.split(self.piece)
+        return sum(float(self._squares(x.to(self.device), state)) for x in parts) / len(images)
+
+    def backward(self, images: Tensor, state: dict[str, Tensor]) -> None:
+        """Add the gradient of the loss on a batch to the parameters; halve the pieces where a GPU is too small."""
+        while True:
+            try:
+                for x in images.split(self.piece):
+                    with torch.enable_grad():
+                        (self._squares(x, state) / len(images)).backward()
+                return
+            except torch.OutOfMemoryError:
+                if self.piece == 1:
+                    raise
+            self.piece = -(-self.piece // 2)
+            for value in state.values():
+                value.grad = None
 
 
 def refine(
@@ -115,13 +211,7 @@ def refine(
     masks: Masks,
     weight_names: dict[str, str],
     images: Tensor,
-    *,
-    steps: int,
-    rate: float = 1e-3,
-    batch_size: int = 64,
-    augment: Augment | None = None,
-    seed: int = 0,
-    progress: bool = True,
+    options: JointOptions,
 ) -> Refinement:
     """Refine a pruned network jointly (formula at the top of this file) by Adam with a one-cycle schedule.
 
@@ -131,44 +221,67 @@ def refine(
         masks: layer name to mask.
         weight_names: layer name to parameter name.
         images: calibration images (N, C, H, W), anywhere.
-        steps: optimiser steps.
-        rate: largest learning rate.
-        batch_size: images a step.
-        augment: changes each batch at random, for instance :func:`flip_and_shift`; dense targets follow it.
-        seed: of batches and augmentation.
-        progress: show a progress bar.
+        options: steps, rate and so on.
 
     Returns:
-        The new parameters, or the old ones where the loss on the calibration images did not fall.
+        The new parameters, or the old ones where the loss on the calibration images did not fall. Ctrl-C ends it
+        early and keeps what is better.
     """
-    device = next(network.module.parameters()).device
+    first_weight = next(network.module.parameters())
+    device, dtype = first_weight.device, first_weight.dtype
     kept = {weight_names[name]: mask.to(device) for name, mask in masks.items()}
-    start = dict(model.named_parameters())
+    start = dict(model.named_parameters(remove_duplicate=False))
     names = [name for name in _free_names(network, set(kept)) if name in start]
-    taps = joint_taps(network)
-    generator = torch.Generator().manual_seed(seed)
-    before = {name: start[name].detach().to(device, copy=True) for name in names}
+    before = {name: start[name].detach().to(device, dtype, copy=True) for name in names}
     state = {name: nn.Parameter(value.clone()) for name, value in before.items()}
+    loss = JointLoss(network, images, before)
+    first = loss.value(images, before)
+    optimiser = torch.optim.Adam(state.values(), lr=options.rate)
+    total = max(options.steps, 4)  # the schedule needs two steps to rise and two to fall
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, options.rate, total_steps=total, pct_start=max(0.1, 2 / total)
+    )
+    generator = torch.Generator().manual_seed(options.seed)
+    taken = 0
+    try:
+        for _ in tqdm(range(options.steps), desc="refining", unit="step", disable=not options.progress):
+            chosen = torch.randperm(len(images), generator=generator)[: options.batch_size]
+            batch = images[chosen.to(images.device)].to(device)
+            batch = batch if options.augment is None else options.augment(batch, generator)
+            optimiser.zero_grad()
+            loss.backward(batch, state)
+            optimiser.step()
+            schedule.step()
+            with torch.no_grad():
+                for name, mask in kept.items():
+                    state[name].mul_(mask)
+            taken += 1
+    except KeyboardInterrupt:
+        if options.progress:
+            tqdm.write("interrupted: refinement ends here, the better weights are kept", file=sys.stderr)
+    after = {name: torch.where(kept[name], value, 0.0) if name in kept else value for name, value in
+             ((name, value.detach().clone()) for name, value in state.items())}
+    last = loss.value(images, after)
+    return Refinement(after if last < first else before, (first, min(first, last)), taken)
 
-    def whole(parameters: dict[str, Tensor]) -> float:
-        with torch.no_grad():
-            parts = images.split(batch_size)
-            return sum(float(_errors(network, taps, x.to(device), parameters)) * len(x) for x in parts) / len(images)
 
-    first = whole(before)
-    optimiser = torch.optim.Adam(state.values(), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(steps, 1), pct_start=0.1)
-    for _ in tqdm(range(steps), desc="refining", unit="step", disable=not progress):
-        batch = images[torch.randperm(len(images), generator=generator)[:batch_size]].to(device)
-        batch = batch if augment is None else augment(batch, generator)
-        optimiser.zero_grad()
-        with torch.enable_grad():
-            _errors(network, taps, batch, state).backward()
-        optimiser.step()
-        schedule.step()
-        with torch.no_grad():
-            for name, mask in kept.items():
-                state[name].mul_(mask)
-    after = {name: copy.copy(value.detach()) for name, value in state.items()}
-    last = whole(after)
-    return Refinement(after if last < first else before, (first, min(first, last)), steps)
+def refine_result(result: PruneResult, network: Network, images: Tensor, options: JointOptions) -> None:
+    """Refine a result's weights in place and write into its manifest what was done; the sweep's are kept if it fails."""
+    record: dict[str, Any] = {
+        "steps": 0,
+        "augment": None if options.augment is None else getattr(options.augment, "__name__", str(options.augment)),
+    }
+    result.manifest["refinement"] = record
+    try:
+        done = refine(network, result.model, result.masks, result.weight_names, images, options)
+    except (RuntimeError, KeyboardInterrupt) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        record["failed"] = reason
+        warnings.warn(f"refine: failed ({reason}); the weights are those of the sweep", stacklevel=3)
+        return
+    parameters = dict(result.model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, value in done.state.items():
+            parameters[name].copy_(value.to(parameters[name]))
+    result.state = snapshot(result.model)
+    record |= {"steps": done.steps, "loss": list(done.loss), "interrupted": done.steps < options.steps}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from snows_core.graph import Network, Segment, Values
+from snows_core.residual import Restart
 from snows_core.shelf import Shelved
 
 
@@ -21,8 +23,9 @@ class Stream:
 
     Args:
         network: the traced network.
-        batches: image batches (N_i, C, H, W); the last one may be smaller.
+        batches: image batches (N_i, C, H, W); they rest where they are.
         storage: where values rest between uses: a device, "disk", or None for where they were computed.
+        pin: let what rests in host memory rest in pinned memory, from which a GPU reads without waiting.
 
     Attributes:
         weights: parameter name to tensor, in place of the dense weights, for nodes yet to be run.
@@ -32,10 +35,16 @@ class Stream:
         executed: how many nodes were run, summed over batches; for tests and reports.
     """
 
-    def __init__(self, network: Network, batches: Sequence[Tensor], storage: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        batches: Sequence[Tensor],
+        storage: torch.device | str | None = None,
+        pin: bool = True,
+    ) -> None:
         self.network = network
-        self.storage = storage
-        self.values: list[Values] = [{network.image: self._rest(batch)} for batch in batches]
+        self.storage, self.pin = storage, pin
+        self.values: list[Values] = [{network.image: batch} for batch in batches]
         self.sizes = [len(batch) for batch in batches]
         self.weights: dict[str, Tensor] = {}
         self.needed_until: dict[fx.Node, int] = {}
@@ -45,7 +54,9 @@ class Stream:
     def _rest(self, value: Any) -> Any:
         if self.storage is None:
             return value
-        return pytree.tree_map_only(Tensor, Shelved, value) if self.storage == "disk" else move(value, self.storage)
+        if self.storage == "disk":
+            return pytree.tree_map_only(Tensor, Shelved, value)
+        return move(value, self.storage, self.pin)
 
     @property
     def device(self) -> torch.device:
@@ -63,16 +74,18 @@ class Stream:
             raise ValueError(f"a stream only moves forward: it is at node {self.position}, asked for {stop}")
         nodes = self.network.nodes[self.position : stop]
         last_use = self.network.last_use
+        read = {source for node in nodes for source in node.all_input_nodes}
         for i, values in enumerate(self.values):
-            working = {node: move(value, self.device) for node, value in values.items()}
+            working = {node: move(value, self.device) for node, value in values.items() if node in read}
             for node in nodes:
                 self.network.run((node,), working, self.weights)
                 for source in node.all_input_nodes:
                     if last_use.get(source, -1) <= self.network.index[node] and source not in self.needed_until:
                         working.pop(source, None)
+            # What was there already rests where it did: only new values are moved.
             self.values[i] = {
-                node: self._rest(value)
-                for node, value in working.items()
+                node: values[node] if node in values else self._rest(working[node])
+                for node in (*values, *(node for node in working if node not in values))
                 if last_use.get(node, -1) >= stop or node in self.needed_until
             }
         self.executed += len(nodes) * len(self.values)
@@ -112,36 +125,60 @@ class Stream:
         run_keeping(self.network, segment.nodes, values, set(segment.taps))
         return [values[node] for node in segment.taps]
 
+    @torch.no_grad()
+    def restarted(self, segment: Segment, restart: Restart, batch: int) -> list[Tensor]:
+        """Run the dense network from a residual unit's input, as it is in this stream, and return the tap outputs.
+
+        The stream must still hold ``restart.reads``; see ``needed_until``.
+        """
+        values: Values = {node: move(self.values[batch][node], self.device) for node in restart.reads}
+        with sdpa_kernel(SDPBackend.MATH):  # the solver's own kernel: the same numbers whenever this is called
+            run_keeping(self.network, restart.nodes, values, set(segment.taps))
+        return [values[node] for node in segment.taps]
+
     def finish(self) -> list[Any]:
         """Run to the end and return the network's output for every batch."""
         self.advance(len(self.network.nodes))
         return [move(fx.map_arg(self.network.output, values.__getitem__), self.device) for values in self.values]
 
 
-def move(value: Any, device: torch.device | str) -> Any:
+def move(value: Any, device: torch.device | str, pin: bool = True) -> Any:
     """Move the tensors inside a (nested) value to a device; anything else stays as it is.
 
-    Copies between a GPU and the host do not wait: those to the host land in pinned memory, and what reads them next
-    is a copy back on the same CUDA stream. Host code that looks at their numbers has to synchronise first.
+    Copies between a GPU and pinned host memory do not wait: what reads them next is a copy back on the same CUDA
+    stream. Host code that looks at their numbers has to synchronise first.
+
+    Args:
+        value: a tensor, or anything that holds some.
+        device: where to.
+        pin: let a copy from a GPU to the host land in pinned memory.
 
     Returns:
         The value, its tensors on the device.
     """
     if isinstance(value, Tensor | Shelved | tuple | list | dict):
-        return pytree.tree_map_only((Tensor, Shelved), lambda leaf: _move_leaf(leaf, device), value)
+        return pytree.tree_map_only((Tensor, Shelved), lambda leaf: _move_leaf(leaf, device, pin), value)
     return value
 
 
-def _move_leaf(leaf: Tensor | Shelved, device: torch.device | str) -> Tensor:
+def _move_leaf(leaf: Tensor | Shelved, device: torch.device | str, pin: bool) -> Tensor:
     if isinstance(leaf, Shelved):
         return leaf.load(device)
     if leaf.is_cuda and torch.device(device).type == "cpu":
+        if not pin:
+            return leaf.cpu()
         return torch.empty_like(leaf, device="cpu", pin_memory=True).copy_(leaf, non_blocking=True)
-    return leaf.to(device, non_blocking=True)
+    return leaf.to(device, non_blocking=leaf.is_pinned() if leaf.device.type == "cpu" else True)
 
 
-def run_keeping(network: Network, nodes: Sequence[fx.Node], values: Values, keep: Iterable[fx.Node]) -> None:
-    """Run nodes without gradients in place, dropping every value after its last use unless it is to be kept."""
+def run_keeping(
+    network: Network,
+    nodes: Sequence[fx.Node],
+    values: Values,
+    keep: Iterable[fx.Node],
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Run nodes, extending ``values`` in place and dropping every value after its last use unless it is to be kept."""
     keep = set(keep)
     last: dict[fx.Node, fx.Node] = {}
     for node in nodes:
@@ -151,7 +188,7 @@ def run_keeping(network: Network, nodes: Sequence[fx.Node], values: Values, keep
     for source, node in last.items():
         done.setdefault(node, []).append(source)
     for node in nodes:
-        network.run((node,), values)
+        network.run((node,), values, weights)
         for source in done.get(node, ()):
             if source not in keep:
                 values.pop(source, None)

@@ -6,19 +6,22 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, chain, pairwise
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from snows_core.calibration import near_equal
 from snows_core.choose_k import K, ladder
 from snows_core.graph import Network, Segment
-from snows_core.layer_solver import LayerOutcome, solve_layer
+from snows_core.layer_solver import LayerOutcome, Work, solve_layer
 from snows_core.layerwise import full_factor_bytes
 from snows_core.masks import Masks
 from snows_core.memory import MemoryPlan, Probe, memory_budget, plan_memory, probe_layers
 from snows_core.plan import PlannedLayer
 from snows_core.recipe import Recipe
+from snows_core.residual import restart
 from snows_core.stream import Stream
 
 
@@ -31,7 +34,7 @@ class Sweep:
         masks: their masks by name, on that device.
         k: operations behind each layer, or "auto".
         recipe: how to solve.
-        images: calibration images (N, C, H, W), on that device or in host memory.
+        images: calibration images (N, C, H, W), on that device or in host memory; they stay where they are.
         max_memory: see :func:`snows_core.memory.memory_budget`.
         seed: of the curvature probes.
 
@@ -53,39 +56,61 @@ class Sweep:
     ) -> None:
         self.network, self.todo, self.masks, self.recipe, self.images = network, todo, masks, recipe, images
         self.device = next(network.module.parameters()).device
-        self.ladders = {entry.name: ladder(network, entry.layer, k, recipe.taps) for entry in todo}
-        self.segments = {name: segments[-1] for name, segments in self.ladders.items()}
         self.seed = seed
         self.outcomes: dict[str, LayerOutcome] = {}
         self.interrupted = False
-        example = images[: min(2, len(images))].to(self.device)
-        self.probes: dict[str, Probe] = probe_layers(network, self.segments, masks, example, recipe)
+        self.ladders = {entry.name: ladder(network, entry.layer, k, recipe.taps) for entry in todo}
+        self.probes: dict[str, Probe] = {}
+        self._probe(images[:2].to(self.device))
         budget = memory_budget(max_memory, self.device)
         self.memory: MemoryPlan = plan_memory(self.probes, len(images), recipe, budget, self.device)
         # Choosing K asks for a second batch, to judge on.
         two = -(-len(images) // 2) if k == "auto" and len(images) > 1 else len(images)
         self._open_streams(min(self.memory.batch_size, two))
 
+    def _probe(self, example: Tensor) -> None:
+        """Measure each layer's longest segment; one that cannot be differentiated twice gets shorter until it can."""
+        todo = {name: segments[-1] for name, segments in self.ladders.items()}
+        while todo:
+            found = probe_layers(self.network, todo, self.masks, example, self.recipe)
+            self.probes |= found
+            todo = {name: segment for name, segment in todo.items() if name not in found}
+            for name, segment in todo.items():
+                shorter = self.network.segment(segment.layer, segment.k - 1, self.recipe.taps)
+                self.ladders[name] = (*(s for s in self.ladders[name] if s.k < shorter.k), shorter)
+                todo[name] = shorter
+        self.segments = {name: segments[-1] for name, segments in self.ladders.items()}
+
     def _open_streams(self, batch_size: int) -> None:
         """Start both streams at the images, with the weights that are solved already."""
         self.batch_size = batch_size
-        batches = self.images.split(batch_size)
-        storage = self.memory.storage if self.memory.storage is not None else self.device
-        own = None if storage == self.images.device else storage
-        self.pruned = Stream(self.network, batches, own)
+        groups = near_equal(len(self.images), self.recipe.batch_size if self.recipe.mini_batches else len(self.images))
+        sizes = [near_equal(group, batch_size) for group in groups]
+        ends = list(accumulate(map(len, sizes), initial=0))
+        self.groups = [range(start, end) for start, end in pairwise(ends)]
+        batches = self.images.split(list(chain(*sizes)))
+        self.pruned = self._stream(batches)
         self.pruned.weights = {
             entry.layer.weight_name: self.outcomes[entry.name].weight
             for entry in self.todo
             if entry.name in self.outcomes
         }
+        needed = self.pruned.needed_until
         self.dense = self.pruned
         if self.recipe.targets == "dense":
-            self.dense = Stream(self.network, batches, own)
-            self.dense.needed_until = {
-                node: self.network.index[segment.layer.node]
-                for segment in self.segments.values()  # in execution order: the last layer that needs a node wins
-                for node in (*segment.taps, segment.layer.node.all_input_nodes[0])
-            }
+            self.dense = self._stream(batches)
+            needed = self.dense.needed_until
+        for segment in self.segments.values():  # in execution order: the last layer that needs a node wins
+            place = self.network.index[segment.layer.node]
+            if self.dense is self.pruned:
+                nodes = restart(self.network, segment).reads
+            else:
+                nodes = (*segment.taps, segment.layer.node.all_input_nodes[0])
+            needed.update(dict.fromkeys(nodes, place))
+
+    def _stream(self, batches: Sequence[Tensor]) -> Stream:
+        storage = self.memory.storage or (self.device if self.images.device != self.device else None)
+        return Stream(self.network, batches, storage, self.memory.pin)
 
     def run(self, progress: bool, known: Mapping[str, LayerOutcome]) -> None:
         """Solve every layer; Ctrl-C ends the run and keeps what is done.
@@ -99,8 +124,11 @@ class Sweep:
             for entry in bar:
                 bar.set_postfix_str(entry.name)
                 start = time.perf_counter()
-                done = known[entry.name] if entry.name in known else self._solve(entry)
-                done.seconds = time.perf_counter() - start
+                if entry.name in known:
+                    done = known[entry.name]
+                else:
+                    done = self._solve(entry)
+                    done.seconds = time.perf_counter() - start
                 self.outcomes[entry.name] = done
                 self.pruned.weights[entry.layer.weight_name] = done.weight
                 bar.set_postfix_str(f"{entry.name} loss {done.loss_end:.3g} {done.seconds:.1f} s")
@@ -116,27 +144,34 @@ class Sweep:
         while True:
             try:
                 self._advance(entry)
-                mask = self.masks[entry.name]
-                factors = full_factor_bytes(mask.flatten(1), self.network.weight(entry.layer))
-                retain = self.memory.retained(self.probes[entry.name], self.pruned.sizes, factors)
                 return solve_layer(
-                    self.network, entry, self.ladders[entry.name], mask, self.pruned, self.dense, self.recipe,
-                    self._signs(entry), True if self.recipe.mini_batches else retain, self.memory.factors,
+                    self.network, entry, self.ladders[entry.name], self.masks[entry.name], self.pruned, self.dense,
+                    self.recipe, self._signs(entry), self._work(entry),
                 )  # fmt: skip
             except torch.OutOfMemoryError:
-                if self.batch_size == 1 or self.recipe.mini_batches:
+                if self.batch_size == 1:
                     raise
             warnings.warn(f"out of memory at '{entry.name}': batches of {self.batch_size} are halved", stacklevel=4)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._open_streams(max(1, self.batch_size // 2))
 
+    def _work(self, entry: PlannedLayer) -> Work:
+        """Return how a layer's solve is cut: what is kept of a whole set, or of the largest mini-batch."""
+        mask, sizes = self.masks[entry.name], self.pruned.sizes
+        factors = full_factor_bytes(mask.flatten(1), self.network.weight(entry.layer))
+        factors = factors if self.recipe.warm_start or self.recipe.precondition else 0.0
+        largest = max(([sizes[i] for i in group] for group in self.groups), key=sum)
+        retain = self.memory.retained(self.probes[entry.name], largest, factors)
+        return Work(self.groups, retain, self.memory.factors, self.memory.factors_on_disk(factors))
+
     def _signs(self, entry: PlannedLayer) -> torch.Generator:
         """Return the source of a layer's random signs: its own, so that a resumed run draws the same."""
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.network.index[entry.layer.node])
+        return torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + self.network.index[entry.layer.node])
 
     def _advance(self, entry: PlannedLayer) -> None:
         place, segment = self.network.index[entry.layer.node], self.segments[entry.name]
+        self.pruned.forget(place)
         self.pruned.advance(place)
         if self.dense is not self.pruned:
             self.dense.forget(place)

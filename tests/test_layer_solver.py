@@ -21,6 +21,7 @@ from snows_core.layer_solver import make_objective
 from snows_core.layerwise import RowFactors, geometry_of, gram, masked_least_squares, patches
 from snows_core.newton_cg import NewtonOptions, Stop, newton
 from snows_core.recipe import get_recipe
+from snows_core.residual import restart
 from snows_core.stream import Stream
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
@@ -103,16 +104,28 @@ def streams(network, batches, layer, damaged):
     return pruned, dense
 
 
-def test_published_targets_come_from_the_pruned_networks_own_input():
+def test_published_targets_come_from_the_input_of_the_residual_unit():
     # FACTS section 2: the dense blocks run on the pruned network's activations at the input of the current block.
     network, batches = Network(small_resnet()), list(random_images(6).split(4))
     layer = layer_named(network, "layer1.conv2")
-    damaged = {"layer1.conv1.weight": 0.3 * network.weight(layer_named(network, "layer1.conv1"))}
-    pruned, _ = streams(network, batches, layer, damaged)
+    before = {"conv1.weight": 0.3 * network.weight(layer_named(network, "conv1"))}
+    within = {"layer1.conv1.weight": 0.3 * network.weight(layer_named(network, "layer1.conv1"))}
     segment = network.segment(layer, 3, "published")
     mask = torch.ones_like(network.weight(layer), dtype=torch.bool)
-    objective = make_objective(network, segment, mask, pruned, pruned, get_recipe("paper"))
-    assert objective.value(network.weight(layer)) < 1e-25  # the dense weight reproduces its targets
+
+    def loss(damaged):
+        unit = restart(network, segment)
+        pruned = Stream(network, batches)
+        pruned.weights = damaged
+        pruned.needed_until = dict.fromkeys(unit.reads, 10**9)
+        pruned.advance(network.index[layer.node])
+        return make_objective(network, segment, mask, pruned, pruned, get_recipe("paper"))
+
+    weight = network.weight(layer)
+    assert loss(before).value(weight) < 1e-25  # what went wrong before the unit, its targets have too
+    assert loss(within).value(weight) > 1e-3  # within it they come from dense layers
+    conv1, conv2 = loss(before | within), loss(within)
+    assert conv1.value(weight) != pytest.approx(conv2.value(weight), rel=1e-3)
 
 
 def test_dense_targets_let_a_layer_repair_the_error_that_reached_it():

@@ -4,9 +4,10 @@ import pytest
 import torch
 from toys import random_images, random_mask, small_resnet, small_vit
 
+from snows_core.devices import _left_in_cgroups, free_memory
 from snows_core.errors import SnowsError
 from snows_core.graph import Network
-from snows_core.memory import MemoryPlan, Probe, free_memory, memory_budget, plan_memory, probe_layers
+from snows_core.memory import BATCH_BYTES_HOST, MemoryPlan, Probe, memory_budget, plan_memory, probe_layers
 from snows_core.recipe import get_recipe
 
 CPU = torch.device("cpu")
@@ -39,19 +40,22 @@ def test_budgets_in_bytes_fractions_and_by_default():
 TEXT = "2GB"
 
 
-@pytest.mark.parametrize("given", [0, -1.0, float("nan"), True, TEXT])
+@pytest.mark.parametrize("given", [0, -1.0, 1, 1.0, 1e5, float("nan"), float("inf"), True, TEXT])
 def test_budgets_that_cannot_be_meant_are_refused(given):
     with pytest.raises(SnowsError, match=r"max_memory: got .*; expected bytes"):
         memory_budget(given, CPU)
 
 
-def test_batches_shrink_until_the_largest_graph_fits():
-    measured = {"a": Probe(1e6, 1e3, 1.0, 1.0), "b": Probe(4e6, 1e3, 1.0, 1.0)}
-    fast, paper = get_recipe("fast", batch_size=64), get_recipe("paper")
-    assert plan_memory(measured, 100, fast, 1e12, CPU).batch_size == 64
-    assert plan_memory(measured, 100, fast, 16e7, CPU).batch_size == 10
-    assert plan_memory(measured, 100, fast, 1e3, CPU).batch_size == 1
-    assert plan_memory(measured, 100, paper, 1e3, CPU).batch_size == paper.batch_size  # its mini-batches are its method
+@pytest.mark.parametrize("recipe", ["fast", "paper"])
+def test_batches_depend_on_the_network_and_never_on_the_memory(recipe):
+    recipe = get_recipe(recipe, batch_size=64)
+    for graph, expected in ((BATCH_BYTES_HOST / 100, 64), (BATCH_BYTES_HOST / 10, 10), (2 * BATCH_BYTES_HOST, 1)):
+        measured = {"a": Probe(1e3, 1e3, 1.0, 1.0), "b": Probe(graph, 1e3, 1.0, 1.0)}
+        plans = [plan_memory(measured, 100, recipe, bytes_, CPU) for bytes_ in (1e12, 1e10)]
+        with pytest.warns(UserWarning, match=r"max_memory: 1 MB are less than the .* MB that one batch"):
+            plans.append(plan_memory(measured, 100, recipe, 1e6, CPU))
+        assert [plan.batch_size for plan in plans] == [expected] * 3
+        assert len({plan.factors for plan in plans}) == 1
 
 
 def test_resting_values_go_to_disk_when_they_take_more_than_half():
@@ -60,10 +64,46 @@ def test_resting_values_go_to_disk_when_they_take_more_than_half():
     assert plan_memory(measured, 100, get_recipe("fast"), 1e8, CPU).storage == "disk"
 
 
+def plan(storage, bytes_, factors=0.0):
+    return MemoryPlan(4, storage, bytes_, factors)
+
+
 def test_as_many_batches_keep_their_graphs_as_there_is_room_for():
     probe = Probe(graph=10.0, live=1.0, linearise=1.0, product=1.0)
-    assert MemoryPlan(4, None, 1e9).retained(probe, [4, 4, 2]) == 3
-    assert MemoryPlan(4, None, 10 + 40 + 80).retained(probe, [4, 4, 2]) == 2
-    assert MemoryPlan(4, "disk", 40 + 80).retained(probe, [4, 4, 2]) == 2
-    assert MemoryPlan(4, None, 10.0).retained(probe, [4, 4, 2]) == 0
-    assert MemoryPlan(4, None, 10.0).retained(None, [4, 4, 2]) == 3
+    assert plan(None, 1e9).retained(probe, [4, 4, 2]) == 3
+    assert plan(None, 10 + 2 * 40 + 80).retained(probe, [4, 4, 2]) == 2
+    assert plan("disk", 2 * 40 + 80).retained(probe, [4, 4, 2]) == 2
+    assert plan(None, 10.0).retained(probe, [4, 4, 2]) == 0
+    assert plan(None, 10.0).retained(None, [4, 4, 2]) == 3
+
+
+def test_row_factors_take_their_room_and_rest_on_disk_when_it_is_little():
+    probe = Probe(graph=10.0, live=0.0, linearise=1.0, product=1.0)
+    assert plan(None, 200.0, 40.0).retained(probe, [4, 4, 2], factors=1e9) == 2  # bounded by 40: 80 of work, 80 left
+    assert not plan(None, 200.0, 40.0).factors_on_disk(1e9)
+    assert plan(None, 100.0, 40.0).factors_on_disk(1e9) and not plan(None, 100.0, 40.0).factors_on_disk(20.0)
+
+
+def test_free_memory_keeps_the_limits_of_containers(tmp_path):
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/job/step\n")
+    assert _left_in_cgroups(tmp_path, membership) == float("inf")
+    for group, limit in (("job", "1000"), ("job/step", "max")):
+        (tmp_path / group / "memory.max").write_text(limit)
+        (tmp_path / group / "memory.current").write_text("700")
+        (tmp_path / group / "memory.stat").write_text("anon 400\ninactive_file 250\n")  # cache that can be dropped
+    assert _left_in_cgroups(tmp_path, membership) == 550.0
+    (tmp_path / "job/step/memory.max").write_text("720")
+    assert _left_in_cgroups(tmp_path, membership) == 270.0
+    assert _left_in_cgroups(tmp_path, tmp_path / "missing") == float("inf")
+
+
+def test_free_memory_reads_the_older_control_groups_too(tmp_path):
+    group = tmp_path / "memory" / "job"
+    group.mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("5:cpu,cpuacct:/job\n4:memory:/job\n")
+    (group / "memory.limit_in_bytes").write_text("1000")
+    (group / "memory.usage_in_bytes").write_text("900")
+    (group / "memory.stat").write_text("total_inactive_file 100\n")
+    assert _left_in_cgroups(tmp_path, tmp_path / "cgroup") == 200.0

@@ -1,6 +1,9 @@
 """Joint refinement: zeros stay, the loss never ends higher, everything is reproducible."""
 
+import importlib
+
 import pytest
+import timm
 import torch
 from toys import random_images, small_resnet, small_vit
 
@@ -9,6 +12,8 @@ from snows_core.errors import SnowsError
 from snows_core.graph import Network
 from snows_core.operations import is_addition
 from snows_core.refine import flip_and_shift, joint_taps
+
+module = importlib.import_module("snows_core.refine")  # the package shows the function under that name
 
 
 def run(make=small_resnet, size=8, **options):
@@ -35,8 +40,6 @@ def test_zeros_stay_and_the_loss_falls(make, size):
 
 def test_a_loss_that_does_not_fall_leaves_the_weights(monkeypatch):
     # A step size that blows up: the parameters of before come back.
-    from snows_core import refine as module
-
     plain = run()
     ordinary = torch.optim.Adam
     monkeypatch.setattr(module.torch.optim, "Adam", lambda parameters, lr: ordinary(parameters, lr=1e4))
@@ -47,6 +50,78 @@ def test_a_loss_that_does_not_fall_leaves_the_weights(monkeypatch):
     before, after = refined.manifest["refinement"]["loss"]
     assert before == after
     assert all(torch.equal(refined.state[key], value) for key, value in plain.state.items())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 10, 19, 20])
+def test_any_number_of_steps_has_a_schedule(steps):
+    refined = run(refine=steps, layers=["layer1.conv2"])
+    before, after = refined.manifest["refinement"]["loss"]
+    assert refined.manifest["refinement"]["steps"] == steps and after <= before
+
+
+def test_an_interrupt_keeps_what_is_better_and_says_so(monkeypatch):
+    plain, calls = run(), []
+    backward = module.JointLoss.backward
+
+    def interrupted(self, *args):
+        calls.append(1)
+        if len(calls) == 21:
+            raise KeyboardInterrupt
+        backward(self, *args)
+
+    monkeypatch.setattr(module.JointLoss, "backward", interrupted)
+    refined = run(refine=40)
+    record = refined.manifest["refinement"]
+    assert record["steps"] == 20 and record["interrupted"] and refined.complete
+    assert record["loss"][1] < record["loss"][0]
+    assert any(not torch.equal(refined.state[key], value) for key, value in plain.state.items())
+    assert all(torch.equal(refined.state[key], value) for key, value in refined.model.state_dict().items())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no derivative of that"), torch.OutOfMemoryError("too large")])
+def test_a_failure_keeps_the_weights_of_the_sweep(monkeypatch, error):
+    plain = run()
+
+    def fails(*args):
+        raise error
+
+    monkeypatch.setattr(module.JointLoss, "_squares", fails)
+    with pytest.warns(UserWarning, match=r"refine: failed \(.*\); the weights are those of the sweep"):
+        refined = run(refine=3)
+    assert refined.manifest["refinement"]["failed"] == str(error)
+    assert all(torch.equal(refined.state[key], value) for key, value in plain.state.items())
+
+
+def test_a_full_device_halves_the_pieces_and_the_gradient_is_the_same(monkeypatch):
+    expected, squares, sizes = run(refine=3), module.JointLoss._squares, []
+
+    def full(self, x, state):
+        sizes.append(len(x))
+        if len(x) > 8 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return squares(self, x, state)
+
+    monkeypatch.setattr(module.JointLoss, "_squares", full)
+    refined = run(refine=3)
+    assert min(sizes[-4:]) <= 8
+    for key, value in expected.state.items():
+        assert torch.allclose(refined.state[key], value, rtol=1e-6, atol=1e-9), key
+
+
+def test_pieces_depend_on_the_network_and_change_nothing(monkeypatch):
+    expected = run(refine=3)
+    monkeypatch.setattr(module, "batch_bytes", lambda device: 1.0)  # one image at a time
+    refined = run(refine=3)
+    for key, value in expected.state.items():
+        assert torch.allclose(refined.state[key], value, rtol=1e-6, atol=1e-9), key
+
+
+def test_normalisations_are_free_as_modules_and_as_functions():
+    modules = Network(small_resnet())
+    assert len(module._free_names(modules, set())) == 12, "six batch norms, a scale and a shift each"
+    functions = Network(timm.create_model("efficientnet_lite0", num_classes=3).eval())
+    named = [name for name, _ in functions.module.named_parameters() if "bn" in name]
+    assert set(module._free_names(functions, set())) == set(named) != set()
 
 
 def test_same_seed_same_result_also_with_augmentation():

@@ -1,0 +1,82 @@
+"""Where to compute, and how much memory is free there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+from snows_core.errors import bad
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def resolve_device(device: torch.device | str | None, home: torch.device) -> torch.device:
+    """Return the device to compute on: ``home`` unless another one is named.
+
+    Raises:
+        SnowsError: when this machine does not have it.
+    """
+    if device is None:
+        return home
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise bad("device", repr(device), f"a device of this machine ({reason})", 'For instance "cpu".') from error
+
+
+def free_memory(device: torch.device) -> float:
+    """Return the bytes that can still be had on a device: of a GPU, or of the host for any other.
+
+    A GPU's cache of this process counts as free and is emptied for that. On the host the page cache counts as free,
+    and the limits of the control groups (containers, batch systems) that this process is in are kept.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return float(torch.cuda.mem_get_info(device)[0])
+    return min(float(psutil.virtual_memory().available), _left_in_cgroups())
+
+
+def _left_in_cgroups(root: Path = CGROUPS, of: Path = Path("/proc/self/cgroup")) -> float:
+    """Return the bytes left under the tightest memory limit of this process's control groups; infinite without one."""
+    try:
+        lines = [line.split(":", 2) for line in of.read_text().splitlines()]
+    except OSError:
+        return float("inf")
+    left = float("inf")
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        first = root / "memory" if controllers else root
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        names = names if controllers else ("memory.max", "memory.current", "inactive_file")
+        folder = first / path.strip("/")
+        for group in (folder, *folder.parents):
+            if group == first.parent:
+                break
+            left = min(left, _left(group, *names))
+    return left
+
+
+def _left(group: Path, limit: str, usage: str, cached: str) -> float:
+    try:
+        bound = int((group / limit).read_text())  # "max" is no number: no limit here
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return float(max(0, bound - int((group / usage).read_text()) + int(statistics.get(cached, 0))))
+    except (OSError, ValueError):
+        return float("inf")
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the peak bytes so far: of PyTorch on a GPU, of the whole process (resident) on the CPU; 0 if unknown."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
+    except ImportError:  # Windows
+        return 0.0
