@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from snows_core.copies import unwrap
 from snows_core.errors import SnowsError
 from snows_core.operations import Kind, kind_of, module_of, tap_of, weight_of
+from snows_core.paths import ancestors, differentiable, is_last_word
 from snows_core.trace import trace
+from snows_core.unlisted import grouped, unlisted_weights
 
 Values = dict[fx.Node, Any]
 TapRule = Literal["all", "published"]
@@ -73,6 +76,14 @@ class Network:
         leaf_modules: see :func:`snows_core.trace.trace`.
         example: a few images, to answer what the forward pass asks of shapes; see there.
 
+    Attributes:
+        module: the traced copy; its weights are never changed.
+        nodes: its operations in execution order, the image first; ``index`` is the place of each.
+        kinds: what each operation is, for those that K counts.
+        layers: convolution and linear layers in execution order.
+        state_names: names of the model's state dict.
+        undifferentiable: nodes known to pass no gradient on.
+
     Raises:
         SnowsError: when the model cannot be traced, or has no convolution or linear layer.
     """
@@ -84,6 +95,7 @@ class Network:
         example: Tensor | None = None,
     ) -> None:
         self.module = trace(model, leaf_modules, example)
+        self.state_names = frozenset(unwrap(model).state_dict())
         self.nodes: list[fx.Node] = [node for node in self.module.graph.nodes if node.op not in ("get_attr", "output")]
         self.image = self.nodes[0]
         self.index = {node: i for i, node in enumerate(self.nodes)}
@@ -93,8 +105,14 @@ class Network:
             self._layer(node, kind) for node, kind in self.kinds.items() if kind in (Kind.CONVOLUTION, Kind.LINEAR)
         ]
         if not self.layers:
-            raise SnowsError("model: got a network without a convolution or linear layer; there is nothing to prune.")
+            others = grouped((name, reason) for name, _, reason in unlisted_weights(self.module, unwrap(model), ()))
+            raise SnowsError(
+                "model: got a network without a convolution or linear layer; there is nothing to prune."
+                + (f" Other weights are: {others}." if others else "")
+            )
         self.last_use = self._last_uses()
+        self.undifferentiable: set[fx.Node] = set()
+        self._classifiers: dict[fx.Node, bool] = {}
 
     def _layer(self, node: fx.Node, kind: Kind) -> Layer:
         weight = weight_of(node) or ""
@@ -119,15 +137,17 @@ class Network:
                 "published" counts as the authors' code does: no normalisation, shortcut convolution or classifier.
 
         Returns:
-            The segment; near the network's end it holds fewer than ``k`` operations.
+            The segment; near the network's end, or in front of an operation without a derivative (``detach``,
+            rounding), it holds fewer than ``k`` operations.
         """
+        later = self.nodes[self.index[layer.node] + 1 :]
         depends: set[fx.Node] = {layer.node}
-        taps = [tap_of(layer.node)]
-        for node in self.nodes[self.index[layer.node] + 1 :]:
+        for node in later:
             if not depends.isdisjoint(node.all_input_nodes):
                 depends.add(node)
-                if len(taps) <= k and self._counts(node, rule):
-                    taps.append(tap_of(node))
+        within_reach = differentiable(layer.node, later, self.undifferentiable)
+        counted = [node for node in later if node in within_reach and self._counts(node, rule)]
+        taps = [tap_of(node) for node in (layer.node, *counted[:k])]
         nodes = self._leading_to(taps, depends)
         outside = {source for node in nodes for source in node.all_input_nodes if source not in depends}
         prelude = self._leading_to(
@@ -146,14 +166,10 @@ class Network:
         return kind is not Kind.NORMALISATION and not shortcut and not self.is_classifier(node)
 
     def is_classifier(self, node: fx.Node) -> bool:
-        """Tell whether no further convolution or linear layer comes after a linear (or 1x1 convolution) node."""
-        reached = {node}
-        for other in self.nodes[self.index[node] + 1 :]:
-            if not reached.isdisjoint(other.all_input_nodes):
-                reached.add(other)
-                if self.kinds.get(other) in (Kind.CONVOLUTION, Kind.LINEAR, Kind.ATTENTION):
-                    return False
-        return True
+        """Tell whether a layer gives the network's answer: no layer comes after it, and it is in no residual unit."""
+        if node not in self._classifiers:
+            self._classifiers[node] = is_last_word(node, self.nodes[self.index[node] + 1 :])
+        return self._classifiers[node]
 
     def is_first(self, layer: Layer) -> bool:
         """Tell whether a layer reads the image with no other layer before it (first convolution, patch embedding)."""
@@ -164,14 +180,7 @@ class Network:
 
     def before(self, layer: Layer) -> set[fx.Node]:
         """Return every node on which a layer's input depends."""
-        found: set[fx.Node] = set()
-        stack = list(layer.node.all_input_nodes)
-        while stack:
-            node = stack.pop()
-            if node not in found:
-                found.add(node)
-                stack.extend(node.all_input_nodes)
-        return found
+        return ancestors(layer.node)
 
     def _leading_to(self, targets: Iterable[fx.Node], among: set[fx.Node]) -> tuple[fx.Node, ...]:
         """Return the nodes of ``among`` that the targets need, in execution order, without looking through others."""

@@ -54,6 +54,34 @@ _PIECEWISE_LINEAR_FUNCTIONS = {
 }  # fmt: skip
 _PIECEWISE_LINEAR_METHODS = {"view", "reshape", "flatten", "permute", "transpose", "mean", "contiguous", "add", "relu"}
 _PRODUCTS = {operator.matmul, torch.matmul, torch.bmm}
+_OTHER_LAYERS = (
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.RNNBase, nn.RNNCellBase, nn.Bilinear,
+    nn.MultiheadAttention,
+)  # fmt: skip
+_OTHER_LAYER_FUNCTIONS = {
+    F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.bilinear, F.multi_head_attention_forward,
+}  # fmt: skip
+# Names of functions and methods whose output follows its input in jumps, or with no gradient at all.
+_CUT_OFF = {
+    "detach", "detach_", "data", "round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside", "floordiv",
+    "floor_divide", "long", "int", "short", "char", "byte", "bool", "one_hot", "bernoulli", "multinomial", "poisson",
+    "bucketize", "searchsorted", "histc", "bincount", "fake_quantize_per_tensor_affine",
+    "fake_quantize_per_channel_affine", "quantize_per_tensor", "item", "tolist", "numpy",
+}  # fmt: skip
+# Names of those that only decide: their own derivative is zero, and that of what they choose from is right.
+_DECISIONS = {
+    "eq", "ne", "lt", "le", "gt", "ge", "equal", "greater", "less", "greater_equal", "less_equal", "not_equal",
+    "isnan", "isinf", "isfinite", "isclose", "signbit", "logical_and", "logical_or", "logical_not", "logical_xor",
+    "and_", "or_", "xor", "invert", "bitwise_and", "bitwise_or", "bitwise_not", "bitwise_xor", "any", "all",
+    "argmax", "argmin", "argsort", "nonzero", "count_nonzero", "argwhere", "contains", "not_", "is_", "is_not",
+}  # fmt: skip
+_WITH_INDICES = {"topk", "sort", "max", "min", "median", "nanmedian", "mode", "kthvalue", "cummax", "cummin"}
+_SHAPE_ATTRIBUTES = {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "requires_grad", "is_nested", "itemsize"}
+_SHAPE_METHODS = {
+    "size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point", "is_complex", "is_contiguous",
+    "element_size", "get_device", "len", "new_zeros", "new_ones", "new_empty", "new_full", "zeros_like", "ones_like",
+    "empty_like", "full_like", "rand_like", "randn_like",
+}  # fmt: skip
 _TRANSPARENT = {"contiguous", "to", "type_as", "float", "clone"}
 
 
@@ -182,6 +210,59 @@ def weight_of(node: fx.Node) -> str | None:
         value = functools.reduce(getattr, source.target.split("."), node.graph.owning_module)
         return source.target if isinstance(value, nn.Parameter) else None  # a buffer is no weight
     return None
+
+
+def is_some_layer(node: fx.Node) -> bool:
+    """Tell whether a node multiplies by weights or mixes tokens, also where it cannot be pruned or looked into."""
+    if kind_of(node) in (Kind.CONVOLUTION, Kind.LINEAR, Kind.ATTENTION) or node.target in _OTHER_LAYER_FUNCTIONS:
+        return True
+    module = module_of(node)
+    if module is not None:
+        opaque = not type(module).__module__.startswith("torch.nn")
+        return isinstance(module, _OTHER_LAYERS) or (opaque and any(p.ndim > 1 for p in module.parameters()))
+    if node.target in _PRODUCTS or node.target in ("matmul", "bmm"):
+        return any(source.op == "get_attr" for source in node.all_input_nodes)
+    return False
+
+
+def name_of(node: fx.Node) -> str:
+    """Return the name of the function, method or attribute that a node calls or reads."""
+    if node.op == "call_method":
+        return str(node.target)
+    return str(node.args[1]) if node.target is getattr else getattr(node.target, "__name__", "")
+
+
+def blocks_gradient(node: fx.Node) -> bool:
+    """Tell whether a node passes no gradient on, though its value follows its input.
+
+    Returns:
+        True for ``detach``, rounding, signs and conversions to whole numbers, and for what only decides
+        (:func:`only_decides`).
+    """
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if name_of(node) in _CUT_OFF or only_decides(node):
+        return True
+    given = (*node.args, *node.kwargs.values())
+    return any(isinstance(a, torch.dtype) and not (a.is_floating_point or a.is_complex) for a in given)
+
+
+def only_decides(node: fx.Node) -> bool:
+    """Tell whether a node compares, ranks or counts: what is chosen by it can be differentiated almost everywhere."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if node.target in (operator.getitem, getattr):
+        source = node.args[0]
+        ranked = isinstance(source, fx.Node) and name_of(source) in _WITH_INDICES
+        return ranked and node.args[1] in (1, "indices")
+    return name_of(node).strip("_") in _DECISIONS | {"and", "or", "not"}
+
+
+def reads_only_the_shape(node: fx.Node) -> bool:
+    """Tell whether a node's value depends on its input's shape and type alone, not on its numbers."""
+    if node.target is getattr:
+        return node.args[1] in _SHAPE_ATTRIBUTES
+    return node.op in ("call_function", "call_method") and name_of(node) in _SHAPE_METHODS
 
 
 def is_piecewise_linear(node: fx.Node) -> bool:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
-from snows_core.calibration import run_on_example
-from snows_core.errors import SnowsError, bad, closest
-from snows_core.graph import Layer, Network, Values
+from snows_core.check_trace import Example, check_trace
+from snows_core.choice import LayerChoice, matching
+from snows_core.copies import unwrap
+from snows_core.errors import bad
+from snows_core.graph import Layer, Network
 from snows_core.layerwise import Geometry, geometry_of, patches
 from snows_core.masks import Masks, Pattern, Saliency, foreign_masks, masks_for
 from snows_core.operations import Kind, module_of
+from snows_core.unlisted import grouped, unlisted_weights
 
-LayerChoice = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
+__all__ = ["LayerChoice", "PlannedLayer", "check_trace", "choose_masks", "plan_layers"]
+_LEFT_OUT = ("not among layers=", "excluded")
 
 
 @dataclass(frozen=True)
@@ -38,62 +40,6 @@ class PlannedLayer:
     shape: tuple[int, ...]
     geometry: Geometry | None
     reason: str
-
-
-class Example(NamedTuple):
-    """What a layer read and gave on a few images, and what it gives with its weight set to zero (its bias)."""
-
-    x: Tensor
-    y: Tensor
-    offset: Tensor | None
-
-
-def check_trace(network: Network, model: nn.Module, example: Tensor) -> dict[str, Example]:
-    """Run model and graph on an example, compare them, and return each layer's input and output.
-
-    Returns:
-        Layer name to what it did on the example.
-
-    Raises:
-        SnowsError: when the images do not fit the model, or the graph does not compute what the model does.
-    """
-    expected = run_on_example(model, example)
-    values = {network.image: example}
-    seen: dict[str, Example] = {}
-    by_node = {layer.node: layer for layer in network.layers}
-    last_use = network.last_use
-    with torch.no_grad():
-        for node in network.nodes[1:]:
-            network.run((node,), values)
-            if node in by_node:
-                seen[by_node[node].name] = _observe(network, by_node[node], values)
-            for source in node.all_input_nodes:
-                if last_use.get(source, -1) <= network.index[node]:
-                    values.pop(source, None)
-    outputs = fx.map_arg(network.output, lambda node: values[node] if node in values else network.constant(node))
-    for want, got in zip(_tensors(expected), _tensors(outputs), strict=True):
-        gap = float((want - got).abs().max() / want.abs().max().clamp(min=1e-12))
-        if not gap < 1e-2:
-            raise SnowsError(
-                f"model: its traced graph differs from the model by {gap:.1e} (relative) on the calibration images; "
-                "expected equal outputs. Is something random, or decided by the values of the image, in its forward? "
-                "Name that module in leaf_modules=."
-            )
-    return seen
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def _observe(network: Network, layer: Layer, values: Values) -> Example:
-    source = layer.node.all_input_nodes[0]
-    x = values[source] if source in values else network.constant(source)
-    offset = None
-    if layer.weight_name:
-        zero = {layer.weight_name: torch.zeros_like(network.weight(layer))}
-        offset = network.run((layer.node,), dict(values), zero)[layer.node]
-    return Example(x, values[layer.node], offset)
 
 
 def _shared_weights(network: Network, chosen: Iterable[Layer]) -> None:
@@ -129,31 +75,30 @@ def _not_linear(weight: Tensor, geometry: Geometry, seen: Example) -> str:
     return "" if gap < 1e-2 else transformed
 
 
-def _dense_by_default(network: Network, layer: Layer, output: Tensor) -> str:
-    if network.is_first(layer):
+def _stored(network: Network, layer: Layer) -> Tensor:
+    """Return the tensor that a layer multiplies by, a parameter or a buffer; an empty one where it is computed."""
+    if layer.weight_name:
+        return network.weight(layer)
+    source = layer.node.args[1] if layer.node.op == "call_function" and len(layer.node.args) > 1 else None
+    return network.constant(source) if isinstance(source, fx.Node) and source.op == "get_attr" else torch.empty(0)
+
+
+def _reason(network: Network, layer: Layer, default: bool) -> str:
+    """Say why a layer cannot or (by ``default``) should not be pruned, as far as place and kind tell; "" if it may."""
+    weight = _stored(network, layer)
+    if not layer.weight_name:
+        return "its weight is a buffer, not a parameter" if weight.numel() else "its weight is computed, not stored"
+    if layer.kind is Kind.CONVOLUTION and weight.ndim != 4:
+        return f"{weight.ndim - 2}-dimensional convolution"
+    if layer.kind is Kind.LINEAR and weight.ndim != 2:
+        return f"a weight of {weight.ndim} axes"
+    if weight.is_complex():
+        return "complex weights"
+    if network.image not in network.before(layer):
+        return "does not depend on the image"
+    if default and network.is_first(layer):
         return "first layer (reads the image)"
-    flat = output.ndim == 2 or output.shape[2:].numel() == 1
-    if flat and network.is_classifier(layer.node):
-        return "classifier"
-    return ""
-
-
-def _matches(choice: LayerChoice, argument: str, names: Mapping[str, nn.Module | None]) -> set[str]:
-    """Resolve names, globs or a predicate to layer names; a name or glob that matches nothing is an error."""
-    if choice is None:
-        return set()
-    if callable(choice):
-        return {name for name, module in names.items() if choice(name, module)}
-    if not isinstance(choice, str | Iterable):
-        raise bad(argument, type(choice).__name__, "names, globs, or a function of (name, module)")
-    found: set[str] = set()
-    for pattern in [choice] if isinstance(choice, str) else choice:
-        hits = {name for name in names if fnmatch.fnmatchcase(name, pattern) or name == pattern}
-        if not hits:
-            raise bad(argument, repr(pattern), f"names or globs of this model's {len(names)} layers",
-                      closest(pattern, names))  # fmt: skip
-        found |= hits
-    return found
+    return "classifier" if default and network.is_classifier(layer.node) else ""
 
 
 def plan_layers(
@@ -170,62 +115,58 @@ def plan_layers(
         network: the traced model.
         model: the model itself, to compare with and to find weights that the graph does not show.
         example: a few images.
-        layers: names, globs or a predicate of (name, module); None for all but the first layer and the classifier.
+        layers: names, globs, classes, modules, or a predicate of (name, module); None for all but the first layer and
+            the classifier. See :func:`snows_core.choice.matching`.
         exclude: likewise, to be left dense.
         keep_ends: without ``layers``, leave the first layer and the classifier dense (not so for given masks).
 
     Returns:
-        One entry per layer in execution order, then those that the graph does not show.
+        One entry per layer in execution order, then one for every other weight that cannot be pruned.
 
     Raises:
-        SnowsError: on unknown names, nothing selected, or a weight used twice among the selected.
+        SnowsError: on unknown names, nothing selected (with the reason of every layer), or a weight used twice among
+            the selected.
     """
+    model = unwrap(model)
     seen = check_trace(network, model, example)
-    names = {layer.name: module_of(layer.node) for layer in network.layers}
-    wanted, unwanted = _matches(layers, "layers", names), _matches(exclude, "exclude", names)
+    names = [layer.name for layer in network.layers]
+    wanted, unwanted = (matching(choice, argument, names, model)
+                        for choice, argument in ((layers, "layers"), (exclude, "exclude")))  # fmt: skip
     planned: list[PlannedLayer] = []
-    chosen: list[Layer] = []
     for layer in network.layers:
-        weight = network.weight(layer) if layer.weight_name else torch.empty(0)
-        geometry, reason = None, ""
+        weight, geometry = _stored(network, layer), None
         if layers is not None and layer.name not in wanted:
-            reason = "not among layers="
+            reason = _LEFT_OUT[0]
         elif layer.name in unwanted:
-            reason = "excluded"
-        elif not layer.weight_name:
-            reason = "its weight is computed, not stored"
-        elif layer.kind is Kind.CONVOLUTION and weight.ndim != 4:
-            reason = f"{weight.ndim - 2}-dimensional convolution"
-        elif network.image not in network.before(layer):
-            reason = "does not depend on the image"
-        elif layers is None and keep_ends:
-            reason = _dense_by_default(network, layer, seen[layer.name].y)
+            reason = _LEFT_OUT[1]
+        else:
+            reason = _reason(network, layer, layers is None and keep_ends)
         if not reason:
             geometry = geometry_of(layer.node, weight)
             reason = _not_linear(weight, geometry, seen[layer.name])
-        if not reason:
-            chosen.append(layer)
         planned.append(PlannedLayer(layer, layer.name, tuple(weight.shape), geometry, reason))
+    listed = {*names, *(layer.weight_name for layer in network.layers)}
+    planned += [PlannedLayer(None, *found[:2], None, found[2])
+                for found in unlisted_weights(network.module, model, listed)]  # fmt: skip
+    chosen = [entry.layer for entry in planned if not entry.reason]
     if not chosen:
-        raise bad("layers", "a choice that selects no layer", "at least one convolution or linear layer")
+        reasons = grouped((entry.name, entry.reason) for entry in planned)
+        raise bad("layers", "a choice that selects no layer", "at least one convolution or linear layer",
+                  f"Left dense: {reasons}.")  # fmt: skip
     _shared_weights(network, chosen)
-    return planned + _hidden_layers(network, model)
+    return planned
 
 
-def _hidden_layers(network: Network, model: nn.Module) -> list[PlannedLayer]:
-    """List convolution and linear modules whose weight the graph does not multiply by in the open."""
-    shown = {layer.weight_name for layer in network.layers} | {f"{layer.name}.weight" for layer in network.layers}
-    return [
-        PlannedLayer(None, name, tuple(module.weight.shape), None, "used inside an operation that is not traced")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear) and f"{name}.weight" not in shown
-    ]
+def _check_can_be_masked(name: str, planned: Sequence[PlannedLayer]) -> None:
+    """Refuse a given mask of a weight that cannot be pruned.
 
-
-def _check_can_be_masked(entry: PlannedLayer) -> None:
-    if entry.reason and entry.reason not in ("not among layers=", "excluded"):
-        raise bad("masks", f"a mask for '{entry.name}'", f"masks of layers that can be pruned ({entry.reason})",
-                  "Leave it out.")  # fmt: skip
+    Raises:
+        SnowsError: with the reason.
+    """
+    entry = next((e for e in planned if name in (e.name, e.layer and e.layer.weight_name)), None)
+    reason = "no layer of this network" if entry is None else entry.reason
+    if reason and reason not in _LEFT_OUT:
+        raise bad("masks", f"a mask for '{name}'", f"masks of layers that can be pruned ({reason})", "Leave it out.")
 
 
 def choose_masks(
@@ -234,8 +175,11 @@ def choose_masks(
     pattern: Pattern,
     saliency: str | Saliency = "magnitude",
     masks: Mapping[str, Tensor] | nn.Module | None = None,
+    seed: int = 0,
 ) -> tuple[list[PlannedLayer], Masks]:
     """Make or read the masks of the selected layers, and say of the others why they stay dense.
+
+    Weights that are zero already stay zero: a pattern takes away, it never gives back.
 
     Args:
         network: the traced model.
@@ -243,29 +187,53 @@ def choose_masks(
         pattern: sparsity pattern; ignored when ``masks`` are given.
         saliency: see :func:`snows_core.masks.masks_for`.
         masks: masks made elsewhere, taken as they are.
+        seed: decides between equal scores.
 
     Returns:
         The plan with reasons for layers that do not fit, and the masks by layer name.
+
+    Raises:
+        SnowsError: when the pattern fits no selected layer (with the reason of every layer), or on masks of what
+            cannot be pruned.
     """
     selected = {entry.name: entry for entry in planned if not entry.reason}
     weights = {name: network.weight(entry.layer) for name, entry in selected.items()}
-    reasons: dict[str, str] = {}
     if masks is not None:
-        every = {e.name: network.weight(e.layer) for e in planned if e.layer is not None and e.layer.weight_name}
-        found = foreign_masks(masks, every, {e.layer.weight_name: e.name for e in planned if e.layer is not None})
-        for name in found:
-            _check_can_be_masked(next(e for e in planned if e.name == name))
-        chosen = {name: mask for name, mask in found.items() if name in selected}
+        chosen = _given_masks(network, planned, masks)
         reasons = {name: "no zeros in the given masks" for name in selected if name not in chosen}
     else:
-        reasons = {
-            name: reason
-            for name, weight in weights.items()
-            if (reason := pattern.misfit(weight, selected[name].geometry.groups))
-        }
-        chosen = masks_for({name: w for name, w in weights.items() if name not in reasons}, pattern, saliency)
+        reasons = {name: pattern.misfit(w, selected[name].geometry.groups) for name, w in weights.items()}
+        reasons |= {name: "all of its weights are zero already" for name, w in weights.items() if not w.any()}
+        fitting = {name: weight for name, weight in weights.items() if not reasons[name]}
+        chosen = _without_revival(masks_for(fitting, pattern, saliency, seed) if fitting else {}, fitting)
+        reasons |= dict.fromkeys(fitting.keys() - chosen, "the pattern would keep only weights that are zero already")
+    plan = [replace(entry, reason=entry.reason or reasons.get(entry.name, "")) for entry in planned]
     if not chosen:
-        detail = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
+        detail = grouped((entry.name, entry.reason) for entry in plan)
         raise bad("pattern", str(pattern), "a pattern that fits at least one selected layer", f"({detail})")
-    plan = [PlannedLayer(e.layer, e.name, e.shape, e.geometry, e.reason or reasons.get(e.name, "")) for e in planned]
     return plan, chosen
+
+
+def _given_masks(
+    network: Network, planned: Sequence[PlannedLayer], masks: Mapping[str, Tensor] | nn.Module
+) -> Masks:
+    every = {e.name: network.weight(e.layer) for e in planned if e.layer is not None and e.layer.weight_name}
+    names = {e.layer.weight_name: e.name for e in planned if e.name in every}
+    found = foreign_masks(masks, every, names, known=network.state_names)
+    for name in found:
+        _check_can_be_masked(name, planned)
+    selected = {entry.name for entry in planned if not entry.reason}
+    return {name: mask for name, mask in found.items() if name in selected}
+
+
+def _without_revival(masks: Masks, weights: Mapping[str, Tensor]) -> Masks:
+    """Take weights that are zero already out of masks; layers without any other kept weight are left out."""
+    kept = {name: mask & (weights[name] != 0) for name, mask in masks.items()}
+    changed = {name: count for name, mask in masks.items() if (count := int(mask.sum() - kept[name].sum()))}
+    if changed:
+        warnings.warn(
+            f"model: {sum(changed.values())} weights that the pattern would keep are zero already and stay zero, "
+            f"in {len(changed)} layers",
+            stacklevel=4,
+        )
+    return {name: mask for name, mask in kept.items() if mask.any()}

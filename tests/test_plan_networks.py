@@ -91,7 +91,7 @@ def test_modules_that_the_graph_does_not_show_are_listed():
     model = awake(Outer())
     planned = plan_layers(Network(model, ["hidden"]), model, random_images(2))
     assert chosen(planned) == ["mid"]
-    assert reasons(planned)["hidden.inner"] == "used inside an operation that is not traced"
+    assert reasons(planned)["hidden.inner"] == "used inside a module that is not traced"
     assert "hidden.unused" in reasons(planned)
 
 
@@ -140,10 +140,11 @@ def test_a_layer_that_reads_a_parameter_or_buffer_stays_dense():
         def __init__(self):
             super().__init__()
             self.stem, self.mid, self.mlp = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 4)
+            self.head = nn.Linear(4, 2)
             self.register_buffer("table", torch.randn(1, 4))
 
         def forward(self, x):
-            return self.mid(self.stem(x)).mean((2, 3)) + self.mlp(self.table)
+            return self.head(self.mid(self.stem(x)).mean((2, 3)) + self.mlp(self.table))
 
     planned = plan(awake(Positions()))
     assert reasons(planned)["mlp"] == "does not depend on the image"
