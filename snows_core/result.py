@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import tempfile
-from collections import OrderedDict
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from snows_core.errors import SnowsError, bad
+from snows_core.fitting import load_weights, zero_by_masks
+from snows_core.folders import contents, fill_folder, try_to_write
+from snows_core.given_masks import read_mask
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FILES = ("model.safetensors", "masks.safetensors", "manifest.json", "report.csv")
+_TEXTS = ("layer", "kind", "shape", "status", "reason", "stop")  # columns of the report that are never numbers
+_COUNTS = ("weights", "kept")  # columns of whole numbers that every report has
 
 
-@dataclass
+@dataclass(repr=False)
 class PruneResult:
     """A pruned network and how it came about.
 
@@ -30,7 +36,7 @@ class PruneResult:
         masks: layer name to bool tensor of the weight's shape, True = kept.
         report: one row per layer (see :func:`snows_core.prune.prune`).
         manifest: JSON-ready record: pattern, recipe, calibration, versions, commit, device.
-        state: the model's state dict, pruned.
+        state: the tensors of the model's state dict, pruned.
         weight_names: layer name to parameter name.
     """
 
@@ -38,8 +44,13 @@ class PruneResult:
     masks: dict[str, Tensor]
     report: pd.DataFrame
     manifest: dict[str, Any]
-    state: dict[str, Tensor] = field(repr=False, default_factory=dict)
-    weight_names: dict[str, str] = field(repr=False, default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    weight_names: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        from snows_core.tables import result_summary
+
+        return result_summary(self)
 
     @property
     def complete(self) -> bool:
@@ -56,123 +67,173 @@ class PruneResult:
         """Write weights, masks, manifest and report into a folder, all or nothing.
 
         Args:
-            folder: to be created; loads with ``snows.load`` or a plain ``load_state_dict`` of model.safetensors.
+            folder: new or empty; loads with ``snows.load`` or a plain ``load_state_dict`` of model.safetensors.
             overwrite: replace an existing result.
 
         Returns:
             The folder.
 
         Raises:
-            SnowsError: when the folder holds something already and ``overwrite`` is False.
+            SnowsError: when the folder cannot be written, or holds something already and ``overwrite`` is False.
         """
-        folder = Path(folder)
         check_target(folder, overwrite)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            new = Path(temporary) / "new"
-            new.mkdir()
-            save_file(_unshared(self.state), new / "model.safetensors")
-            save_file({name: mask.cpu().contiguous() for name, mask in self.masks.items()}, new / "masks.safetensors")
-            manifest = {**self.manifest, "weight_names": self.weight_names}
-            (new / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-            self.report.to_csv(new / "report.csv", index=False)
-            old = Path(temporary) / "old"
-            if folder.exists():
-                folder.rename(old)
-            try:
-                new.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
+        folder = Path(folder)
+        fill_folder(folder, self._write, seal="manifest.json")
         return folder
+
+    def _write(self, folder: Path) -> None:
+        save_file(_unshared(self.state), folder / "model.safetensors")
+        save_file(_unshared(self.masks), folder / "masks.safetensors")
+        manifest = {**self.manifest, "weight_names": self.weight_names}
+        text = json.dumps(manifest, indent=2, default=_json_value) + "\n"
+        (folder / "manifest.json").write_text(text, encoding="utf-8")
+        self.report.to_csv(folder / "report.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)  # texts are seen as such
+
+
+def _json_value(value: Any) -> Any:
+    """Say scalars of NumPy and PyTorch as numbers, arrays as lists and anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _unshared(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copy tensors to contiguous memory of their own: safetensors refuses parameters that share storage."""
+    return {  # what is no tensor (extra state of modules) is left out: only a pickle could hold it
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def check_target(folder: str | Path, overwrite: bool = False) -> None:
-    """Refuse a folder that holds something, before any work is done for it.
+    """Refuse a folder that holds something or cannot be written, before any work is done for it.
+
+    The folder is really made, with a file in it, and taken away again.
+
+    Args:
+        folder: where a result is to be saved.
+        overwrite: whether a result that is there may be replaced.
 
     Raises:
-        SnowsError: when it is a file, holds other things than a result, or holds a result without ``overwrite``.
+        SnowsError: when it is a file, cannot be made or written into, holds other things than a result, or holds a
+            result without ``overwrite``.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise bad("folder", f"the file {folder}", "a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        if any(entry.name not in _FILES for entry in folder.iterdir()):
+    try:
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise bad("folder", f"the file {folder}", "a folder")
+        held = contents(folder) if folder.is_dir() else []
+        if any(name not in _FILES for name in held):
             raise bad("folder", f"{folder}, which holds other files", "a new or empty folder", "Choose another name.")
-        if not overwrite:
+        if held and not overwrite:
             raise bad("folder", f"{folder}, which holds a result already", "a new or empty folder",
                       "Choose another name, or pass overwrite=True.")  # fmt: skip
-
-
-def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors to contiguous memory of their own: safetensors refuses parameters that share storage."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+        try_to_write(folder)
+    except SnowsError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise bad("folder", f"{str(folder)[:200]!r}, which cannot be written ({reason})", "a folder that can be made",
+                  "Choose another place.") from error  # fmt: skip
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> PruneResult:
-    """Read a saved result.
+    """Read a saved result. The files hold tensors, numbers and text alone: reading them runs no code of theirs.
 
     Args:
         folder: what :meth:`PruneResult.save` wrote.
-        model: a network of the same architecture; it receives the weights and becomes ``result.model``.
+        model: a network of the same architecture; it receives the weights, in its own types, and becomes
+            ``result.model``. When it is refused, it is as it was.
 
     Returns:
         The result; ``result.model`` is None without a model, the weights are in ``result.state``.
 
     Raises:
-        SnowsError: when a file is missing, or the weights do not fit the model.
+        SnowsError: when a file is missing or damaged, or the weights do not fit the model.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise bad("folder", f"a {type(folder).__name__}", "the path of a folder written by result.save()")
     folder = Path(folder)
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
         raise bad("folder", f"{folder} without {', '.join(missing)}", "a folder written by result.save()")
-    manifest = _read(folder / "manifest.json", lambda path: json.loads(path.read_text()))
+    manifest = _read(folder / "manifest.json", _read_manifest)
     state = _read(folder / "model.safetensors", load_file)
-    if model is not None:
-        try:
-            versions = getattr(model.state_dict(), "_metadata", None)  # safetensors cannot hold them
-            whole = OrderedDict(state)
-            whole._metadata = versions
-            model.load_state_dict(whole)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise SnowsError(f"model: got a network that the saved weights do not fit ({reason}); "
-                             "expected the architecture that was pruned.") from error  # fmt: skip
-    masks = _read(folder / "masks.safetensors", load_file)
-    report = _read(folder / "report.csv", pd.read_csv)
-    for column in report.select_dtypes(exclude="number").columns:
-        report[column] = report[column].fillna("")
+    masks = _read(folder / "masks.safetensors", _read_masks)
+    report = _read(folder / "report.csv", _read_report)
     names = manifest.pop("weight_names")
+    if rows := sorted(set(masks) - set(report["layer"])):
+        raise bad("folder", f"{folder}, whose report lacks '{rows[0]}'", "what result.save() wrote")
+    for name, mask in masks.items():
+        weight = state.get(names.get(name, ""))
+        if weight is None or weight.shape != mask.shape:
+            raise bad("folder", f"{folder}, whose mask of '{name}' fits no weight", "what result.save() wrote")
+        if model is not None and not torch.isfinite(weight).all():
+            raise bad("folder", f"{folder}, whose weight of '{name}' has NaN or infinite values", "finite weights")
+    if model is not None:
+        load_weights(model, state)
     return PruneResult(model, masks, report, manifest, state, names)
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     try:
         return reader(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise bad("folder", f"a damaged file {path} ({error})", "what result.save() wrote", "Save it again.") from error
+    except Exception as error:  # whatever a library makes of a file that is not what it seems
+        got = f"a damaged file {path} ({' '.join(str(error).split())[:200] or type(error).__name__})"
+        raise bad("folder", got, "what result.save() wrote", "Save it again.") from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    names = manifest.get("weight_names") if isinstance(manifest, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError("no weight_names in it")
+    return manifest
+
+
+def _read_masks(path: Path) -> dict[str, Tensor]:
+    return {name: read_mask(name, mask) for name, mask in load_file(path).items()}
+
+
+def _read_report(path: Path) -> pd.DataFrame:
+    """Read a report so that texts stay texts, whatever they look like: a layer may be called '0.10', 'nan' or ''."""
+    import pandas as pd
+
+    report = pd.read_csv(path, encoding="utf-8", dtype=str, keep_default_na=False, na_filter=False)
+    lost = sorted({"layer", "status", "reason", *_COUNTS} - set(report.columns))
+    if lost:
+        raise ValueError(f"no columns {', '.join(lost)}")
+    for name in report.columns.difference(_TEXTS):
+        report[name] = _numbers(report[name])
+    if not all(pd.api.types.is_integer_dtype(report[name]) for name in _COUNTS):
+        raise ValueError(f"columns {', '.join(_COUNTS)} that are no numbers of weights")
+    return report
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """Return a column of texts as whole numbers, or as floats with NaN for empty ones, or else as it is."""
+    import pandas as pd
+
+    for read in (int, lambda text: float(text or "nan")):
+        try:
+            return pd.Series([read(text) for text in column], index=column.index)
+        except ValueError:
+            continue
+    return column
 
 
 def apply_masks(model: nn.Module, masks: dict[str, Tensor], weight_names: dict[str, str] | None = None) -> nn.Module:
     """Return a copy of a model with weights set to zero where masks are False: pruning without any re-fit.
 
     Args:
-        model: the dense network; not changed.
-        masks: layer name (or parameter name) to bool tensor.
+        model: the dense network; not changed. Masks of ``torch.nn.utils.prune`` on it become permanent in the copy.
+        masks: layer name (or parameter name, or ``<parameter>_mask``) to a tensor of bool, or of 0 and 1. Prefixes of
+            DataParallel and ``torch.compile`` are understood.
         weight_names: layer name to parameter name, where it is not ``<layer>.weight`` or the name itself.
 
-    Raises:
-        SnowsError: on a name or shape that the model does not have.
-    """
-    import copy
+    Returns:
+        The copy, with the same types and on the same device.
 
-    pruned = copy.deepcopy(model)
-    parameters = dict(pruned.named_parameters())
-    for name, mask in masks.items():
-        key = (weight_names or {}).get(name, f"{name}.weight" if f"{name}.weight" in parameters else name)
-        if key not in parameters or parameters[key].shape != mask.shape:
-            raise bad("masks", f"'{name}' of shape {tuple(mask.shape)}", "names and shapes of this model's weights")
-        with torch.no_grad():
-            parameters[key].mul_(mask.to(parameters[key].device))
-    return pruned
+    Raises:
+        SnowsError: on a name or shape that the model does not have, or values that are no mask.
+    """
+    return zero_by_masks(model, masks, weight_names)
