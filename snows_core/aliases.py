@@ -16,8 +16,9 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from snows_core.operations import hard_sigmoid, module_of
-from snows_core.shapes import Shapes, storages
+from snows_core.operations import hard_sigmoid, module_of, reads_only_the_shape
+from snows_core.shapes import Shapes
+from snows_core.sharing import CannotRewrite, Sharing
 from snows_core.writes import (
     CHANGE_SHAPE,
     ORDINARY_OPERATORS,
@@ -25,21 +26,10 @@ from snows_core.writes import (
     WriteThroughView,
     function_of,
     is_in_place_name,
-    is_same,
-    is_view,
     on_a_copy,
     ordinary_form,
     with_item,
-    writes,
 )
-
-
-class CannotRewrite(Exception):
-    """In-place work that cannot be taken out of a graph; ``node`` is where."""
-
-    def __init__(self, node: fx.Node, reason: str) -> None:
-        super().__init__(reason)
-        self.node = node
 
 
 def out_of_place(graph_module: fx.GraphModule, shapes: Shapes | None = None) -> None:
@@ -61,39 +51,27 @@ def out_of_place(graph_module: fx.GraphModule, shapes: Shapes | None = None) -> 
     graph_module.recompile()
 
 
-class _Rewrite:
-    """One pass over a graph, front to back.
-
-    ``source`` maps a node to the one whose numbers it shares (None where it has its own), ``versions`` the owner of
-    numbers to how often they were written, ``current`` a node to (version, the node that now stands for it).
-    """
+class _Rewrite(Sharing):
+    """One pass over a graph, front to back, that replaces what writes."""
 
     def __init__(self, graph_module: fx.GraphModule, shapes: Shapes | None) -> None:
-        self.graph, self.shapes = graph_module.graph, shapes
-        self.nodes = list(self.graph.nodes)
+        super().__init__(graph_module.graph, shapes)
         self.place = {node: i for i, node in enumerate(self.nodes)}
-        self.source: dict[fx.Node, fx.Node | None] = {}
-        self.mixed: dict[fx.Node, dict[fx.Node, int]] = {}
-        self.versions: dict[fx.Node, int] = {}
-        self.current: dict[fx.Node, tuple[int, fx.Node]] = {}
-        self.renamed: dict[fx.Node, fx.Node] = {}
         self.flags: list[nn.Module] = []
-        self.writers = {node for node in self.nodes if node.op.startswith("call") and writes(node)}
-        self.same: set[fx.Node] = set()
 
     def run(self) -> None:
         if not self._is_needed():
             return
-        self._find_sources()
+        self.find_sources()
         for node in self.nodes:
             write = self._write_of(node) if node.op.startswith("call") else None
             original = node.args[0] if node.args else None
             out = node.kwargs.get("out")
-            self._read_latest(node)
+            self.read_latest(node)
             if write is not None:
                 write(node, out if isinstance(out, fx.Node) else original)
             elif node.op != "get_attr":
-                self.current[node] = (self.versions.get(self._owner(node), 0), node)
+                self.current[node] = (self.versions.get(self.owner(node), 0), node)
             if node in self.mixed:
                 self.mixed[node] = {owner: self.versions.get(owner, 0) for owner in self.mixed[node]}
         for module in self.flags:
@@ -105,88 +83,6 @@ class _Rewrite:
         foreign = any(m is not None and not type(m).__module__.startswith("torch.nn") for m in modules)
         calls = [node for node in self.nodes if node.op.startswith("call")]
         return foreign or any(self._write_of(node) is not None for node in calls)
-
-    # --- who shares numbers with whom
-
-    def _find_sources(self) -> None:
-        first: dict[str, fx.Node] = {}
-        for node in self.nodes:
-            if node.op == "get_attr":
-                known = first.setdefault(node.target, node)
-                self.source[node] = None if known is node else known
-                continue
-            found = self._sources_of(node)
-            owners = {self._owner(source) for source in found}
-            if len(owners) > 1 and node not in self.writers:
-                self.mixed[node] = dict.fromkeys(owners, 0)
-            self.source[node] = found[0] if found else None
-
-    def _sources_of(self, node: fx.Node) -> list[fx.Node]:
-        if not node.op.startswith("call"):
-            return []
-        values = None if self.shapes is None else self.shapes.of(node)
-        if values is not None:
-            own = storages(values[0])
-            inputs = [(source, self.shapes.of(source)) for source in node.all_input_nodes]
-            found = [(source, value) for source, value in inputs if value is not None and own & storages(value[0])]
-            if found and all(_is_one(a, b) for a, b in zip(values, found[0][1], strict=True)):
-                self.same.add(node)
-            return [source for source, _ in found]
-        first = node.args[0] if node.args else None
-        return (
-            [first] if isinstance(first, fx.Node) and (node in self.writers or is_view(node) or is_same(node)) else []
-        )
-
-    def _owner(self, node: fx.Node) -> fx.Node:
-        while (source := self.source[node]) is not None:
-            node = source
-        return node
-
-    # --- reading
-
-    def _read_latest(self, node: fx.Node) -> None:
-        for source in list(node.all_input_nodes):
-            latest = self._latest(self.renamed.get(source, source), node)
-            if latest is not source:
-                node.replace_input_with(source, latest)
-
-    def _latest(self, node: fx.Node, reader: fx.Node) -> fx.Node:
-        """Return the node that now stands for the value of ``node``, made before ``reader`` where there is none yet."""
-        version = self.versions.get(self._owner(node), 0)
-        for owner, old in self.mixed.get(node, {}).items():
-            if self.versions.get(owner, 0) != old:
-                raise CannotRewrite(reader, "a value that shares numbers with several others was written in place")
-        known, standing = self.current.get(node, (0, node))
-        if known == version:
-            return standing
-        base = self._latest(self.source[node], reader)
-        one = node.op == "get_attr" or node in self.writers or node in self.same
-        standing = base if one else self._again(node, base, reader)
-        self.current[node] = (version, standing)
-        return standing
-
-    def _is_view(self, node: fx.Node) -> bool:
-        taken_out = self.shapes is not None and node.target is operator.getitem  # with an example it is known to share
-        return taken_out or is_view(node)
-
-    def _shows_only(self, node: fx.Node) -> bool:
-        """Tell whether a function that nobody looked into returns a view of its input and nothing else."""
-        values = None if self.shapes is None or node.op != "call_function" else self.shapes.of(node)
-        return values is not None and isinstance(values[0], Tensor)
-
-    def _is_identity(self, node: fx.Node) -> bool:
-        return node.op == "get_attr" or node in self.writers or node in self.same or is_same(node)
-
-    def _again(self, node: fx.Node, base: fx.Node, reader: fx.Node) -> fx.Node:
-        """Record a view once more, of what its source is now."""
-        if not (self._is_view(node) or is_same(node) or self._shows_only(node)):
-            raise CannotRewrite(reader, f"a value that '{node.name}' shares with its input was written in place")
-        with self.graph.inserting_before(reader):
-            copy = self.graph.create_node(node.op, node.target, (base, *node.args[1:]), dict(node.kwargs))
-        copy.meta = dict(node.meta)
-        return copy
-
-    # --- writing
 
     def _write_of(self, node: fx.Node) -> Callable[[fx.Node, Any], None] | None:
         """Return what takes the in-place work out of a node, or None where it does none."""
@@ -235,7 +131,7 @@ class _Rewrite:
         if name in CHANGE_SHAPE:  # the object gets another shape, the numbers stay
             node.target = name[:-1]
             self.source[node] = target
-            self.current[node] = (self.versions.get(self._owner(target), 0), node)
+            self.current[node] = (self.versions.get(self.owner(target), 0), node)
             self.renamed |= {old: node for old in (target, *(k for k, v in self.renamed.items() if v is target))}
             return
         if hasattr(Tensor, name[:-1]):
@@ -257,9 +153,9 @@ class _Rewrite:
         written = self.shapes.written[node]
         returned = written == (self.source[node],) and node in self.same
         for source in written:
-            latest, owner = self._latest(source, node), self._owner(source)
+            latest, owner = self.latest(source, node), self.owner(source)
             later = (read for other in self.nodes[self.place[node] + 1 :] for read in other.all_input_nodes)
-            if not returned and any(self._owner(read) is owner for read in later):
+            if not returned and any(self.owner(read) is owner for read in later):
                 raise CannotRewrite(node, f"'{node.name}' writes into a value that is read later")
             with self.graph.inserting_before(node):
                 copy = self.graph.call_method("clone", (latest,))
@@ -275,7 +171,7 @@ class _Rewrite:
         argument: Any = node
         while isinstance(argument, fx.Node) and argument.target in (operator.getitem, operator.floordiv, operator.mul):
             argument = argument.args[0]
-        return not isinstance(argument, fx.Node) or argument.target in (getattr, "size")
+        return not isinstance(argument, fx.Node) or reads_only_the_shape(argument)
 
     def _written(self, node: fx.Node, target: Any) -> None:
         """Let ``node`` stand for what it wrote into, and for all that shares its numbers, from here on."""
@@ -283,11 +179,11 @@ class _Rewrite:
             return
         target = self.renamed.get(target, target)
         steps = self._steps(target)
-        owner = self._owner(target)
+        owner = self.owner(target)
         last = self._same_type(node, target)
         replaced = last
         if steps:
-            before = self._latest(owner, node)
+            before = self.latest(owner, node)
             arguments = [self._arguments(step, node) for step in steps]
             with self.graph.inserting_before(last.next):
                 write = WriteThroughView([function_of(step) for step in steps])
@@ -296,7 +192,7 @@ class _Rewrite:
         version = self.versions[owner] = self.versions.get(owner, 0) + 1
         self.current[owner] = (version, replaced)
         same = target
-        while same is not owner and self._is_identity(same):
+        while same is not owner and self.is_identity(same):
             self.current[same] = (version, last)
             same = self.source[same]
         if same is not owner:
@@ -310,7 +206,7 @@ class _Rewrite:
             raise CannotRewrite(node, "a value that shares numbers with several others is written in place")
         steps = []
         while (source := self.source[node]) is not None:
-            if not self._is_identity(node):
+            if not self.is_identity(node):
                 if not self._is_view(node):
                     raise CannotRewrite(node, f"what '{node.name}' shares with its input is written in place")
                 steps.append(node)
@@ -318,7 +214,7 @@ class _Rewrite:
         return steps[::-1]
 
     def _arguments(self, step: fx.Node, reader: fx.Node) -> tuple[Any, Any]:
-        return fx.map_arg((step.args[1:], dict(step.kwargs)), lambda source: self._latest(source, reader))
+        return fx.map_arg((step.args[1:], dict(step.kwargs)), lambda source: self.latest(source, reader))
 
     def _same_type(self, node: fx.Node, target: fx.Node) -> fx.Node:
         """Round a new value to the type of what it is written into, where the types are known to differ."""
@@ -334,12 +230,3 @@ class _Rewrite:
 
     def shapes_of(self, node: fx.Node) -> tuple[Any, Any] | None:
         return self.shapes.of(node) if node in self.source else None
-
-
-def _is_one(value: Any, other: Any) -> bool:
-    """Tell whether two tensors that share a storage are the same view of it."""
-    if not (isinstance(value, Tensor) and isinstance(other, Tensor)):
-        return False
-    return (value.shape, value.stride(), value.storage_offset(), value.dtype) == (
-        other.shape, other.stride(), other.storage_offset(), other.dtype,
-    )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -49,7 +50,7 @@ def check_trace(network: Network, model: nn.Module, example: Tensor) -> dict[str
         model = in_full_precision(plain_copy(model))
     if example.dtype in LOW_PRECISION:
         example = example.to(dtype)
-    with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
+    with torch.inference_mode(False), torch.compiler.set_stance("force_eager"), without_fast_path():
         expected = run_on_example(model, example.detach().clone())  # a model may write into its input
         values: Values = {network.image: example.detach().clone()}
         with torch.no_grad():
@@ -57,6 +58,17 @@ def check_trace(network: Network, model: nn.Module, example: Tensor) -> dict[str
         outputs = fx.map_arg(network.output, lambda node: values[node] if node in values else network.constant(node))
     _compare(list(tensors_in(expected)), list(tensors_in(outputs)), dtype)
     return seen
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Switch PyTorch's fast path of transformers off: in eval mode it takes masks of numbers for bool ones."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _run(network: Network, values: Values, dtype: torch.dtype) -> dict[str, Example]:

@@ -32,15 +32,20 @@ class Undecided(fx.proxy.TraceError, TypeError):
     """A forward pass asked for something that is not known before the numbers are."""
 
 
-class AskedForNumber(BaseException):
-    """``int``, ``float`` or ``len`` of a value that depends on the number of images: to be recorded, not answered.
+class Again(BaseException):
+    """Tracing has to start again, with something more recorded. No Exception, so that no forward pass catches it."""
 
-    No Exception, so that no forward pass catches it.
-    """
+
+class AskedForNumber(Again):
+    """``int``, ``float`` or ``len`` of a value that depends on the number of images: to be recorded, not answered."""
 
     def __init__(self, name: str, namespace: dict[str, Any]) -> None:
         super().__init__(name)
         self.name, self.namespace = name, namespace
+
+
+class WritesIntoBuffer(Again):
+    """A buffer is written into by what was recorded: its readers have to be recorded, too."""
 
 
 class Sizes(tuple):

@@ -8,37 +8,43 @@ forward asks that is recorded as one node, unless it holds all layers of the net
 
 from __future__ import annotations
 
-import builtins
 import fnmatch
 import operator
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 from torchvision import ops as vision_ops
 
+from snows_core.answers import AnsweringTracer
 from snows_core.arguments import positional
 from snows_core.copies import inside_wrapper
-from snows_core.proxies import AskedForNumber, Attribute, Proxy, Sizes, Undecided, is_erased
+from snows_core.proxies import (
+    AskedForNumber,
+    Proxy,
+    Sizes,
+    Undecided,
+    WritesIntoBuffer,
+    is_erased,
+    is_symbolic,
+)
 from snows_core.recording import recorded_sizes
-from snows_core.shapes import Shapes, is_constant
+from snows_core.shapes import Shapes
 from snows_core.spelled_out import spelled_out, spelled_out_function
+from snows_core.writes import ORDINARY_OPERATORS, is_in_place_name
 
-_ASKED_ATTRIBUTES = {
-    "dtype", "ndim", "layout", "is_nested", "is_sparse", "is_quantized", "is_meta", "is_cuda", "is_mps", "is_mkldnn",
-    "requires_grad", "is_leaf", "itemsize", "names",
+# A tensor that is no symbolic value records ``table[index] = value`` as a method of this name.
+_OPERATORS = {
+    f"__{name}__": getattr(operator, name)
+    for name in (
+        "setitem", "getitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor",
+    )
 }  # fmt: skip
-_ASKED_METHODS = {
-    "dim", "ndimension", "numel", "nelement", "is_floating_point", "is_complex", "is_signed", "element_size",
-    "is_inference", "has_names",
-}  # fmt: skip
 
 
-class Tracer(fx.Tracer):
+class Tracer(AnsweringTracer):
     """Records a network as a graph.
 
     Args:
@@ -49,7 +55,6 @@ class Tracer(fx.Tracer):
     Attributes:
         path: name of the module that is being traced; after an error the innermost one.
         refused: name of a module that could not be traced to the error that says why.
-        recorded: namespaces in which ``int``, ``float`` or ``len`` has to be recorded, with that name.
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class Tracer(fx.Tracer):
                     return super().trace(root, concrete_args)
             except AskedForNumber as asked:
                 self.recorded.append((asked.name, asked.namespace))
+            except WritesIntoBuffer:
+                self.proxy_buffer_attributes = True
 
     # --- what torch.fx asks of a tracer
 
@@ -92,9 +99,23 @@ class Tracer(fx.Tracer):
         return super().create_arg(tuple(a) if type(a) is Sizes else a)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
-        """Record a node, its tensor arguments by position; functions that hide layers are recorded part by part."""
+        """Record a node, its tensor arguments by position; functions that hide layers are recorded part by part.
+
+        Returns:
+            Its symbolic value.
+
+        Raises:
+            WritesIntoBuffer: when it writes into a buffer for the first time.
+            Undecided: when it writes into any other tensor from outside.
+        """
         if kind == "call_function" and (replacement := spelled_out_function(target)) is not None:
             return replacement(*args, **kwargs)
+        if kind == "call_method" and (called := _OPERATORS.get(target)) is not None:
+            kind, target = "call_function", called
+        if args and _is_write(kind, target) and not is_symbolic(args[0]) and isinstance(args[0], Tensor):
+            if self.proxy_buffer_attributes:
+                raise Undecided("in-place work on a tensor that is neither a value of the network nor a buffer")
+            raise WritesIntoBuffer
         args, kwargs = positional(self.root if hasattr(self, "root") else None, kind, target, args, kwargs)
         return super().create_proxy(kind, target, args, kwargs, *rest, **named)
 
@@ -124,11 +145,11 @@ class Tracer(fx.Tracer):
             return forward(*args, **kwargs)
         outer, self.path = self.path, self.path_of_module(m)
         before, depth = self.graph._root.prev, len(self.module_stack)
-        forward = inside_wrapper(m) or spelled_out(m) or forward
+        forward = _in_the_open(m, forward)
         try:
             result = super().call_module(m, forward, args, kwargs)
         except Exception as error:
-            if not self._can_step_around(m):
+            if self.holds_all(m):
                 raise  # the innermost path stays: the message names it
             while len(self.module_stack) > depth:
                 self.module_stack.popitem(last=True)
@@ -139,9 +160,6 @@ class Tracer(fx.Tracer):
         self.path = outer
         return result
 
-    def _can_step_around(self, module: nn.Module) -> bool:
-        return not self.holds_all(module)
-
     def _take_back(self, last: fx.Node) -> None:
         """Erase the nodes that were recorded after ``last``."""
         while (node := self.graph._root.prev) is not last:
@@ -149,114 +167,24 @@ class Tracer(fx.Tracer):
                 self.shapes.forget(node)
             self.graph.erase_node(node)
 
-    # --- questions about symbolic values
 
-    def attribute(self, proxy: Proxy, name: str) -> Any:
-        """Return an attribute of a symbolic value: known where it can be told, else to be recorded."""
-        if self.shapes is None:
-            return Attribute(proxy, name)
-        if name == "shape":
-            return self._sizes(Attribute(proxy, name))
-        known = name in _ASKED_ATTRIBUTES or isinstance(proxy, Attribute) or not hasattr(Tensor, name)
-        if known and (values := self.shapes.of(proxy.node)) is not None and all(hasattr(v, name) for v in values):
-            parts = tuple(getattr(value, name) for value in values)
-            if is_constant(parts):
-                return parts[0]
-        return Attribute(proxy, name)
+def _is_write(kind: str, target: Any) -> bool:
+    if kind == "call_function":
+        return target in ORDINARY_OPERATORS or target is operator.setitem
+    return kind == "call_method" and is_in_place_name(target)
 
-    def call_method(self, owner: Proxy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record a method call; what it says about the shape is returned as a number."""
-        result = self.create_proxy("call_method", name, (owner, *args), kwargs)
-        if self.shapes is None or (name != "size" and name not in _ASKED_METHODS):
-            return result
-        return self._sizes(result) if name == "size" and not args and not kwargs else self._plain(result)
 
-    def _plain(self, proxy: Proxy) -> Any:
-        values = self.shapes.of(proxy.node)
-        return values[0] if is_constant(values) else proxy
+def _in_the_open(m: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what to run for a module: its own forward, or what stands for it; hooks included."""
+    replacement = inside_wrapper(m) or spelled_out(m)
+    if replacement is None or not (m._forward_pre_hooks or m._forward_hooks):
+        return replacement or forward
 
-    def _sizes(self, proxy: Proxy) -> Any:
-        values = self.shapes.of(proxy.node)
-        if values is None or not all(isinstance(v, torch.Size) for v in values) or len(values[0]) != len(values[1]):
-            return proxy
-        pairs = enumerate(zip(*values, strict=True))
-        return Sizes(first if first == second else proxy[i] for i, (first, second) in pairs)
+    def with_hooks(*args: Any, **kwargs: Any) -> Any:
+        m.__dict__["forward"] = replacement
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            del m.__dict__["forward"]
 
-    def kind_of_value(self, proxy: Proxy) -> type | None:
-        """Return the Python type of what a symbolic value stands for, or None where it cannot be told."""
-        if self.shapes is None or self.shapes.running or is_erased(proxy.node):
-            return None
-        first = (self.shapes.of(proxy.node) or (None,))[0]
-        return next((kind for kind in (Tensor, bool, int, float, dict, list, tuple) if isinstance(first, kind)), None)
-
-    def number(self, proxy: Proxy, name: str) -> Any:
-        """Answer ``int(x)``, ``len(x)``, ``range(x)`` and the like.
-
-        Args:
-            proxy: the value.
-            name: "int", "float", "len", or "index" (what ``range`` and slices of lists ask for).
-
-        Returns:
-            The number.
-
-        Raises:
-            Undecided: when the answer depends on the numbers in a tensor, or on how many images there are.
-        """
-        values = self._values(proxy, f"{name}() of a value")
-        if name == "len":
-            values = tuple(len(value) for value in values)
-        elif any(isinstance(value, Tensor) for value in values):
-            raise Undecided(f"{name}() of a tensor: it depends on the numbers in it")
-        if is_constant(values):
-            return {"index": operator.index, "len": int}.get(name, getattr(builtins, name, None))(values[0])
-        if name != "index":
-            namespace = sys._getframe(2).f_globals
-            if not any(namespace is known and name == other for other, known in self.recorded):
-                raise AskedForNumber(name, namespace)
-        raise Undecided(f"{name}() of a value that depends on the number of images")
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """Answer ``if x:``.
-
-        Returns:
-            Which way to go.
-
-        Raises:
-            Undecided: when the answer depends on the numbers in a tensor, or on how many images there are.
-        """
-        values = self._values(obj, "a condition")
-        if any(isinstance(value, Tensor) for value in values):
-            raise Undecided("a condition that depends on the numbers in a tensor")
-        first, second = (bool(value) for value in values)
-        if first is not second:
-            raise Undecided("a condition that depends on the number of images")
-        return first
-
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """Answer ``for y in x``: one symbolic value for each part."""
-        values = self._values(obj, "a loop over a value")
-        if isinstance(values[0], dict):
-            return iter(values[0])
-        lengths = {len(value) for value in values}
-        if len(lengths) > 1:
-            raise Undecided("a loop whose length depends on the number of images")
-        return iter([obj[i] for i in range(lengths.pop())])
-
-    def keys(self, obj: fx.Proxy) -> Any:
-        """Answer ``x.keys()`` and ``**x``."""
-        values = self._values(obj, "the keys of a value")
-        return values[0].keys() if isinstance(values[0], dict) else Attribute(obj, "keys")()
-
-    def contains(self, proxy: Proxy, item: Any) -> bool:
-        """Answer ``item in x``."""
-        values = self._values(proxy, "a search in a value")
-        if any(isinstance(value, Tensor) for value in pytree.tree_leaves(values)) and not isinstance(values[0], dict):
-            raise Undecided("a search in a tensor: it depends on the numbers in it")
-        return item in values[0]
-
-    def _values(self, proxy: fx.Proxy, what: str) -> tuple[Any, Any]:
-        values = None if self.shapes is None else self.shapes.of(proxy.node)
-        if values is None:
-            why = "without an example" if self.shapes is None else "its shape cannot be told"
-            raise Undecided(f"{what} was asked for ({why})")
-        return values
+    return with_hooks
