@@ -222,8 +222,9 @@ def test_masks_of_what_is_known_but_no_layer_are_left_to_the_caller(model):
     mask = random_mask(weights.pop("fc").shape)
     del aliases["fc.weight"]
     for key in ("fc", "fc.weight", "module.fc.weight_mask"):
-        found = foreign_masks({key: mask, "conv1": random_mask((4, 3, 3, 3))}, weights, aliases, known)
-        assert torch.equal(found["fc"], mask)
+        for given in (mask, mask.float()):
+            found = foreign_masks({key: given, "conv1": random_mask((4, 3, 3, 3)).float()}, weights, aliases, known)
+            assert torch.equal(found["fc"], mask)
     pruned = with_zeros(model)
     with torch.no_grad():
         pruned.fc.weight.mul_(mask)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snows_core.errors import SnowsError
+from snows_core.lowest import lots, lowest, seed_of, shares_of_lowest
 from snows_core.masks import NM, Unstructured, make_scores, masks_for, parse_pattern
 
 
@@ -85,6 +86,31 @@ def test_a_higher_sparsity_removes_what_a_lower_one_removes_also_among_ties():
             before = now
     kept = [masks_for(weights, NM(n, 5))["a"] for n in (1, 2, 3, 4)]
     assert all(not (less & ~more).any() for less, more in itertools.pairwise(kept))
+
+
+@given(
+    levels=st.integers(1, 6), share=st.floats(0, 1), seed=st.integers(0, 99),
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5),
+)  # fmt: skip
+def test_the_lowest_are_those_that_come_first_by_score_and_lot(levels, share, seed, sizes):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randint(0, levels, (n,), generator=generator) for n in sizes]
+    scores = {f"layer{i}": values + 3 * (i % 2) for i, values in enumerate(drawn)}
+    count = round(share * sum(sizes))
+    keys = [
+        (score, lot, name)
+        for name, values in scores.items()
+        for score, lot in zip(values.tolist(), lots(len(values), seed_of(seed, name)).tolist(), strict=True)
+    ]
+    first = sorted(keys)[:count]
+    shares, threshold = shares_of_lowest(scores, count, seed)
+    assert shares == {name: sum(owner == name for _, _, owner in first) for name in scores}
+    assert (threshold is None and count == 0) or int(threshold) == first[-1][0]
+    for name, values in scores.items():
+        expected = sorted(lot for _, lot, owner in first if owner == name)
+        for known in (None, threshold):
+            marked = lowest(values, shares[name], seed_of(seed, name), known)
+            assert sorted(lots(len(values), seed_of(seed, name))[marked].tolist()) == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.int64, torch.uint8])

@@ -248,6 +248,8 @@ def test_extra_state_that_is_no_tensor_is_left_out_and_the_models_own_stays(tmp_
     back = snows.load(folder, own)
     assert back.model[0].extra == "own" and torch.equal(own[0].fc.weight, made.state["0.fc.weight"])
     assert all(isinstance(value, torch.Tensor) for value in back.state.values())
+    own = nn.Sequential(WithExtra(torch.ones(3), fails=True))
+    assert snows.load(folder, own).model[0].extra.tolist() == [1, 1, 1]
 
 
 def test_extra_state_that_is_a_tensor_comes_back(tmp_path):
@@ -279,8 +281,9 @@ def test_a_network_that_is_refused_is_as_it_was_and_every_misfit_is_named(result
 
 def test_a_network_that_refuses_by_itself_is_as_it_was(tmp_path):
     made = made_up(["fc"])
-    made.state, made.weight_names = WithExtra(torch.arange(3)).state_dict(), {"fc": "fc.weight"}
-    model = WithExtra(torch.zeros(3), fails=True)
+    made.state = nn.Sequential(nn.Linear(4, 2), WithExtra(torch.arange(3))).state_dict()
+    made.weight_names = {"fc": "0.weight"}
+    model = nn.Sequential(nn.Linear(4, 2), WithExtra(torch.zeros(3), fails=True))  # when it fails, 0 is loaded already
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(SnowsError, match=r"saved weights do not fit \(not mine\)"):
         snows.load(made.save(tmp_path / "a"), model)
