@@ -42,7 +42,9 @@ class NM:
 
     def __post_init__(self) -> None:
         """Refuse patterns that keep nothing or everything."""
-        if not (isinstance(self.n, int) and isinstance(self.m, int) and 0 < self.n < self.m):
+        for field in ("n", "m"):
+            object.__setattr__(self, field, plain(getattr(self, field)))
+        if not (type(self.n) is type(self.m) is int and 0 < self.n < self.m):
             raise bad("pattern", f"{self.n}:{self.m}", "n:m with integers 0 < n < m", 'For instance "2:4".')
 
     def __str__(self) -> str:

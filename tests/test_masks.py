@@ -4,6 +4,7 @@ import itertools
 import time
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -219,6 +220,11 @@ def test_patterns_pass_through_and_print(pattern):
     assert str(pattern)
 
 
+def test_numbers_of_other_libraries_are_taken():
+    assert NM(np.int64(2), torch.tensor(4)) == NM(2, 4) and str(NM(np.int64(2), 4)) == "2:4"
+    assert Unstructured(np.float64(0.5), "global", torch.tensor(0.75)) == Unstructured(0.5, "global", 0.75)
+
+
 @given(st.integers(1, 15), st.integers(1, 15))
 def test_n_of_m_reads_back_from_its_own_text(n, extra):
     assert parse_pattern(str(NM(n, n + extra))) == NM(n, n + extra)
@@ -257,6 +263,8 @@ def test_patterns_that_cannot_be_meant_are_refused(pattern):
     "make, message",
     [
         (lambda: NM(2.0, 4), r"pattern: got 2\.0:4; expected n:m with integers"),
+        (lambda: NM(True, 4), r"pattern: got True:4; expected n:m with integers"),
+        (lambda: NM("2", 4), r"pattern: got 2:4; expected n:m with integers"),
         (lambda: Unstructured(0.8, "row"), r"scope: got 'row'; expected 'layer' or 'global'"),
         (lambda: Unstructured(0.8, "global", 0.5), r"cap: got 0\.5; expected a fraction between the sparsity \(0\.8\)"),
         (lambda: Unstructured(0.8, "global", 1.5), r"cap: got 1\.5"),
