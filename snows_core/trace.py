@@ -8,11 +8,11 @@ for the solver: in-place operations become ordinary ones (a live value must not 
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import inspect
 import os
 import traceback
-import types
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -82,9 +82,11 @@ def _trace_around(twin: nn.Module, leaves: list[Any], example: Tensor | None) ->
         try:
             graph = tracer.trace(twin)
         except Exception as error:
-            if example is not None:
-                run_on_example(twin, example)  # are the images at fault?
+            _check_images(twin, example)
             raise _cannot_be_traced(twin, tracer.path, _where(error), error) from error
+        _open_outputs(graph)
+        if tracer.refused:
+            _check_images(twin, example)
         graph_module = fx.GraphModule(twin, graph)
         graph_module.eval()
         try:
@@ -96,6 +98,24 @@ def _trace_around(twin: nn.Module, leaves: list[Any], example: Tensor | None) ->
             written[path] = str(error)
             continue
         return graph_module, {path: _where(error) for path, error in tracer.refused.items()} | written
+
+
+def _open_outputs(graph: fx.Graph) -> None:
+    """Let a graph return the fields of data classes and named tuples as dictionaries and tuples of its values."""
+
+    def opened(node: fx.Node) -> Any:
+        if dataclasses.is_dataclass(node.target):
+            return {name: fx.map_arg(value, opened) for name, value in node.kwargs.items()}
+        return tuple(fx.map_arg(node.args, opened)) if hasattr(node.target, "_fields") else node
+
+    output = next(iter(reversed(graph.nodes)))
+    output.args = (fx.map_arg(output.args[0], opened),)
+
+
+def _check_images(model: nn.Module, example: Tensor | None) -> None:
+    """Refuse images that the model itself refuses, before anything is said about its forward."""
+    if example is not None:
+        run_on_example(model, example.clone())
 
 
 def _innermost(node: fx.Node, twin: nn.Module, holds_all: Callable[[nn.Module], bool], known: Any) -> str | None:
@@ -117,9 +137,11 @@ def _holder_of_all_layers(model: nn.Module) -> Callable[[nn.Module], bool]:
 def _warn_of_hidden_layers(model: nn.Module, opaque: dict[str, str]) -> None:
     said = []
     for path, where in opaque.items():
-        count = sum(isinstance(module, _LAYERS) for module in model.get_submodule(path).modules())
+        module = model.get_submodule(path)
+        layers = sum(isinstance(inner, _LAYERS) for inner in module.modules())
+        count = layers or sum(p.ndim > 1 for p in module.parameters())  # of a scripted module only the weights are seen
         if count:
-            said.append(f"'{path}' ({type(model.get_submodule(path)).__name__}, {count} layers; {where})")
+            said.append(f"'{path}' ({type(module).__name__}, {count} layer{'s' if count > 1 else ''}; {where})")
     if said:
         more = f" and {len(said) - 3} more" if len(said) > 3 else ""
         warnings.warn(
@@ -139,18 +161,18 @@ def _check_kind(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise bad("model", "a scripted (TorchScript) network", "the torch.nn.Module that it was made from",
                   "Prune the original network, then script result.model.")  # fmt: skip
-    if model.training:
-        raise bad("model", "a model in train mode", "a model in eval mode", "Call model.eval() first.")
-    for name, module in model.named_modules():
-        if module.training and not isinstance(module, torch.jit.ScriptModule):
-            raise bad("model", f"a part in train mode ('{name}')", "a model in eval mode", "Call model.eval() first.")
+    modules = [(name, m) for name, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
+    for name, module in modules:
         if "quantized" in type(module).__module__ or _has_integer_weight(module):
             raise bad("model", f"a quantised module ('{name}', {type(module).__name__})", "a floating-point network",
                       "Prune the network it was made from, then quantise result.model.")  # fmt: skip
-        if any(isinstance(p, UninitializedParameter | UninitializedBuffer)
-               for p in (*module.parameters(recurse=False), *module.buffers(recurse=False))):  # fmt: skip
+        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in own):
             raise bad("model", f"lazy parameters without a shape yet ('{name}')", "an initialised network",
                       "Run it once on a few images, model(images[:2]), and load its weights.")  # fmt: skip
+    if training := [name for name, module in modules if module.training]:
+        what = f"a part in train mode ('{training[0]}')" if training[0] else "a model in train mode"
+        raise bad("model", what, "a model in eval mode", "Call model.eval() first.")
     _check_inputs(model)
 
 
@@ -219,13 +241,10 @@ def _where(error: BaseException) -> str:
 
 
 def _of_one_image(network: nn.Module) -> nn.Module:
-    """Give a network a forward of the image alone: optional extras at their defaults, hooks included."""
-    original = type(network).forward
-    if "forward" not in vars(network):
-        network.forward = types.MethodType(original, network)
+    """Give a network a method that calls it with the image alone: optional extras at their defaults, hooks included."""
 
-    def forward(self: nn.Module, image: Any) -> Any:
-        return nn.Module._call_impl(self, image)  # runs the hooks, then what ``self.forward`` is
+    def traced(self: nn.Module, image: Any) -> Any:
+        return nn.Module._call_impl(self, image)
 
-    network.__class__ = type(type(network).__name__, (type(network),), {"forward": forward})
+    network.__class__ = type(type(network).__name__, (type(network),), {Tracer.traced_func_name: traced})
     return network

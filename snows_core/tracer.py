@@ -57,6 +57,8 @@ class Tracer(AnsweringTracer):
         refused: name of a module that could not be traced to the error that says why.
     """
 
+    traced_func_name = "call_with_the_image"  # of the outermost module: made by snows_core.trace
+
     def __init__(
         self,
         leaves: Sequence[type[nn.Module] | str],
@@ -129,6 +131,8 @@ class Tracer(AnsweringTracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Tell whether a module is recorded as one node."""
+        if isinstance(m, torch.jit.ScriptModule):
+            return True
         if any(fnmatch.fnmatchcase(module_qualified_name, name) for name in self.leaf_names):
             return True
         if spelled_out(m) is not None or inside_wrapper(m) is not None:

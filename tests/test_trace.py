@@ -166,7 +166,7 @@ class Wrapper(nn.Module):
 
 def test_a_module_that_cannot_be_traced_becomes_a_leaf_with_a_warning_that_names_the_line():
     model = Wrapper().double().eval()
-    line = r"'inner' \(Branching, 1 layers; .*test_trace\.py, line \d+: if x\.sum\(\) > 0"
+    line = r"'inner' \(Branching, 1 layer; .*test_trace\.py, line \d+: if x\.sum\(\) > 0"
     with pytest.warns(UserWarning, match=line):
         network = Network(model)
     assert [layer.name for layer in network.layers] == ["conv", "head"]

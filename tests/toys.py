@@ -178,7 +178,7 @@ def relative(got, expected):
 def plan(model, images=None, **choice):
     """Plan the layers of a model on two random images."""
     images = random_images(2) if images is None else images
-    return plan_layers(Network(model), model, images, **choice)
+    return plan_layers(Network(model, example=images), model, images, **choice)
 
 
 def chosen(planned):
