@@ -250,8 +250,7 @@ def test_unstructured_patterns_read_back_from_their_own_text(pattern):
     "pattern",
     [
         "4:4", "0:4", "5:4", "2:0", "two of four", None, True, 1, 0, -0.5, 1.5, "100%", "2/4", (2, 4), "global",
-        "global:0.8.1",
-        "global:.",
+        "global:0.8.1", "global:.",
     ],
 )  # fmt: skip
 def test_patterns_that_cannot_be_meant_are_refused(pattern):
@@ -280,9 +279,8 @@ def test_bad_pattern_objects_are_refused(make, message):
 
 def test_saliencies_by_name_and_function():
     weights = {"a": torch.tensor([[1.0, -4.0, 3.0, 2.0]])}
-    by_name = masks_for(weights, NM(2, 4))
-    assert by_name["a"].int().tolist() == [[0, 1, 1, 0]]
-    seen = []
+    assert masks_for(weights, NM(2, 4))["a"].int().tolist() == [[0, 1, 1, 0]]
+    seen: list[str] = []
     reverse = masks_for(weights, NM(2, 4), lambda name, weight: seen.append(name) or -weight.abs())
     assert reverse["a"].int().tolist() == [[1, 0, 0, 1]] and seen == ["a"]
     with pytest.raises(SnowsError, match=r"saliency: got 'magnitud'; expected one of .*Nearest: magnitude\."):
