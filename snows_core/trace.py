@@ -13,6 +13,7 @@ import fnmatch
 import inspect
 import os
 import traceback
+import types
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -242,9 +243,13 @@ def _where(error: BaseException) -> str:
 
 def _of_one_image(network: nn.Module) -> nn.Module:
     """Give a network a method that calls it with the image alone: optional extras at their defaults, hooks included."""
+    call = nn.Module._call_impl
 
     def traced(self: nn.Module, image: Any) -> Any:
-        return nn.Module._call_impl(self, image)
+        return call(self, image)
 
-    network.__class__ = type(type(network).__name__, (type(network),), {Tracer.traced_func_name: traced})
+    # In the namespace of the network's own forward: torch.fx looks there for functions that are to be one node.
+    namespace = getattr(inspect.unwrap(network.forward), "__globals__", globals())
+    method = types.FunctionType(traced.__code__, namespace, traced.__name__, None, traced.__closure__)
+    network.__class__ = type(type(network).__name__, (type(network),), {Tracer.traced_func_name: method})
     return network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -35,7 +36,9 @@ _UNCHANGED = {
     "swapaxes", "detach", "data", "flip", "pad", "dropout", "type", "upsample", "gather",
 }  # fmt: skip
 _JOINED = {"add", "sub", "add_", "sub_", "iadd", "isub", "cat", "concat", "concatenate", "stack", "hstack", "vstack"}
+_ADDED = re.compile("bias|pos_|position|token", re.IGNORECASE)
 NOT_TRACED = "used inside a module that is not traced"
+_UNSEEN = (NOT_TRACED, "used inside a function that is not traced")
 
 
 class Unlisted(NamedTuple):
@@ -73,6 +76,8 @@ def unlisted_weights(graph_module: fx.GraphModule, model: nn.Module, listed: Col
         owner = _owner(model, path)
         uses = list(_uses(graph_module, {*names, *plain}))
         reason = _reason(owner, parameter, uses)
+        if reason in _UNSEEN and not isinstance(owner, _LAYERS) and _ADDED.search(attribute):
+            continue  # nobody sees what becomes of it; by its name, it is added
         if reason:
             row = path if attribute == "weight" and path else plain[0]
             found.setdefault(row, Unlisted(row, tuple(parameter.shape), reason))
@@ -158,9 +163,9 @@ def _reason_of_use(user: fx.Node, node: fx.Node, name: str) -> str:
         return "learnt tokens, an input of other layers" if isinstance(module, _LAYERS) or module is None else ""
     if user.target is F.linear or "conv" in name:
         return "its weight is computed, not stored"
-    home = getattr(user.target, "__module__", None) or "torch"
-    if user.op == "call_function" and not home.startswith(("torch", "_operator", "math", "builtins", "snows_core")):
-        return "used inside a function that is not traced"
+    home = (getattr(user.target, "__module__", None) or "torch").partition(".")[0]
+    if user.op == "call_function" and home not in ("torch", "_operator", "math", "builtins", "snows_core"):
+        return _UNSEEN[1]
     return f"used in '{name}', not as the weight of a layer" if name else ""
 
 
