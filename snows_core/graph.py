@@ -168,7 +168,8 @@ class Network:
     def is_classifier(self, node: fx.Node) -> bool:
         """Tell whether a layer gives the network's answer: no layer comes after it, and it is in no residual unit."""
         if node not in self._classifiers:
-            self._classifiers[node] = is_last_word(node, self.nodes[self.index[node] + 1 :])
+            is_layer = self.kinds.get(node) in (Kind.CONVOLUTION, Kind.LINEAR)
+            self._classifiers[node] = is_layer and is_last_word(node, self.nodes[self.index[node] + 1 :])
         return self._classifiers[node]
 
     def is_first(self, layer: Layer) -> bool:
