@@ -116,8 +116,15 @@ class Network:
 
     def _layer(self, node: fx.Node, kind: Kind) -> Layer:
         weight = weight_of(node) or ""
-        name = node.target if node.op == "call_module" else weight.removesuffix(".weight") or node.name
-        return Layer(str(name), weight, kind, node)
+        if node.op == "call_module":
+            return Layer(str(node.target), weight, kind, node)
+        return Layer(weight.removesuffix(".weight") or self._layer_module(node) or node.name, weight, kind, node)
+
+    def _layer_module(self, node: fx.Node) -> str:
+        """Return the name of the layer module that computes its weight and calls a function, if a node was it."""
+        path, kind = next(reversed((node.meta.get("nn_module_stack") or {"": ("", None)}).values()))
+        layers = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+        return path if isinstance(kind, type) and issubclass(kind, layers) else ""
 
     def _last_uses(self) -> dict[fx.Node, int]:
         end = len(self.nodes)
@@ -180,7 +187,7 @@ class Network:
         )
 
     def before(self, layer: Layer) -> set[fx.Node]:
-        """Return every node on which a layer's input depends."""
+        """Return every node on whose numbers a layer's input depends."""
         return ancestors(layer.node)
 
     def _leading_to(self, targets: Iterable[fx.Node], among: set[fx.Node]) -> tuple[fx.Node, ...]:

@@ -58,12 +58,12 @@ def differentiable(start: fx.Node, later: Iterable[fx.Node], cut: Collection[fx.
 
 
 def ancestors(node: fx.Node) -> set[fx.Node]:
-    """Return every node on which a node depends, itself not included."""
+    """Return every node on whose numbers a node depends, itself not included; those of which it reads the shape not."""
     found: set[fx.Node] = set()
     stack = list(node.all_input_nodes)
     while stack:
         other = stack.pop()
-        if other not in found:
+        if other not in found and not reads_only_the_shape(other):
             found.add(other)
             stack.extend(other.all_input_nodes)
     return found

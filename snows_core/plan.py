@@ -16,7 +16,7 @@ from snows_core.errors import bad
 from snows_core.graph import Layer, Network
 from snows_core.layerwise import Geometry, geometry_of, patches
 from snows_core.masks import Masks, Pattern, Saliency, foreign_masks, masks_for
-from snows_core.operations import Kind, module_of
+from snows_core.operations import Kind, module_of, reads_only_the_shape
 from snows_core.unlisted import grouped, unlisted_weights
 
 __all__ = ["LayerChoice", "PlannedLayer", "check_trace", "choose_masks", "plan_layers"]
@@ -50,7 +50,8 @@ def _shared_weights(network: Network, chosen: Iterable[Layer]) -> None:
             for parameter in module_of(node).parameters():
                 users.setdefault(parameter.data_ptr(), []).append(node)
         elif node.op == "get_attr" and isinstance(value := network.constant(node), Tensor):
-            users.setdefault(value.data_ptr(), []).extend(node.users)
+            readers = [user for user in node.users if not reads_only_the_shape(user)]
+            users.setdefault(value.data_ptr(), []).extend(readers)
     for layer in chosen:
         sharing = users.get(network.weight(layer).data_ptr(), [])
         if len(sharing) > 1:

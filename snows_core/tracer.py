@@ -66,7 +66,8 @@ class Tracer(AnsweringTracer):
         example: Tensor | None = None,
     ) -> None:
         super().__init__(autowrap_functions=tuple(f for f in get_notrace_functions() if callable(f)))
-        self.leaf_types = tuple(leaf for leaf in leaves if not isinstance(leaf, str)) + tuple(get_notrace_modules())
+        unread = [kind for kind in get_notrace_modules() if example is None or not _can_be_read(kind)]
+        self.leaf_types = (*(leaf for leaf in leaves if not isinstance(leaf, str)), *unread)
         self.leaf_names = [leaf for leaf in leaves if isinstance(leaf, str)]
         self.holds_all, self.example = holds_all, example
         self.recorded: list[tuple[str, dict[str, Any]]] = []
@@ -170,6 +171,12 @@ class Tracer(AnsweringTracer):
             if self.shapes is not None:
                 self.shapes.forget(node)
             self.graph.erase_node(node)
+
+
+def _can_be_read(kind: type[nn.Module]) -> bool:
+    """Tell whether timm keeps a module from being traced for its questions about shapes alone; layers stay whole."""
+    layer = any(base.__module__.startswith("torch.nn.modules") and base is not nn.Module for base in kind.__mro__)
+    return kind.__module__.startswith("timm.") and not layer
 
 
 def _is_write(kind: str, target: Any) -> bool:

@@ -102,7 +102,8 @@ def _owner(model: nn.Module, path: str) -> nn.Module:
 
 
 def _is_listed(name: str, listed: Collection[str]) -> bool:
-    return name in listed or (name.endswith(".weight") and name.removesuffix(".weight") in listed)
+    path = name.rpartition(".")[0]
+    return name in listed or (path in listed and f"{path}.weight" not in listed)  # a layer that computes its weight
 
 
 def _uses(graph_module: fx.GraphModule, names: Collection[str]) -> Iterator[fx.Node]:

@@ -16,6 +16,30 @@ from snows_core.unlisted import grouped
 D = 8
 
 
+class Adapted(nn.Linear):
+    """A linear layer with a small matrix of its own beside the weight."""
+
+    def __init__(self):
+        super().__init__(D, D)
+        self.small = nn.Parameter(matrix(D, 2))
+
+    def forward(self, y):
+        return super().forward(y) + (y @ self.small).sum(-1, keepdim=True)
+
+
+class Standardised(nn.Conv1d):
+    def __init__(self):
+        super().__init__(D, D, 1)
+        self.gain = nn.Parameter(torch.ones(D, 1, 1))
+
+    def forward(self, y):
+        return F.conv1d(y, self.gain * self.weight / self.weight.std(), self.bias)
+
+
+def matrix(*shape):
+    return torch.randn(*(shape or (D, D)), generator=torch.Generator().manual_seed(0)) / 3
+
+
 @register_notrace_function
 def somewhere_else(y, weight):
     return y @ weight
@@ -35,10 +59,6 @@ class Holding(nn.Module):
     def forward(self, x):
         y = self.before(self.embed(x).flatten(2).transpose(1, 2))
         return self.head(F.relu(self.after(self.way(self.p, y))).mean(1))
-
-
-def matrix(*shape):
-    return torch.randn(*(shape or (D, D)), generator=torch.Generator().manual_seed(0)) / 3
 
 
 PRODUCT = "a matrix used in '{}', not by a layer"
@@ -93,6 +113,13 @@ CASES = {
         lambda p, y: F.linear(y, p.w * 2), {"w": matrix()},
         {"linear": "its weight is computed, not stored", "p.w": "used in 'mul', not as the weight of a layer"},
     ),
+    "beside a layer": (
+        lambda p, y: y + F.relu(p.fc(y)), {"fc": Adapted()}, {"p.fc.small": PRODUCT.format("matmul")},
+    ),
+    "a layer that computes its weight": (
+        lambda p, y: p.conv(y.transpose(1, 2)).transpose(1, 2), {"conv": Standardised()},
+        {"p.conv": "its weight is computed, not stored"},
+    ),
     "a mask of scales": (
         lambda p, y: y * p.w, {"w": matrix(16, D)}, {"p.w": "used in 'mul', not as the weight of a layer"},
     ),
@@ -128,7 +155,7 @@ def test_every_weight_that_is_no_layer_has_a_row(case):
     planned = plan(model)
     ends = {"embed": "first layer (reads the image)", "head": "classifier"}
     assert reasons(planned) == ends | expected
-    assert chosen(planned) == ["before", "after"]
+    assert chosen(planned) == ["before", *(["p.fc"] if case == "beside a layer" else []), "after"]
     shapes = {entry.name: entry.shape for entry in planned}
     names = dict(model.named_parameters())
     for name in expected.keys() & names.keys():
