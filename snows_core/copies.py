@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -84,6 +85,26 @@ def _tensors_inside(value: Any, seen: set[int]) -> Iterator[Tensor]:
             stack.extend(value)
         elif isinstance(value, nn.Module) or type(value).__module__.startswith("torch.nn"):
             stack.append(getattr(value, "__dict__", {}))
+
+
+def remembered(model: nn.Module) -> Callable[[], None]:
+    """Return a function that gives all modules of a model the attributes back that they have now.
+
+    What a traced forward pass leaves in attributes (a cached activation, a list that it appends to) is no tensor and
+    must not be there when it is traced again.
+    """
+    before = {module: {name: _shallow(value) for name, value in vars(module).items()} for module in model.modules()}
+
+    def restore() -> None:
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update({name: _shallow(value) for name, value in attributes.items()})
+
+    return restore
+
+
+def _shallow(value: Any) -> Any:
+    return copy.copy(value) if type(value) in (list, dict, set, OrderedDict) else value
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:

@@ -25,7 +25,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from snows_core.aliases import CannotRewrite, out_of_place
 from snows_core.calibration import run_on_example
-from snows_core.copies import compute_dtype, in_full_precision, plain_copy, unwrap
+from snows_core.copies import compute_dtype, in_full_precision, plain_copy, remembered, unwrap
 from snows_core.errors import SnowsError, bad, closest
 from snows_core.tracer import Tracer
 
@@ -78,7 +78,9 @@ def _trace_around(twin: nn.Module, leaves: list[Any], example: Tensor | None) ->
     """Trace, turning into leaves the modules that cannot be traced or whose in-place work cannot be taken out."""
     holds_all = _holder_of_all_layers(twin)
     written: dict[str, str] = {}
+    restore = remembered(twin)
     while True:
+        restore()
         tracer = Tracer([*leaves, *written], holds_all, example)
         try:
             graph = tracer.trace(twin)

@@ -20,7 +20,7 @@ from torchvision import ops as vision_ops
 
 from snows_core.answers import AnsweringTracer
 from snows_core.arguments import positional
-from snows_core.copies import inside_wrapper
+from snows_core.copies import inside_wrapper, remembered
 from snows_core.proxies import (
     AskedForNumber,
     Proxy,
@@ -77,7 +77,9 @@ class Tracer(AnsweringTracer):
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """Record the forward pass of ``root``, anew where a number of images turns out to be asked for."""
+        restore = remembered(root)
         while True:
+            restore()
             self.path, self.refused = "", {}
             self.shapes = None if self.example is None else Shapes(root, self.example)
             self.module_stack.clear()

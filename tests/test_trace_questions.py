@@ -272,3 +272,23 @@ def test_functions_that_were_exchanged_while_tracing_are_back():
         [getattr(torch, name) for name in ("zeros", "arange")], torch.Tensor.view, "view" in vars(torch.Tensor)
     )  # fmt: skip
     assert torch.overrides.is_tensor_method_or_property(torch.Tensor.view)
+
+
+def test_what_a_forward_leaves_in_attributes_does_not_reach_the_next_attempt():
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.mid, self.head, self.seen = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 2), []
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, x):
+            y = self.mid(self.conv(x).relu())
+            self.seen.append(y)
+            self.last, self.mean = y, y.mean((0, 2, 3))
+            count = int(x.shape[0] * 2 / 2)  # asks for a number that depends on the images: traced again from here
+            return self.head(self.last.mean((2, 3)).view(count, 4) + self.mean + self.seen[-1].mean() * len(self.seen))
+
+    model = awake(Keeping())
+    network = Network(model, example=random_images(2))
+    assert model.seen == [] and not hasattr(model, "last") and not model.mean.any()
+    assert torch.allclose(network.module(random_images(3)), model(random_images(3)))
