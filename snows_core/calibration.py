@@ -152,6 +152,8 @@ def run_on_example(model: torch.nn.Module, example: Tensor) -> Any:
     try:
         with torch.no_grad():
             output = model(example.clone())  # a model may write into its image
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SnowsError(

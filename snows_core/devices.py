@@ -25,7 +25,7 @@ def resolve_device(device: torch.device | str | None, home: torch.device) -> tor
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise bad("device", repr(device), f"a device of this machine ({reason})", 'For instance "cpu".') from error
+        raise bad("device", repr(str(device)), f"a device of this machine ({reason})", 'For instance "cpu".') from error
 
 
 def free_memory(device: torch.device) -> float:

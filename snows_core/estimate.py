@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from snows_core.masks import Pattern, Saliency, parse_pattern
 from snows_core.memory import Probe, memory_budget, plan_memory, probe_layers, shortest
 from snows_core.plan import LayerChoice
 from snows_core.precision import plain_numerics
-from snows_core.prepare import Choice, prepare
+from snows_core.prepare import Choice, arguments_of, prepare
 from snows_core.recipe import Recipe, get_recipe
 
 # Mean over the layers of ResNet-20 on CIFAR-10 and of the digits networks; tests/benchmarks compares with real runs.
@@ -83,7 +82,7 @@ def estimate(
     Raises:
         SnowsError: as ``prune``.
     """
-    recipe = get_recipe(recipe, tuple(inspect.signature(estimate).parameters), **options)
+    recipe = get_recipe(recipe, arguments_of(estimate), **options)
     k = read_k(k)
     choice = Choice(parse_pattern(pattern), saliency, masks, layers, exclude, leaf_modules, seed)
     parts = calibration_parts(images, FEW[-1] if count is not None else None, few=0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from snows_core.batches import split_batch
 from snows_core.calibration import run_on_example
 from snows_core.copies import plain_copy
+from snows_core.devices import resolve_device
 from snows_core.errors import SnowsError, bad
 from snows_core.scores import Scores, Tally, read_scores
 
@@ -123,7 +124,7 @@ def in_eval_mode(
         raise bad(name, type(model).__name__, "a torch.nn.Module", "Of a result of prune, pass result.model.")
     tensors = list(itertools.chain(model.parameters(), model.buffers()))
     home = tensors[0].device if tensors else torch.device("cpu")
-    place = home if device is None else _existing(device)
+    place = resolve_device(device, home)
     dtype = next((t.dtype for t in tensors if t.dtype in FLOATS), None)
     if device is not None and any(t.device != place for t in tensors):
         model = _copied(model, name).to(place)
@@ -131,8 +132,7 @@ def in_eval_mode(
 
     def run(images: Tensor) -> Scores:
         kind = dtype if dtype is not None and images.is_floating_point() else images.dtype
-        example = images.to(place, kind, copy=True)  # a network that writes into its images writes into the copy
-        return read_scores(run_on_example(model, example), len(images), name)
+        return read_scores(run_on_example(model, images.to(place, kind)), len(images), name)
 
     try:
         model.eval()
@@ -152,15 +152,6 @@ def _copied(model: nn.Module, name: str) -> nn.Module:
             "a network that copy.deepcopy copies",
             "Move it yourself with model.to(device), and leave device out.",
         ) from error
-
-
-def _existing(device: torch.device | str) -> torch.device:
-    """Return a device with its index, so that "cuda" equals the "cuda:0" of a tensor that is there."""
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise bad("device", f"'{device}' ({reason})", "cpu, cuda, cuda:1, mps, ... of this machine") from error
 
 
 def _batches(images: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:

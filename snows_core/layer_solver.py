@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,6 +27,7 @@ from snows_core.stream import PerBatch, Stream
 # and the images it has at least. Measured on ResNet-20: with more of them, agreement stays what it is.
 POSITIONS, GRAM_POSITIONS = 200, 400
 LEAST_IMAGES = 32
+NOT_FINITE = "numbers overflowed in its solve; its masked dense weights stay"
 
 
 @dataclass
@@ -130,18 +132,11 @@ def solve_layer(
     def loss_of(segment: Segment) -> ReconstructionLoss:
         return make_objective(network, segment, mask, pruned, dense, recipe, work.retain)
 
-    dense_weight = network.weight(entry.layer)
-    masked = start = torch.where(mask, dense_weight, 0.0)
-    factors = None
+    masked = torch.where(mask, network.weight(entry.layer), 0.0)
+    start, factors = masked, None
     if recipe.warm_start or recipe.precondition:
-        enough = None  # what K = 0 solves in closed form, it solves on all images
-        if segments[-1].k > 0:
-            x = pruned.read(entry.layer.node.all_input_nodes[0], 0)[:1]
-            enough = images_for(GRAM_POSITIONS, mask, _output(network, entry, x))
-        own, response = layer_equations(network, entry, pruned, dense, enough)
-        factors = RowFactors(own, mask.flatten(1), recipe.ridge, None, work.factor_bytes, work.factors_on_disk)
-        if recipe.warm_start:
-            start = masked_least_squares(factors, dense_weight.flatten(1), response=response).view_as(dense_weight)
+        factors, solved = _least_squares(network, entry, mask, pruned, dense, recipe, work, segments[-1].k == 0)
+        start = solved if recipe.warm_start and bool(torch.isfinite(solved).all()) else masked
 
     def preconditioner(objective: ReconstructionLoss) -> Callable[[Tensor], Tensor] | None:
         if not recipe.precondition or factors is None:
@@ -155,15 +150,49 @@ def solve_layer(
     loss_masked = objective.value(masked)
     if segment.k == 0 and recipe.warm_start:
         loss = objective.value(start)
-        return LayerOutcome(start, 0, loss_masked, loss, loss, 0, 0, 0, "least squares in closed form")
+        closed = LayerOutcome(start, 0, loss_masked, loss, loss, 0, 0, 0, "least squares in closed form")
+        return _finite(closed, masked, entry.name)
     if recipe.mini_batches:
-        return _by_mini_batches(objective, work.groups, start, loss_masked, recipe)
+        outcome = _by_mini_batches(objective, work.groups, start, loss_masked, recipe)
+        return _finite(outcome, masked, entry.name)
     options = recipe.newton
     if options.curvature_images is not None:
         enough = images_for(POSITIONS, mask, objective.targets[0][0])
         options = replace(options, curvature_images=min(options.curvature_images, enough))
     solution = newton(objective, start, options, preconditioner(objective))
-    return _outcome(solution, segment, loss_masked, objective)
+    return _finite(_outcome(solution, segment, loss_masked, objective), masked, entry.name)
+
+
+def _least_squares(
+    network: Network,
+    entry: PlannedLayer,
+    mask: Tensor,
+    pruned: Stream,
+    dense: Stream,
+    recipe: Recipe,
+    work: Work,
+    closed: bool,
+) -> tuple[RowFactors, Tensor]:
+    """Return the row factors of a layer's input, and the weight that least squares gives.
+
+    With ``closed`` that weight is the result, and comes from all images; else it is a start, and comes from enough.
+    """
+    enough = None
+    if not closed:
+        x = pruned.read(entry.layer.node.all_input_nodes[0], 0)[:1]
+        enough = images_for(GRAM_POSITIONS, mask, _output(network, entry, x))
+    own, response = layer_equations(network, entry, pruned, dense, enough)
+    factors = RowFactors(own, mask.flatten(1), recipe.ridge, None, work.factor_bytes, work.factors_on_disk)
+    weight = network.weight(entry.layer)
+    return factors, masked_least_squares(factors, weight.flatten(1), response=response).view_as(weight)
+
+
+def _finite(outcome: LayerOutcome, masked: Tensor, name: str) -> LayerOutcome:
+    """Keep the masked dense weights where a solve ended in numbers that are not finite, and say so."""
+    if bool(torch.isfinite(outcome.weight).all()) and math.isfinite(outcome.loss_end):
+        return outcome
+    warnings.warn(f"layer '{name}': {NOT_FINITE}", stacklevel=5)
+    return replace(outcome, weight=masked, loss_end=outcome.loss_masked, newton_steps=0, stop=NOT_FINITE)
 
 
 def images_for(positions_per_unknown: float, mask: Tensor, output: Tensor) -> int:

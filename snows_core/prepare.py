@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +68,12 @@ class Prepared:
         return {name: mask.to(device) for name, mask in self.masks.items()}
 
 
+def arguments_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of a function's own arguments, for hints at a misspelt option."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
+
+
 def prepare(model: nn.Module, parts: list[Tensor], choice: Choice) -> Prepared:
     """Trace a network, choose its layers and make or read their masks.
 
@@ -89,5 +97,5 @@ def prepare(model: nn.Module, parts: list[Tensor], choice: Choice) -> Prepared:
         example = example.to(first.device, torch.float64 if first.dtype == torch.float64 else torch.float32)
     network = Network(model, choice.leaf_modules, example=example)
     plan = plan_layers(network, model, example, choice.layers, choice.exclude, keep_ends=choice.masks is None)
-    plan, masks = choose_masks(network, plan, choice.pattern, choice.saliency, choice.masks)
+    plan, masks = choose_masks(network, plan, choice.pattern, choice.saliency, choice.masks, seed=choice.seed)
     return Prepared(model, network, plan, masks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from snows_core.layout import channels_last
 from snows_core.masks import Masks, Pattern, Saliency, parse_pattern
 from snows_core.plan import LayerChoice, PlannedLayer
 from snows_core.precision import plain_numerics
-from snows_core.prepare import Choice, Prepared, prepare
+from snows_core.prepare import Choice, Prepared, arguments_of, prepare
 from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.recipe import Recipe, get_recipe
 from snows_core.refine import Augment, JointOptions, refine_result
@@ -90,7 +89,7 @@ def prune(
     Raises:
         SnowsError: on any argument that cannot work; nothing is changed then.
     """
-    recipe = get_recipe(recipe, tuple(inspect.signature(prune).parameters), **options)
+    recipe = get_recipe(recipe, arguments_of(prune), **options)
     joint = JointOptions(refine, augment=augment, seed=seed, progress=progress)
     k = read_k(k)
     choice = Choice(parse_pattern(pattern), saliency, masks, layers, exclude, leaf_modules, seed)

@@ -1,5 +1,7 @@
 """layer_solver.py: closed forms, targets, starts, preconditioning and the published schedule, one layer at a time."""
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ from toys import (
 
 import snows_core as snows
 from snows_core.graph import Network
-from snows_core.layer_solver import make_objective
+from snows_core.layer_solver import LEAST_IMAGES, images_for, make_objective
 from snows_core.layerwise import RowFactors, geometry_of, gram, masked_least_squares, patches
 from snows_core.newton_cg import NewtonOptions, Stop, newton
 from snows_core.recipe import get_recipe
@@ -74,9 +76,11 @@ def test_k_zero_in_a_sweep_is_the_closed_form():
 
 def test_nothing_removed_leaves_the_layer_as_it_was():
     model = small_resnet()
-    everything = torch.ones_like(model.layer1.conv2.weight, dtype=torch.bool)
+    with torch.no_grad():
+        model.layer1.conv2.weight[0, 0, 0, 0] = 0.0
     for k in (0, 4):
-        result = snows.prune(model, random_images(8), masks={"layer1.conv2": everything}, k=k, progress=False)
+        masks = {"layer1.conv2": model.layer1.conv2.weight != 0}
+        result = snows.prune(model, random_images(8), masks=masks, k=k, progress=False)
         assert relative(result.state["layer1.conv2.weight"], model.layer1.conv2.weight) < 1e-6
 
 
@@ -261,3 +265,38 @@ def test_a_batch_norm_that_comes_later_than_the_next_operation():
     result = snows.prune(awake(Interleaved()), random_images(8), k=2, layers=["stem", "a", "b"], pattern=0.5,
                          progress=False)  # fmt: skip
     assert (result.report.query("status == 'pruned'")["loss_end"] >= 0).all()
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_a_solve_that_overflows_leaves_the_masked_weights_and_says_so(monkeypatch, k):
+    model, images = small_resnet(), random_images(12)
+    plain = snows.prune(model, images, k=k, progress=False)
+    solver = importlib.import_module("snows_core.layer_solver")
+    solve = solver.masked_least_squares
+
+    def overflows(factors, weight, **options):
+        found = solve(factors, weight, **options)
+        return found * float("nan") if weight.shape[0] == 8 else found
+
+    monkeypatch.setattr(solver, "masked_least_squares", overflows)
+    monkeypatch.setattr(solver, "newton", lambda objective, start, *rest: newton(
+        objective, start * float("nan") if start.shape[0] == 8 else start, *rest))  # fmt: skip
+    if k == 0:
+        monkeypatch.setattr(solver.torch, "isfinite", lambda x: torch.ones_like(x, dtype=torch.bool))
+    with pytest.warns(UserWarning, match=r"layer 'layer2\.conv1': numbers overflowed in its solve"):
+        result = snows.prune(model, images, k=k, progress=False)
+    rows = result.report.set_index("layer")
+    assert "masked dense weights stay" in rows.loc["layer2.conv1", "stop"]
+    masked = model.layer2.conv1.weight * result.masks["layer2.conv1"]
+    assert torch.equal(result.state["layer2.conv1.weight"], masked)
+    assert torch.equal(result.state["layer1.conv2.weight"], plain.state["layer1.conv2.weight"])
+    assert all(bool((value == value).all()) for value in result.state.values())
+
+
+def test_enough_images_grow_with_the_unknowns_of_a_row_and_fall_with_positions():
+    mask = torch.zeros(4, 100, 1, 1, dtype=torch.bool)
+    mask[:, :50] = True
+    assert images_for(200, mask, torch.empty(1, 4, 10, 10)) == 100  # 200 * 50 unknowns / 100 positions
+    assert images_for(200, mask, torch.empty(9, 4, 5, 10)) == 200
+    assert images_for(200, mask, torch.empty(1, 4, 100, 100)) == LEAST_IMAGES
+    assert images_for(200, mask, torch.empty(1, 4)) == 10_000

@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import json, timm, torch
 import snows_core as snows
-from snows_core.memory import peak_memory
+from snows_core.devices import peak_memory
 
 torch.manual_seed(0)
 model = timm.create_model("resnet50", zero_init_last=False).eval()

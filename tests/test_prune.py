@@ -220,7 +220,7 @@ def test_manifest_is_json_and_says_how():
 
 def test_a_timm_layer_inside_an_ordinary_network():
     model = awake(nn.Sequential(nn.Conv2d(3, 8, 2, 2), nn.Flatten(2), Mlp(16, 32, act_layer=nn.SiLU), nn.Flatten()))
-    result = run(model)
+    result = run(model, layers="2.*")
     assert set(result.masks) == {"2.fc1", "2.fc2"}
 
 

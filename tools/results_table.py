@@ -45,17 +45,17 @@ def twins(record: dict) -> str:
 def recipes(records: list[dict]) -> str:
     """Return the Markdown table of recipe "fast" against "paper"."""
     lines = [
-        "| images | layers | agreement (%): paper, fast | image products, ratio | CPU seconds: paper, fast | ratio |",
-        "|---" * 6 + "|",
+        "| images | recipe | accuracy (%) | agreement (%): test, unseen training images | KL, test (nats) "
+        "| image products | CPU seconds |",
+        "|---" * 7 + "|",
     ]
     for record in sorted(records, key=lambda record: record["images"]):
-        fast, paper, ratio = record["runs"]["fast"], record["runs"]["paper"], record["paper / fast"]
-        layers = record["layers"] if record["layers"] == "all" else f"{len(record['layers'])}, one a stage"
-        lines.append(
-            f"| {record['images']:,} | {layers} | {paper['agreement']:.1f}, {fast['agreement']:.1f} "
-            f"| {ratio['image_products']:.1f} | {paper['cpu_seconds']:.0f}, {fast['cpu_seconds']:.0f} "
-            f"| {ratio['cpu_seconds']:.1f} |"
-        )
+        for name, run in record["runs"].items():
+            lines.append(
+                f"| {record['images']:,} | {name} | {run['accuracy']:.1f} "
+                f"| {run['agreement']:.1f}, {run['others']['agreement']:.1f} | {run['kl']:.3f} "
+                f"| {run['image_products']:,} | {run['cpu_seconds']:.0f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
