@@ -155,8 +155,8 @@ def _compare(expected: list[Tensor], outputs: list[Tensor], dtype: torch.dtype) 
     if not gap <= tolerance:
         raise SnowsError(
             f"model: its traced graph differs from the model by {gap:.1e} (relative) on the calibration images; "
-            f"expected equal outputs (up to {tolerance:.0e}). Is something in its forward random, decided by the values of the "
-            "image, or computed in a lower precision (autocast)? Name that module in leaf_modules=."
+            f"expected equal outputs (up to {tolerance:.0e}). Is something in its forward random, decided by the "
+            "values of the image, or computed in a lower precision (autocast)? Name that module in leaf_modules=."
         )
 
 
