@@ -238,6 +238,25 @@ class Network:
             return module._conv_forward(args[0], own.get("weight", module.weight), own.get("bias", module.bias))
         return torch.func.functional_call(module, own, args, kwargs)
 
+    def beside(self, layer: Layer) -> tuple[fx.Node, ...]:
+        """Return the nodes that compute what a layer reads beside its input: a bias put together from parameters."""
+        return self._leading_to(layer.node.all_input_nodes[1:], set(self.nodes))
+
+    def apply(self, layer: Layer, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Run a layer alone; a bias that is put together from parameters (BEiT's) is computed on the way.
+
+        Args:
+            layer: one of ``self.layers``.
+            x: its input.
+            weight: in place of its dense weight.
+
+        Returns:
+            Its output.
+        """
+        values = self.run(self.beside(layer), {layer.node.args[0]: x})
+        weights = {} if weight is None else {layer.weight_name: weight}
+        return self.run((layer.node,), values, weights)[layer.node]
+
     def constant(self, node: fx.Node) -> Any:
         """Return the parameter or buffer that a ``get_attr`` node stands for."""
         value: Any = self.module

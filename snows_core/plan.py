@@ -97,6 +97,8 @@ def _reason(network: Network, layer: Layer, default: bool) -> str:
         return "complex weights"
     if network.image not in network.before(layer):
         return "does not depend on the image"
+    if network.image in network.beside(layer):
+        return "its bias is computed from the image"
     if default and network.is_first(layer):
         return "first layer (reads the image)"
     return "classifier" if default and network.is_classifier(layer.node) else ""

@@ -144,3 +144,24 @@ def test_last_uses_let_every_value_go_after_its_last_reader():
         readers = [network.index[user] for user in node.users if user in network.index]
         expected = len(network.nodes) if any(user.op == "output" for user in node.users) else max(readers, default=-1)
         assert network.last_use[node] == expected
+
+
+def test_a_layer_alone_gives_what_it_gives_in_the_network_with_its_computed_bias_too():
+    class ComputedBias(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.qkv = nn.Conv2d(3, 4, 1), nn.Linear(4, 12, bias=False)
+            self.q, self.v = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+
+        def forward(self, x):
+            bias = torch.cat((self.q, torch.zeros_like(self.v), self.v))
+            return nn.functional.linear(self.stem(x).mean((2, 3)), self.qkv.weight, bias)
+
+    for make in (small_resnet, torch_attention, lambda: awake(ComputedBias())):
+        network, images = Network(make()), random_images(2)
+        values = everything(network, images)
+        for layer in network.layers:
+            x, weight = values[layer.node.args[0]], 2 * network.weight(layer)
+            assert torch.equal(network.apply(layer, x), values[layer.node])
+            expected = network.run((layer.node,), dict(values), {layer.weight_name: weight})[layer.node]
+            assert torch.equal(network.apply(layer, x, weight), expected)

@@ -197,6 +197,22 @@ def test_a_bias_that_is_computed_does_not_hide_the_layer():
     assert chosen(plan(awake(ComputedBias()))) == ["qkv"]
 
 
+def test_a_bias_that_depends_on_the_image_leaves_the_layer_dense():
+    class Conditional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.shift, self.mid = nn.Conv2d(3, 4, 1), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            y = self.stem(x).mean((2, 3))
+            return self.head(F.linear(y, self.mid.weight, self.shift(y).mean(0)).relu())
+
+    planned = plan(awake(Conditional()))
+    assert chosen(planned) == ["shift"]
+    assert reasons(planned)["mid"] == "its bias is computed from the image"
+
+
 def test_images_that_do_not_fit_the_model_are_refused():
     with pytest.raises(SnowsError, match=r"images: got shape \(2, 1, 8, 8\) .*, which the model refuses"):
         plan(small_resnet(), random_images(2, channels=1))
