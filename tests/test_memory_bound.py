@@ -1,0 +1,48 @@
+"""The bound that `max_memory` promises, on real shapes: 224 x 224 images through networks of ImageNet's size."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, resource, warnings
+import psutil, timm, torch
+import snows_core as snows
+warnings.simplefilter("ignore")
+name, options = {name!r}, {options!r}
+torch.manual_seed(0)
+model = timm.create_model(name).eval()
+images = torch.randn(options.pop("count"), 3, 224, 224)
+snows.prune(model, images[:2], "2:4", k=0, layers=options.get("layers", ["*"])[:1], progress=False)  # libraries are loaded
+before = psutil.Process().memory_info().rss
+result = snows.prune(model, images, "2:4", progress=False, steps=1, cg_iterations=2, **options)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+copies = 4 * sum(p.numel() * 4 for p in model.parameters()) + images.numel() * 4  # traced, result, state; shuffled images
+print(json.dumps({{"added": peak - before - copies, "memory": result.manifest["memory"]}}))
+"""
+
+CASES = {
+    "lite0, layer-wise": ("tf_efficientnet_lite0", {"k": 0, "count": 32}),
+    "lite0, K = 5": ("tf_efficientnet_lite0", {"k": 5, "count": 32, "layers": ["blocks.0.*", "blocks.1.*"]}),
+    "resnet50, K = 5": ("resnet50", {"k": 5, "count": 32, "layers": ["layer1.0.conv2", "layer1.0.conv3", "layer2.0.conv1"]}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_stays_within_its_memory(name):
+    bound = 1e9
+    network, options = CASES[name]
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(name=network, options={**options, "max_memory": bound})],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    found = json.loads(run.stdout.splitlines()[-1])
+    print(name, found)
+    assert found["added"] < 1.2 * bound
