@@ -13,8 +13,8 @@ from snows_core.check_trace import Example, check_trace
 from snows_core.choice import LayerChoice, matching
 from snows_core.copies import unwrap
 from snows_core.errors import bad
+from snows_core.geometry import Geometry, geometry_of, patches
 from snows_core.graph import Layer, Network
-from snows_core.layerwise import Geometry, geometry_of, patches
 from snows_core.masks import Masks, Pattern, Saliency, foreign_masks, masks_for
 from snows_core.operations import Kind, module_of, reads_only_the_shape
 from snows_core.unlisted import grouped, unlisted_weights
