@@ -9,7 +9,7 @@
 # The same without make, in the repository's root (on Windows write .venv\Scripts\ for .venv/bin/):
 #
 #   figures: python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[dev]" && .venv/bin/snows reproduce
-#   test:    python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[dev]" && .venv/bin/ruff check . && .venv/bin/pytest -q
+#   test:    python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e ".[dev]" && .venv/bin/ruff check . && .venv/bin/pytest -q -n auto
 #
 # PYTHON=python3.12 chooses the interpreter, ARGS="..." is handed to the tool that a target runs.
 
@@ -19,6 +19,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export MPLBACKEND ?= Agg
 export OMP_WAIT_POLICY ?= PASSIVE
+# Tests in processes side by side, one thread each.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help figures test bench lint lab site clean
@@ -41,7 +43,7 @@ figures: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m pytest -q -s tests/benchmarks --benchmark-only -m "" $(ARGS)

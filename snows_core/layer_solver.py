@@ -61,7 +61,7 @@ def layer_equations(
     source, weight = entry.layer.node.all_input_nodes[0], network.weight(entry.layer)
 
     def response(x0: Tensor) -> Tensor:
-        return _output(network, entry, x0) - _output(network, entry, x0[:1], torch.zeros_like(weight))
+        return network.apply(entry.layer, x0) - network.apply(entry.layer, x0[:1], torch.zeros_like(weight))
 
     def inputs() -> Iterator[tuple[Tensor, Tensor | None]]:
         seen = 0
@@ -73,13 +73,6 @@ def layer_equations(
             yield pruned.read(source, batch), y0
 
     return normal_equations(inputs(), entry.geometry, weight.shape[0])
-
-
-def _output(network: Network, entry: PlannedLayer, x: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Run a layer alone, with its dense weight or another one."""
-    node = entry.layer.node
-    weights = {} if weight is None else {entry.layer.weight_name: weight}
-    return network.run((node,), {node.all_input_nodes[0]: x}, weights)[node]
 
 
 @dataclass(frozen=True)
@@ -180,7 +173,7 @@ def _least_squares(
     enough = None
     if not closed:
         x = pruned.read(entry.layer.node.all_input_nodes[0], 0)[:1]
-        enough = images_for(GRAM_POSITIONS, mask, _output(network, entry, x))
+        enough = images_for(GRAM_POSITIONS, mask, network.apply(entry.layer, x))
     own, response = layer_equations(network, entry, pruned, dense, enough)
     factors = RowFactors(own, mask.flatten(1), recipe.ridge, None, work.factor_bytes, work.factors_on_disk)
     weight = network.weight(entry.layer)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from snows_core.graph import Network, Segment, TapRule, Values
 from snows_core.operations import is_piecewise_linear
 from snows_core.precision import Precision, tensor_cores, widest
 from snows_core.program import Program
+from snows_core.stream import PerBatch
 
 Curvature = Literal["hessian", "gauss-newton"]
 Product = Callable[[Tensor], Tensor]
@@ -42,22 +43,6 @@ class Linearisation:
     loss: float
     gradient: Tensor
     product: Product
-
-
-Item = TypeVar("Item")
-
-
-class Part(Sequence[Item]):
-    """Some batches of a sequence, read only when asked for."""
-
-    def __init__(self, whole: Sequence[Item], batches: Sequence[int]) -> None:
-        self.whole, self.batches = whole, batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, batch: Any) -> Any:
-        return self.whole[self.batches[batch]]
 
 
 class ReconstructionLoss:
@@ -111,10 +96,11 @@ class ReconstructionLoss:
 
     def on(self, batches: Sequence[int]) -> ReconstructionLoss:
         """Return the same loss on a subset of the batches, each tap again a mean over the images that are left."""
+        contexts = PerBatch(lambda i: self.contexts[batches[i]], len(batches), keep=False)
+        targets = PerBatch(lambda i: self.targets[batches[i]], len(batches), keep=False)
         return ReconstructionLoss(
-            self.network, self.segment, Part(self.contexts, batches), Part(self.targets, batches),
-            self.mask, self.curvature, min(self.retain, len(batches)), self.rule, self.normalise,
-            [self.sizes[i] for i in batches], self.precision,
+            self.network, self.segment, contexts, targets, self.mask, self.curvature, min(self.retain, len(batches)),
+            self.rule, self.normalise, [self.sizes[i] for i in batches], self.precision,
         )  # fmt: skip
 
     def _tap_weights(self) -> list[float]:

@@ -1,12 +1,8 @@
 """Joint refinement: all kept weights together, on the dense network's residual stream and logits, without labels.
 
 The sweep is greedy: each layer is solved once, for the layers before it as they are. At high sparsity what it leaves is
-repaired by a short first-order descent on one loss over the whole network,
-
-    sum over taps t of  mean (f_t(x; theta) - f_t(x; theta_dense))^2 / variance of f_t(x; theta_dense),
-
-the variance taken over the calibration images, with taps at every residual addition (every activation where there is none) and at the output. Zeros stay. The free
-parameters are the kept weights and the scales and shifts of normalisation layers.
+repaired by a short first-order descent on one loss over the whole network (:mod:`snows_core.joint`). Zeros stay. The
+free parameters are the kept weights and the scales and shifts of normalisation layers.
 """
 
 from __future__ import annotations
@@ -18,19 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from snows_core.copies import snapshot
 from snows_core.errors import bad
-from snows_core.graph import Network, Values
+from snows_core.graph import Network
+from snows_core.joint import JointLoss
 from snows_core.masks import Masks
-from snows_core.memory import batch_bytes, saved_bytes
-from snows_core.operations import Kind, is_addition, is_batch_norm, module_of
-from snows_core.precision import widest
+from snows_core.operations import Kind, is_batch_norm, module_of
 from snows_core.result import PruneResult
-from snows_core.stream import run_keeping
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -98,28 +91,6 @@ def flip_and_shift(images: Tensor, generator: torch.Generator, shift: int = 4) -
     return torch.stack(moved)
 
 
-def joint_taps(network: Network) -> list[fx.Node]:
-    """Return where dense and pruned network are compared: the residual stream (else activations), and the output.
-
-    The residual stream is observed at its additions, behind the activation that follows one, if any (ResNet).
-    """
-    depends = {network.image}
-    for node in network.nodes[1:]:
-        if not depends.isdisjoint(node.all_input_nodes):
-            depends.add(node)
-    additions = [n for n in network.nodes if is_addition(n) and all(s in depends for s in n.args[:2])]
-    taps = [_behind_activation(network, node) for node in additions]
-    if not taps:
-        taps = [node for node, kind in network.kinds.items() if kind is Kind.ACTIVATION and node in depends]
-    outputs = [leaf for leaf in pytree.tree_leaves(network.output) if isinstance(leaf, fx.Node)]
-    return list(dict.fromkeys([*taps, *outputs]))
-
-
-def _behind_activation(network: Network, node: fx.Node) -> fx.Node:
-    users = list(node.users)
-    return users[0] if len(users) == 1 and network.kinds.get(users[0]) is Kind.ACTIVATION else node
-
-
 def _free_names(network: Network, weight_names: set[str]) -> list[str]:
     """Return the pruned weights and the scales and shifts of normalisations, modules and functions alike."""
     norms: list[str] = []
@@ -134,77 +105,6 @@ def _free_names(network: Network, weight_names: set[str]) -> list[str]:
     return list(dict.fromkeys([*sorted(weight_names), *norms]))
 
 
-class JointLoss:
-    """The loss at the top of this file, a few images at a time, so that memory does not grow with their number.
-
-    Args:
-        network: the traced dense network.
-        images: calibration images, from which each tap's variance is taken.
-        state: parameter name to value, used once to see what the graph of two images takes.
-    """
-
-    def __init__(self, network: Network, images: Tensor, state: dict[str, Tensor]) -> None:
-        self.network, self.taps = network, joint_taps(network)
-        self.device = next(network.module.parameters()).device
-        self.variances: dict[fx.Node, Tensor] = {}
-        with saved_bytes(network) as storages, torch.enable_grad():
-            free = {name: value.detach().requires_grad_(True) for name, value in state.items()}
-            loss = self._squares(images[:2].to(self.device), free)
-        graph = sum(storages.values()) / min(2, len(images))
-        del loss
-        self.piece = max(1, int(batch_bytes(self.device) / max(graph, 1.0)))
-        self._measure(images)
-
-    def _dense(self, x: Tensor) -> Values:
-        values: Values = {self.network.image: x}
-        with torch.no_grad():
-            run_keeping(self.network, self.network.nodes[1:], values, self.taps)
-        return {tap: values[tap] for tap in self.taps if isinstance(values[tap], Tensor)}
-
-    def _measure(self, images: Tensor) -> None:
-        """Take each tap's variance over the images."""
-        sums: dict[fx.Node, Tensor] = {}
-        for x in images.split(self.piece):
-            for tap, value in self._dense(x.to(self.device)).items():
-                wide = value.to(widest(self.device))
-                part = torch.stack([wide.sum(), wide.square().sum(), wide.new_tensor(float(wide.numel()))])
-                sums[tap] = sums.get(tap, 0) + part
-        for tap, (first, second, count) in sums.items():
-            self.variances[tap] = (second / count - (first / count) ** 2).clamp(min=1e-12)
-
-    def _squares(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
-        """Return the sum over taps and images of the mean squared error of an image relative to the variance."""
-        dense = self._dense(x)
-        values: Values = {self.network.image: x}
-        run_keeping(self.network, self.network.nodes[1:], values, self.taps, state)
-        terms = [
-            (values[tap] - target).square().mean() / self.variances.get(tap, torch.ones(())).to(target) * len(x)
-            for tap, target in dense.items()
-        ]
-        return torch.stack(terms).sum()
-
-    @torch.no_grad()
-    def value(self, images: Tensor, state: dict[str, Tensor]) -> float:
-        """Return the loss on images, anywhere."""
-        parts = images.split(self.piece)
-        return sum(float(self._squares(x.to(self.device), state)) for x in parts) / len(images)
-
-    def backward(self, images: Tensor, state: dict[str, Tensor]) -> None:
-        """Add the gradient of the loss on a batch to the parameters; halve the pieces where a GPU is too small."""
-        while True:
-            try:
-                for x in images.split(self.piece):
-                    with torch.enable_grad():
-                        (self._squares(x, state) / len(images)).backward()
-                return
-            except torch.OutOfMemoryError:
-                if self.piece == 1:
-                    raise
-            self.piece = -(-self.piece // 2)
-            for value in state.values():
-                value.grad = None
-
-
 def refine(
     network: Network,
     model: nn.Module,
@@ -213,7 +113,7 @@ def refine(
     images: Tensor,
     options: JointOptions,
 ) -> Refinement:
-    """Refine a pruned network jointly (formula at the top of this file) by Adam with a one-cycle schedule.
+    """Refine a pruned network jointly by Adam with a one-cycle schedule.
 
     Args:
         network: the traced dense network.
@@ -266,7 +166,7 @@ def refine(
 
 
 def refine_result(result: PruneResult, network: Network, images: Tensor, options: JointOptions) -> None:
-    """Refine a result's weights in place and write into its manifest what was done; the sweep's are kept if it fails."""
+    """Refine a result's weights in place and say so in its manifest; a failure leaves the weights of the sweep."""
     record: dict[str, Any] = {
         "steps": 0,
         "augment": None if options.augment is None else getattr(options.augment, "__name__", str(options.augment)),

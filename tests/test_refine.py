@@ -8,10 +8,12 @@ import torch
 from toys import random_images, small_resnet, small_vit
 
 import snows_core as snows
+from snows_core import joint
 from snows_core.errors import SnowsError
 from snows_core.graph import Network
+from snows_core.joint import joint_taps
 from snows_core.operations import is_addition
-from snows_core.refine import flip_and_shift, joint_taps
+from snows_core.refine import flip_and_shift
 
 module = importlib.import_module("snows_core.refine")  # the package shows the function under that name
 
@@ -61,7 +63,7 @@ def test_any_number_of_steps_has_a_schedule(steps):
 
 def test_an_interrupt_keeps_what_is_better_and_says_so(monkeypatch):
     plain, calls = run(), []
-    backward = module.JointLoss.backward
+    backward = joint.JointLoss.backward
 
     def interrupted(self, *args):
         calls.append(1)
@@ -69,7 +71,7 @@ def test_an_interrupt_keeps_what_is_better_and_says_so(monkeypatch):
             raise KeyboardInterrupt
         backward(self, *args)
 
-    monkeypatch.setattr(module.JointLoss, "backward", interrupted)
+    monkeypatch.setattr(joint.JointLoss, "backward", interrupted)
     refined = run(refine=40)
     record = refined.manifest["refinement"]
     assert record["steps"] == 20 and record["interrupted"] and refined.complete
@@ -85,7 +87,7 @@ def test_a_failure_keeps_the_weights_of_the_sweep(monkeypatch, error):
     def fails(*args):
         raise error
 
-    monkeypatch.setattr(module.JointLoss, "_squares", fails)
+    monkeypatch.setattr(joint.JointLoss, "_squares", fails)
     with pytest.warns(UserWarning, match=r"refine: failed \(.*\); the weights are those of the sweep"):
         refined = run(refine=3)
     assert refined.manifest["refinement"]["failed"] == str(error)
@@ -93,7 +95,7 @@ def test_a_failure_keeps_the_weights_of_the_sweep(monkeypatch, error):
 
 
 def test_a_full_device_halves_the_pieces_and_the_gradient_is_the_same(monkeypatch):
-    expected, squares, sizes = run(refine=3), module.JointLoss._squares, []
+    expected, squares, sizes = run(refine=3), joint.JointLoss._squares, []
 
     def full(self, x, state):
         sizes.append(len(x))
@@ -101,7 +103,7 @@ def test_a_full_device_halves_the_pieces_and_the_gradient_is_the_same(monkeypatc
             raise torch.OutOfMemoryError("CUDA out of memory")
         return squares(self, x, state)
 
-    monkeypatch.setattr(module.JointLoss, "_squares", full)
+    monkeypatch.setattr(joint.JointLoss, "_squares", full)
     refined = run(refine=3)
     assert min(sizes[-4:]) <= 8
     for key, value in expected.state.items():
@@ -110,7 +112,7 @@ def test_a_full_device_halves_the_pieces_and_the_gradient_is_the_same(monkeypatc
 
 def test_pieces_depend_on_the_network_and_change_nothing(monkeypatch):
     expected = run(refine=3)
-    monkeypatch.setattr(module, "batch_bytes", lambda device: 1.0)  # one image at a time
+    monkeypatch.setattr(joint, "batch_bytes", lambda device: 1.0)  # one image at a time
     refined = run(refine=3)
     for key, value in expected.state.items():
         assert torch.allclose(refined.state[key], value, rtol=1e-6, atol=1e-9), key
