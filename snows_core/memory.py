@@ -75,7 +75,8 @@ class MemoryPlan:
         if probe is None:
             return len(sizes)
         resting = 0.0 if self.storage else probe.live * sum(sizes)
-        working = 2 * probe.graph * max(sizes)  # one batch on its way: values, gradients, a graph to be rebuilt
+        # One batch on its way: what is read for it, its values and gradients, and a graph to be rebuilt.
+        working = (3 * probe.graph + probe.live) * max(sizes)
         factors = 0.0 if self.factors_on_disk(factors) else min(factors, self.factors)
         room = self.bytes - resting - working - factors
         return sum(1 for i in range(len(sizes)) if probe.graph * sum(sizes[: i + 1]) <= room)

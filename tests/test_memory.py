@@ -70,17 +70,18 @@ def plan(storage, bytes_, factors=0.0):
 
 def test_as_many_batches_keep_their_graphs_as_there_is_room_for():
     probe = Probe(graph=10.0, live=1.0, linearise=1.0, product=1.0)
+    batch = 3 * 40 + 4  # of four images, on its way
     assert plan(None, 1e9).retained(probe, [4, 4, 2]) == 3
-    assert plan(None, 10 + 2 * 40 + 80).retained(probe, [4, 4, 2]) == 2
-    assert plan("disk", 2 * 40 + 80).retained(probe, [4, 4, 2]) == 2
+    assert plan(None, 10 + batch + 80).retained(probe, [4, 4, 2]) == 2
+    assert plan("disk", batch + 80).retained(probe, [4, 4, 2]) == 2
     assert plan(None, 10.0).retained(probe, [4, 4, 2]) == 0
     assert plan(None, 10.0).retained(None, [4, 4, 2]) == 3
 
 
 def test_row_factors_take_their_room_and_rest_on_disk_when_it_is_little():
     probe = Probe(graph=10.0, live=0.0, linearise=1.0, product=1.0)
-    assert plan(None, 200.0, 40.0).retained(probe, [4, 4, 2], factors=1e9) == 2  # bounded by 40: 80 of work, 80 left
-    assert not plan(None, 200.0, 40.0).factors_on_disk(1e9)
+    assert plan(None, 240.0, 40.0).retained(probe, [4, 4, 2], factors=1e9) == 2  # bounded by 40: 120 of work, 80 left
+    assert not plan(None, 240.0, 40.0).factors_on_disk(1e9)
     assert plan(None, 100.0, 40.0).factors_on_disk(1e9) and not plan(None, 100.0, 40.0).factors_on_disk(20.0)
 
 
