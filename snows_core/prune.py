@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
@@ -200,6 +200,7 @@ def _result(prepared: Prepared, sweep: Sweep, record: dict[str, Any]) -> PruneRe
     parameters = dict(pruned.named_parameters(remove_duplicate=False))  # a tied weight has several names
     names = {entry.name: entry.layer.weight_name for entry in prepared.plan if entry.layer is not None}
     chosen = prepared.masks
+    solved = [field.name for field in fields(LayerOutcome) if field.name != "weight"]  # there whatever was solved
     rows = []
     for entry in prepared.plan:
         outcome = sweep.outcomes.get(entry.name)
@@ -215,12 +216,12 @@ def _result(prepared: Prepared, sweep: Sweep, record: dict[str, Any]) -> PruneRe
             "status": "pruned" if outcome else "skipped" if entry.reason else "not reached",
             "reason": entry.reason or ("" if outcome else "interrupted"),
         }
+        row |= outcome.as_row() if outcome else {"stop": ""}
         if outcome:
-            row |= outcome.as_row()
             with torch.no_grad():
                 target = parameters[names[entry.name]]
                 target.copy_(outcome.weight.to(target))
         rows.append(row)
-    report = pd.DataFrame(rows)
+    report = pd.DataFrame(rows, columns=[*(name for name in rows[0] if name not in solved), *solved])
     masks = {name: chosen[name].cpu() for name in sweep.outcomes}
     return PruneResult(pruned, masks, report, record, snapshot(pruned), {name: names[name] for name in sweep.outcomes})

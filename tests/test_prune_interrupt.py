@@ -50,6 +50,7 @@ def test_an_interrupt_before_the_first_layer_leaves_an_empty_result(monkeypatch,
     stop_after(monkeypatch, 0)
     result = run(small_resnet())
     assert not result.complete and result.masks == {} and result.sparsity == 0.0
+    assert {"k", "loss_end", "seconds"} <= set(result.report) and (result.report["stop"] == "").all()
     result.save(tmp_path / "empty")
     assert snows.load(tmp_path / "empty", small_resnet()).masks == {}
 
