@@ -207,7 +207,7 @@ def next_step(source: Source, out: Path, complete: bool) -> str:
         complete: whether all layers were solved; if not, the line says how to go on.
 
     Returns:
-        The line; its commands can be pasted.
+        A line or two; their commands can be pasted.
     """
     words = ["snows", "evaluate", str(out)]
     for option, value in (("--data-root", source.data_root), ("--device", source.device)):
@@ -215,8 +215,8 @@ def next_step(source: Source, out: Path, complete: bool) -> str:
     weights = "" if source.weights is None else repr(str(source.weights))
     network = f"snows_core.zoo.experiment({source.model!r}).load_model({weights})"
     if not complete:
-        return f"next: in Python, snows_core.prune(..., resume=snows_core.load({str(out)!r})) solves the other layers"
-    return f"next: {shlex.join(words)}; in Python: snows_core.load({str(out)!r}, {network}).model"
+        return f"next: snows_core.prune(..., resume=snows_core.load({str(out)!r})) in Python solves the other layers"
+    return f"next: {shlex.join(words)}\nin Python: snows_core.load({str(out)!r}, {network}).model"
 
 
 def estimate_table(source: Source, run: RunOptions, say: Say = lambda line: None) -> str:

@@ -184,8 +184,8 @@ def test_interrupted_measurement_keeps_the_pruned_network(tmp_path, monkeypatch)
 
 def test_the_next_step_can_be_pasted(pruned):
     done, out = pruned
-    line = next(row for row in done.output.splitlines() if row.startswith("next: "))
-    shell, python = line.removeprefix("next: ").split("; in Python: ")
+    lines = dict(row.split(": ", 1) for row in done.output.splitlines() if row.startswith(("next: ", "in Python: ")))
+    shell, python = lines["next"], lines["in Python"]
     assert run(*shlex.split(shell)[1:]).exit_code == 0
     model = eval(python, {"snows_core": snows_core})
     manifest = json.loads((out / "manifest.json").read_text())

@@ -107,7 +107,7 @@ def test_what_the_command_line_saved_can_be_resumed_in_python(tmp_path, monkeypa
 def test_the_next_step_repeats_what_the_manifest_does_not_hold(tmp_path):
     source = commands.Source("resnet20", None, tmp_path / "my data", tmp_path / "w.pth", "cpu")
     line = commands.next_step(source, tmp_path / "my out", True)
-    assert f"snows evaluate '{tmp_path}/my out' --data-root '{tmp_path}/my data' --device cpu;" in line
+    assert f"snows evaluate '{tmp_path}/my out' --data-root '{tmp_path}/my data' --device cpu" in line
     assert f"load_model('{tmp_path}/w.pth')" in line
 
 
