@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from snows_core.batches import split_batch
-from snows_core.errors import SnowsError, bad
 from snows_core.devices import free_memory
+from snows_core.errors import SnowsError, bad
 
 FEW = 32
 MANY = 20_000  # images from a source without a length, past which it is taken for an endless one
@@ -96,6 +96,9 @@ def near_equal(count: int, size: int) -> list[int]:
     """Cut ``count`` images into batches of at most ``size`` whose sizes differ by one at most.
 
     A short last batch would weigh its few images as heavily as a full one in every step that takes one batch.
+
+    Returns:
+        The sizes, the larger ones first.
 
     >>> near_equal(65, 64)
     [33, 32]

@@ -1,8 +1,8 @@
 """Convolutions with constant weights, differentiable any number of times without the gradient of the weight.
 
-PyTorch's double backward of a convolution also computes the gradient of the weight whenever its input has a tangent, even
-where that weight needs none, and its backward keeps the input alive for it. Behind the layer that is being solved every
-weight is constant, so both are wasted: a frozen convolution is a linear map, its derivative is the transposed
+PyTorch's double backward of a convolution also computes the gradient of the weight whenever its input has a tangent,
+even where that weight needs none, and its backward keeps the input alive for it. Behind the layer that is being solved
+every weight is constant, so both are wasted: a frozen convolution is a linear map, its derivative is the transposed
 convolution, and the derivative of that is the convolution again.
 """
 
@@ -44,7 +44,7 @@ def frozen_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Sh
 
 
 def shape_of(module: nn.Module | None) -> Shape | None:
-    """Return the shape of a plain convolution module; None for any other, and for padding that is not explicit zeros."""
+    """Return the shape of a plain convolution module; None for any other, or where padding is not explicit zeros."""
     if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d) or module.padding_mode != "zeros":
         return None
     if isinstance(module.padding, str):

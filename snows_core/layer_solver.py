@@ -22,7 +22,6 @@ from snows_core.recipe import Recipe
 from snows_core.residual import restart
 from snows_core.stream import PerBatch, Stream
 
-
 # Output positions that a sample has for each unknown of a row, in curvature products and in the start's Gram matrix,
 # and the images it has at least. Measured on ResNet-20: with more of them, agreement stays what it is.
 POSITIONS, GRAM_POSITIONS = 200, 400

@@ -6,8 +6,8 @@ For a layer with weight rows ``w_i`` (out of them), inputs ``X`` (one column per
     minimise || w_i X - w0_i X0 ||^2 + damping || w_i - w0_i ||^2
     so that  (A_SS + damping I) w_S = (C w0 + damping w0)_S
 
-with the Gram matrix ``A = X X'`` and the cross Gram matrix ``C = X X0'``, of which only the products ``C w0 = X y0'`` with
-the dense outputs ``y0 = w0 X0`` (without bias) are needed. Every row has its own support, hence its own
+with the Gram matrix ``A = X X'`` and the cross Gram matrix ``C = X X0'``, of which only the products ``C w0 = X y0'``
+with the dense outputs ``y0 = w0 X0`` (without bias) are needed. Every row has its own support, hence its own
 Cholesky factor; the same factors precondition the K-step Newton system. (L-OBS, Net-Trim, OBC, SparseGPT and ALPS stop
 at K = 0; the mask has to be inside the factor, see the benchmarks.)
 """
@@ -36,7 +36,9 @@ __all__ = [
 
 PIECE = 3.2e7  # bytes of a layer's input that are laid out as a matrix at a time
 LONG = 256  # positions of an image from which on it is worth a matrix product of its own, without a copy
-ROOM = {"cuda": 2.5e8}  # bytes of the matrices that are factored together; little on a host, which gains nothing by more
+# Bytes of the matrices that are factored together; a host gains nothing by more.
+ROOM = {"cuda": 2.5e8}
+ROOM_HOST = 3.2e7
 
 
 def gram(left: Tensor, right: Tensor | None = None) -> Tensor:
@@ -75,7 +77,7 @@ def normal_equations(
 def _pieces(
     x: Tensor, y0: Tensor | None, geometry: Geometry, outputs: int
 ) -> Iterable[tuple[Tensor, Tensor | None]]:
-    """Yield inputs (groups, d, columns) and dense outputs (groups, out / groups, columns), a piece of a batch at a time."""
+    """Yield inputs (groups, d, columns) and dense outputs (groups, out / groups, columns), piece by piece."""
     if geometry.kernel is None:
         yield x.reshape(1, -1, x.shape[-1]).mT, None if y0 is None else y0.reshape(1, -1, y0.shape[-1]).mT
         return
@@ -155,7 +157,7 @@ class RowFactors:
         order = order[counts[order] > 0]
         while len(order):
             width = int(counts[order[0]])
-            room = max(1, int(ROOM.get(self.gram.device.type, 3.2e7) // (8 * width * width)))
+            room = max(1, int(ROOM.get(self.gram.device.type, ROOM_HOST) // (8 * width * width)))
             # A row that keeps far fewer inputs would waste work in this batch: it waits for the next one.
             fitting = int((counts[order[:room]] > 0.7 * width).sum())
             rows, order = order[: max(1, fitting)], order[max(1, fitting) :]
@@ -211,7 +213,7 @@ def masked_least_squares(
         factors: row factors without ``scale``; they hold Gram matrix, mask and damping.
         dense: (out, d) dense weight rows w0.
         cross: (groups, d, d) cross Gram matrix C; default: the Gram matrix itself (dense inputs equal inputs).
-        response: (out, d) its product with the dense rows, ``X y0'`` of :func:`normal_equations`, in place of ``cross``.
+        response: (out, d) rows ``X y0'`` of :func:`normal_equations`, in place of ``cross``.
         iterations: cap on conjugate-gradient iterations; full factors need one or two, blocks a few more.
         tolerance: relative residual at which a solve ends.
 

@@ -1,7 +1,7 @@
 """What a run will need: bytes and seconds per image and layer, probed on a few images; and how it is kept in bounds.
 
-The bound decides where values rest, how many graphs are kept and which are built again; never how the images are cut into
-batches, hence no number of the result.
+The bound decides where values rest, how many graphs are kept and which are built again; never how the images are cut
+into batches, hence no number of the result.
 """
 
 from __future__ import annotations

@@ -16,18 +16,23 @@ name, options = {name!r}, {options!r}
 torch.manual_seed(0)
 model = timm.create_model(name).eval()
 images = torch.randn(options.pop("count"), 3, 224, 224)
-snows.prune(model, images[:2], "2:4", k=0, layers=options.get("layers", ["*"])[:1], progress=False)  # libraries are loaded
+# Libraries are loaded before memory is measured.
+snows.prune(model, images[:2], "2:4", k=0, layers=options.get("layers", ["*"])[:1], progress=False)
 before = psutil.Process().memory_info().rss
 result = snows.prune(model, images, "2:4", progress=False, steps=1, cg_iterations=2, **options)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-copies = 4 * sum(p.numel() * 4 for p in model.parameters()) + images.numel() * 4  # traced, result, state; shuffled images
+# The traced network, the result and its state; the shuffled images.
+copies = 4 * sum(p.numel() * 4 for p in model.parameters()) + images.numel() * 4
 print(json.dumps({{"added": peak - before - copies, "memory": result.manifest["memory"]}}))
 """
 
 CASES = {
     "lite0, layer-wise": ("tf_efficientnet_lite0", {"k": 0, "count": 32}),
     "lite0, K = 5": ("tf_efficientnet_lite0", {"k": 5, "count": 32, "layers": ["blocks.0.*", "blocks.1.*"]}),
-    "resnet50, K = 5": ("resnet50", {"k": 5, "count": 32, "layers": ["layer1.0.conv2", "layer1.0.conv3", "layer2.0.conv1"]}),
+    "resnet50, K = 5": (
+        "resnet50",
+        {"k": 5, "count": 32, "layers": ["layer1.0.conv2", "layer1.0.conv3", "layer2.0.conv1"]},
+    ),
 }
 
 

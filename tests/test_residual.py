@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 import torchvision
-from toys import layer_named, random_images, small_resnet, small_vit
 from torch import nn
 from torch.nn import functional as F
+from toys import layer_named, random_images, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.graph import Network
@@ -66,8 +66,8 @@ def test_blocks_of_networks_are_their_units():
     "make, inside, alone",
     [
         (lambda: torchvision.models.vit_b_16(num_classes=3), "encoder.layers.encoder_layer_1.mlp.3", "conv_proj"),
-        (lambda: timm.create_model("convnext_atto", num_classes=3), "stages.1.blocks.0.mlp.fc1", "stages.1.downsample.1"),
-        (lambda: timm.create_model("efficientnet_lite0", num_classes=3), "blocks.1.1.conv_dw", "conv_head"),
+        (lambda: timm.create_model("convnext_atto"), "stages.1.blocks.0.mlp.fc1", "stages.1.downsample.1"),
+        (lambda: timm.create_model("efficientnet_lite0"), "blocks.1.1.conv_dw", "conv_head"),
     ],
 )
 def test_units_of_well_known_networks(make, inside, alone):
@@ -108,9 +108,8 @@ def block_loss(dense, pruned, images, names):
     pruned.layer1.register_forward_pre_hook(lambda m, args: inputs.append(args[0].clone()))
     pruned(images)
     dense.layer1(inputs[0])
-    return sum(
-        float(F.mse_loss(a, b)) for name in names for a, b in zip(seen["dense", name], seen["pruned", name], strict=True)
-    )
+    pairs = [pair for name in names for pair in zip(seen["dense", name], seen["pruned", name], strict=True)]
+    return sum(float(F.mse_loss(a, b)) for a, b in pairs)
 
 
 def test_the_published_loss_is_the_one_that_hooks_see():
