@@ -29,11 +29,11 @@ def seeds(count, always):
 
 
 class Recorder(fx.Interpreter):
-    """Runs a whole traced network with one weight replaced, and keeps what was asked for."""
+    """Runs a whole traced network with some weights replaced, and keeps what was asked for."""
 
-    def __init__(self, module, name, weight, wanted):
+    def __init__(self, module, weights, wanted):
         super().__init__(module, garbage_collect_values=False)
-        self.name, self.weight, self.wanted, self.seen = name, weight, wanted, {}
+        self.weights, self.wanted, self.seen = weights, wanted, {}
 
     def run_node(self, node):
         value = super().run_node(node)
@@ -42,12 +42,13 @@ class Recorder(fx.Interpreter):
         return value
 
     def fetch_attr(self, target):
-        return self.weight if target == self.name else super().fetch_attr(target)
+        return self.weights[target] if target in self.weights else super().fetch_attr(target)
 
     def call_module(self, target, args, kwargs):
-        if self.name.rpartition(".")[0] != target:
+        if f"{target}.weight" not in self.weights:
             return super().call_module(target, args, kwargs)
-        return torch.func.functional_call(self.submodules[target], {"weight": self.weight}, args, kwargs)
+        own = {"weight": self.weights[f"{target}.weight"]}
+        return torch.func.functional_call(self.submodules[target], own, args, kwargs)
 
 
 class Oracle:
@@ -55,19 +56,20 @@ class Oracle:
 
     def __init__(self, problem, images):
         self.problem, self.images = problem, images
-        self.targets = self.taps(problem.weight)
+        self.targets = self.taps({})
 
-    def taps(self, weight):
-        name, wanted = self.problem.layer.weight_name, self.problem.segment.taps
-        recorder = Recorder(self.problem.network.module, name, weight, set(wanted))
+    def taps(self, weights):
+        wanted = self.problem.segment.taps
+        recorder = Recorder(self.problem.network.module, weights, set(wanted))
         with sdpa_kernel(SDPBackend.MATH):
             recorder.run(self.images)
         return [recorder.seen[tap] for tap in wanted]
 
     def residuals(self, weight):
+        weights = {**self.problem.pruned.weights, self.problem.layer.weight_name: weight}
         return torch.cat([
             (output - target).flatten() / output.numel() ** 0.5
-            for output, target in zip(self.taps(weight), self.targets, strict=True)
+            for output, target in zip(self.taps(weights), self.targets, strict=True)
         ])  # fmt: skip
 
     def derivatives(self, weight, direction):
@@ -97,7 +99,13 @@ def test_graph_loss_gradient_and_products_of_random_networks(seed):
     for layer in draw.sample(layers, min(3, len(layers))):
         k, curvature = draw.choice([0, 1, 2, 3, 4, 5, 6, 100]), draw.choice(["hessian", "gauss-newton"])
         mask = random_mask(tuple(network.weight(layer).shape), seed=seed)
-        problem = make_problem(model, images.split(3), layer.name, k, mask=mask, curvature=curvature)
+        place = network.index[layer.node]  # the layers before it are pruned already, those behind it are dense
+        damaged = {
+            other.weight_name: nudged(network.weight(other), 0.1)
+            for other in layers
+            if network.index[other.node] < place
+        }
+        problem = make_problem(model, images.split(3), layer.name, k, mask=mask, damaged=damaged, curvature=curvature)
         compare_with_autograd(problem, images)
 
 
