@@ -253,7 +253,7 @@ def make_objective(
     A dense stream of its own has run ahead to the last tap and holds the targets; where both are one stream (the
     published targets) the dense network is run from the pruned one's values at the input of the layer's residual unit.
     """
-    count, keep = len(pruned.values), pruned.storage is None
+    count, keep = len(pruned.values), not pruned.rests_elsewhere
     above = restart(network, segment) if dense is pruned else None
 
     def target(batch: int) -> list[Tensor]:

@@ -59,6 +59,11 @@ class Stream:
         return move(value, self.storage, self.pin)
 
     @property
+    def rests_elsewhere(self) -> bool:
+        """Whether values rest anywhere else than where the network computes."""
+        return self.storage is not None and str(self.storage) != str(self.device)
+
+    @property
     def device(self) -> torch.device:
         """Where the network computes."""
         return next(self.network.module.parameters()).device
