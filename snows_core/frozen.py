@@ -61,28 +61,43 @@ class _Convolution(torch.autograd.Function):
     """``x -> W x + b`` for a constant W."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
-        ctx.weight, ctx.shape, ctx.size = weight, shape, x.shape
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
         return _convolve(x, weight, bias, shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.weight, _, ctx.shape = inputs
+        ctx.size = x.shape
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         return _Transposed.apply(gradient, ctx.weight, ctx.shape, ctx.size), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
+        return _Convolution.apply(tangent, ctx.weight, None, ctx.shape)
 
 
 class _Transposed(torch.autograd.Function):
     """``g -> W' g``, the derivative of the convolution; its own derivative is the convolution without bias."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, weight: Tensor, shape: Shape, size: torch.Size) -> Tensor:
-        ctx.weight, ctx.shape = weight, shape
+    def forward(gradient: Tensor, weight: Tensor, shape: Shape, size: torch.Size) -> Tensor:
         like = gradient.new_empty(()).expand(size)  # only its shape is read
         dimensions = weight.ndim - 2
         return torch.ops.aten.convolution_backward(
             gradient, like, weight, None, shape.stride, shape.padding, shape.dilation, False, [0] * dimensions,
             shape.groups, [True, False, False],
-        )[0]
+        )[0]  # fmt: skip
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.weight, ctx.shape, ctx.size = inputs
 
     @staticmethod
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor, None, None, None]:
         return _Convolution.apply(tangent, ctx.weight, None, ctx.shape), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
+        return _Transposed.apply(tangent, ctx.weight, ctx.shape, ctx.size)

@@ -44,6 +44,15 @@ def test_autograd_keeps_no_activation_for_it():
     assert kept(module) and not kept(frozen)
 
 
+def test_forward_over_reverse_gives_the_same_products():
+    module, x, frozen = both("strided")
+    x, v = x.detach(), torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
+    products = [
+        torch.func.jvp(torch.func.grad(lambda x, f=f: f(x).tanh().square().sum()), (x,), (v,))[1] for f in (frozen, module)
+    ]
+    assert torch.allclose(*products, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "module",
     [nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), nn.Linear(4, 4), None,
