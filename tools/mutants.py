@@ -61,10 +61,10 @@ TESTS: dict[str, dict[str, str]] = {
         "joint": "oracles_refine",
     },
     "sweep": {
-        "sweep": "oracles_sweep sweep",
+        "sweep": "oracles_sweep oracles_memory sweep",
         "layer_solver": "oracles_sweep layer_solver sampled_curvature",
-        "stream": "stream oracles_sweep sweep",
-        "memory": "memory oracles_sweep",
+        "stream": "oracles_memory stream oracles_sweep sweep",
+        "memory": "oracles_memory memory oracles_sweep",
         "choose_k": "choose_k oracles_sweep",
         "refine": "oracles_refine refine",
     },
