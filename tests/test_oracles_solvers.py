@@ -174,3 +174,77 @@ def test_a_step_that_gains_less_than_the_tolerance_is_the_last():
         assert found.stop in (Stop.LOSS, Stop.MODEL)
         assert all(gain > bound for gain, bound in zip(gains[:-1], bounds[:-1], strict=False))
         assert found.losses == pytest.approx(losses[: len(found.losses)], rel=1e-7)
+
+
+def test_a_search_without_success_ends_the_loop_at_once():
+    function, start = quartic(), torch.full((8,), 4.0, dtype=torch.float64)
+    function.lie = lambda weight: 1e9
+    found = newton(function, start, NewtonOptions(5, backtracks=3, **EXACT))
+    assert found.stop is Stop.NO_DESCENT and len(function.linearised) == 1 and function.values == 4
+    assert torch.equal(found.weight, start) and found.steps == 0 and len(found.losses) == 1 == len(found.cg_stops)
+
+
+@pytest.mark.parametrize("poison", [0.0, float("nan")])
+def test_a_gradient_of_nothing_or_no_number_ends_the_loop_at_once(poison):
+    function = Function(lambda w: (w * poison).sum())
+    found = newton(function, torch.ones(8, dtype=torch.float64), NewtonOptions(5, **EXACT))
+    assert found.stop is (Stop.ZERO_GRADIENT if poison == 0 else Stop.NOT_FINITE)
+    assert len(function.linearised) == 1 and found.products == 0 == found.steps and len(found.losses) == 1
+
+
+class Sampled(Function):
+    """A quadratic of 64 images whose curvature is wrong by a factor on fewer than 32 of them."""
+
+    images = 64
+
+    def __init__(self, factor):
+        super().__init__(lambda w: 0.5 * (w - 1).square().sum())
+        self.factor, self.asked = factor, []
+
+    def linearise(self, weight, images=None):
+        self.asked.append(images)
+        at, factor = super().linearise(weight), 1.0 if images is None or images >= 32 else self.factor
+        at.product = lambda v: factor * v
+        return at
+
+
+@pytest.mark.parametrize(
+    ("factor", "grows"),
+    [(1.0, False), (1.04, False), (1.15, True), (0.95, False), (0.92, False), (0.9, True), (0.88, True), (0.4, True)],
+)
+def test_a_sample_is_doubled_where_a_step_gains_a_tenth_more_or_less_than_foretold(factor, grows):
+    # One weight: a step of 1 / f gains 1 / f - 1 / (2 f^2), the model foretells 1 / (2 f).
+    objective = Sampled(factor)
+    options = NewtonOptions(2, tolerance=1e-9, cg_relative=1e-12, cg_progress=0.0, curvature_images=8)
+    found = newton(objective, torch.zeros(1, dtype=torch.float64), options)
+    assert objective.asked == ([8] if factor == 1 else [8, 16 if grows else 8])
+    assert found.losses[1] == pytest.approx(0.5 * (1 / factor - 1) ** 2) if factor > 0.5 else found.losses[1] < 0.5
+
+
+def test_a_sample_grows_to_all_images_and_is_then_asked_for_no_more():
+    objective = Sampled(5.0)
+    for images, first in ((64, None), (65, None), (63, 63), (None, None)):
+        objective.asked.clear()
+        newton(objective, torch.zeros(1, dtype=torch.float64), NewtonOptions(1, curvature_images=images))
+        assert objective.asked == [first]
+    objective.asked.clear()
+    newton(objective, torch.zeros(1, dtype=torch.float64), NewtonOptions(9, tolerance=1e-9, curvature_images=9))
+    assert objective.asked[:3] == [9, 18, 36]
+
+
+def test_the_loop_ends_where_the_model_was_right_after_a_full_and_solved_step():
+    matrix, b = spd(12, condition=5.0)
+    function, start = Function(lambda w: 0.5 * w @ matrix @ w - b @ w + 100.0), torch.ones(12, dtype=torch.float64)
+    found = newton(function, start, NewtonOptions(5, tolerance=1e-4, **EXACT))
+    assert found.stop is Stop.MODEL and found.steps == 1
+    by_progress = NewtonOptions(5, tolerance=1e-4, cg_progress=5e-2, cg_window=1, curvature_images=None)
+    assert newton(function, start, by_progress).stop is Stop.MODEL
+    capped = newton(function, start, NewtonOptions(2, tolerance=1e-6, **EXACT | {"cg_iterations": 2}))
+    assert capped.steps == 2 and capped.stop is Stop.STEPS, "a system that was not solved is not the end"
+
+
+def test_no_steps_evaluate_the_start_once():
+    function, start = quartic(), torch.full((8,), 4.0, dtype=torch.float64)
+    found = newton(function, start, NewtonOptions(0))
+    assert found.losses == [pytest.approx(float(function.function(start)))] and found.stop is Stop.STEPS
+    assert function.values == 1 and function.linearised == [] and found.products == 0
