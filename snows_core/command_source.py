@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from snows_core.devices import resolve_device
 from snows_core.errors import SnowsError, bad
 from snows_core.evaluate import Metrics
-from snows_core.devices import resolve_device
 from snows_core.zoo.bundle import DataBundle
 from snows_core.zoo.experiment import Experiment
 from snows_core.zoo.registry import experiment

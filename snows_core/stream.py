@@ -135,6 +135,9 @@ class Stream:
         """Run the dense network from a residual unit's input, as it is in this stream, and return the tap outputs.
 
         The stream must still hold ``restart.reads``; see ``needed_until``.
+
+        Returns:
+            One tensor a tap, in the order of ``segment.taps``.
         """
         values: Values = {node: move(self.values[batch][node], self.device) for node in restart.reads}
         with sdpa_kernel(SDPBackend.MATH):  # the solver's own kernel: the same numbers whenever this is called
