@@ -181,3 +181,16 @@ def test_masks_of_any_density_are_zero_off_the_mask():
         mask = random_mask((6, 48), keep)
         got = masked_least_squares(RowFactors(gram(x), mask, max_bytes=1e3), weight, gram(x, x0))
         assert (got[~mask] == 0).all() and (got[mask] != 0).all()
+
+
+def test_by_default_a_solve_ends_at_a_hundred_thousandth_and_after_fifty_iterations():
+    differs = set()
+    for seed in range(12):
+        x, _, weight, mask = problem(rows=6, inputs=64, samples=200, seed=seed)
+        factors = RowFactors(gram(x), mask, 1e-3, max_bytes=1.0)
+        found = {t: masked_least_squares(factors, weight, tolerance=t) for t in (2e-5, 1e-5, 5e-6)}
+        assert torch.equal(masked_least_squares(factors, weight), found[1e-5])
+        differs |= {t for t in found if not torch.equal(found[t], found[1e-5])}
+        capped = [masked_least_squares(factors, weight, tolerance=0.0, **cap) for cap in ({}, {"iterations": 50})]
+        assert torch.equal(*capped)
+    assert differs == {2e-5, 5e-6}

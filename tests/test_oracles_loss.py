@@ -97,3 +97,49 @@ def test_the_probe_of_row_curvature_is_the_mean_square_of_the_jacobian():
     squares = sum(2 * j.flatten(0, 3).square().sum(0) for j in jacobians)
     expected = squares.transpose(0, 1).flatten(1).mean(1)
     assert torch.allclose(got, expected, rtol=0.1)
+
+
+def test_the_probe_looks_at_as_many_batches_as_it_is_told():
+    images = random_images(8, 4)
+    objective = make_problem(small_resnet(), images.split([3, 3, 2]), "layer1.conv2", 2).objective
+    weight = nudged(objective.network.weight(objective.segment.layer))
+
+    def probe(loss, **options):
+        return loss.row_curvature(weight, torch.Generator().manual_seed(0), **options)
+
+    first = probe(objective)
+    assert torch.equal(first, probe(objective, batches=1)) and objective.products == 0
+    share = 3 / 8  # on() makes means over its own images; the probe is a mean over images too
+    assert torch.allclose(first, share * probe(objective.on([0])), rtol=1e-12)
+    two, three = probe(objective, batches=2), probe(objective, batches=3)
+    assert not torch.allclose(first, two, rtol=1e-3) and not torch.allclose(two, three, rtol=1e-3)
+    assert torch.equal(three, probe(objective, batches=9))
+    assert torch.allclose(two, 0.75 * probe(objective.on([0, 1]), batches=2), rtol=1e-12)
+
+
+def test_a_channel_that_nothing_depends_on_gets_a_small_positive_curvature():
+    model = small_resnet()
+    with torch.no_grad():
+        model.layer1.bn1.weight[1] = 0.0  # folded: this channel of conv1 reaches nothing
+    objective = make_problem(model, random_images(4, 4), "layer1.conv1", 2).objective
+    found = objective.row_curvature(objective.network.weight(objective.segment.layer), torch.Generator())
+    others = torch.cat([found[:1], found[2:]])
+    assert float(found[1]) == pytest.approx(1e-6 * float(torch.cat([others, torch.zeros(1)]).mean()), rel=1e-5)
+    assert (others > 1e3 * found[1]).all()
+
+
+def test_losses_are_means_over_images_however_they_are_batched_and_retained():
+    images, what = random_images(7, 4), ("layer1.conv2", 3)
+    one = make_problem(small_resnet(), images, *what, normalise=True).objective
+    for sizes in ([7], [4, 3], [2, 2, 2, 1]):
+        for retain in (True, False, 0, 1, 2):
+            several = make_problem(small_resnet(), images.split(sizes), *what, normalise=True, retain=retain)
+            objective, weight = several.objective, nudged(several.weight)
+            assert objective.value(weight) == pytest.approx(one.value(weight), rel=1e-10)
+            assert objective.per_tap(weight) == pytest.approx(one.per_tap(weight), rel=1e-10)
+            at, other = objective.linearise(weight), one.linearise(weight)
+            assert at.loss == pytest.approx(other.loss, rel=1e-10)
+            direction = nudged(weight)
+            for a, b in ((at.gradient, other.gradient), (at.product(direction), other.product(direction))):
+                assert float((a - b).abs().max() / b.abs().max()) < 1e-9
+            assert objective.products == 1 and objective.image_products == 7

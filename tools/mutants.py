@@ -49,9 +49,9 @@ TESTS: dict[str, dict[str, str]] = {
         "layerwise": "oracles_layerwise wide_layers",
     },
     "masks": {
-        "masks": "masks choice",
-        "given_masks": "given_masks given_masks_refused fitting",
-        "lowest": "masks",
+        "masks": "oracles_masks masks choice",
+        "given_masks": "given_masks given_masks_refused oracles_masks fitting",
+        "lowest": "oracles_masks masks",
     },
     "loss": {
         "objective": "objective oracles_loss objective_traps sampled_curvature precision",

@@ -29,7 +29,11 @@ HARMLESS = {
 NOT_LOOKED_INTO = {"bad", "warn", "write", "TypeVar", "set_postfix_str", "synchronize", "empty_cache", "getattr"}
 TEXTS = {"__str__", "__repr__"}
 # How much is computed at a time: nothing but speed and memory depends on them.
-AMOUNTS = {"PIECE", "LONG", "ROOM", "BATCH_BYTES", "FACTOR_BYTES", "BATCH_BYTES_HOST", "FACTOR_BYTES_HOST", "__all__"}
+AMOUNTS = {
+    "PIECE", "LONG", "ROOM", "ROOM_HOST", "BATCH_BYTES", "FACTOR_BYTES", "BATCH_BYTES_HOST", "FACTOR_BYTES_HOST",
+}  # fmt: skip
+PARTS_OF_MESSAGES = {"fix", "got", "where", "kind", "inside", "some", "looked", "reasons_text", "detail", "__all__"}
+AMOUNTS |= {"BATCH_BYTES_HOST", "FACTOR_BYTES_HOST"}
 OF_A_GPU = ("cuda", "pin", "OutOfMemory", "mps")
 
 
@@ -125,7 +129,7 @@ def _is_left_out(node: ast.AST) -> bool:
         return node.name in TEXTS
     if isinstance(node, ast.Assign | ast.AnnAssign):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        return any(isinstance(target, ast.Name) and target.id in AMOUNTS for target in targets)
+        return any(isinstance(target, ast.Name) and target.id in AMOUNTS | PARTS_OF_MESSAGES for target in targets)
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) or (isinstance(node.value, ast.Call) and _is_left_out(node.value))
     return isinstance(node, ast.Call) and (_called(node) in NOT_LOOKED_INTO or _called(node) == "tqdm")
