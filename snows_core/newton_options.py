@@ -26,8 +26,9 @@ class NewtonOptions:
         armijo: fraction c of the predicted decrease.
         shrink: backtracking factor.
         backtracks: how many times to shrink.
-        curvature_images: images whose curvature CG uses at first, doubled whenever a step gains clearly less or
-            more than the quadratic model foretold; None for all of them always.
+        curvature_images: at most so many images' curvature CG uses at first; fewer where a layer has many output
+            positions, doubled whenever a step gains clearly less or more than the quadratic model foretold; None for
+            all of them always.
 
     Raises:
         SnowsError: on a setting that cannot work, naming it.

@@ -26,7 +26,8 @@ class Recipe:
     Attributes:
         name: "fast", "paper", or what a user calls a changed one.
         targets: tap targets from the dense network on dense inputs ("dense": a layer also repairs the error that
-            reached it), or from the dense tail on the pruned network's own input ("pruned", published).
+            reached it), or from the dense network on the pruned one's values at the input of the residual unit that
+            holds the layer ("pruned", published; :mod:`snows_core.residual`).
         warm_start: begin at the masked ridge least-squares solution instead of the masked dense weights.
         precondition: precondition CG by row-wise factors of the input Gram matrix on the mask.
         mini_batches: one Newton step on each batch in turn (published) instead of steps on all images.
