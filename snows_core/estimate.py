@@ -13,6 +13,7 @@ from snows_core.calibration import calibration_parts, first_images
 from snows_core.choose_k import K, ladder, read_k
 from snows_core.devices import resolve_device
 from snows_core.errors import bad
+from snows_core.layer_solver import POSITIONS, images_for
 from snows_core.layerwise import RowFactors, masked_least_squares
 from snows_core.layout import channels_last
 from snows_core.masks import Pattern, Saliency, parse_pattern
@@ -107,7 +108,10 @@ def estimate(
     known: dict[tuple[int, ...], float] = {}
     for name, segment in segments.items():
         lines = _lines(small[name], few, large[name], many)
-        cost = _cost(lines, large[name], count, memory.batch_size, recipe)
+        sample = recipe.newton.curvature_images
+        if sample is not None:
+            sample = min(sample, images_for(POSITIONS, masks[name], large[name].positions))
+        cost = _cost(lines, large[name], count, memory.batch_size, recipe, sample)
         if recipe.warm_start or recipe.precondition:
             cost["seconds"] += _factor_seconds(masks[name].flatten(1), memory.factors, known)
         rows.append({"layer": name, "k": segment.k, **cost})
@@ -138,7 +142,12 @@ def _lines(small: Probe, few: int, large: Probe, many: int) -> Mapping[str, tupl
 
 
 def _cost(
-    lines: Mapping[str, tuple[float, float]], probe: Probe, count: int, batch_size: int, recipe: Recipe
+    lines: Mapping[str, tuple[float, float]],
+    probe: Probe,
+    count: int,
+    batch_size: int,
+    recipe: Recipe,
+    sample: int | None,
 ) -> dict[str, float]:
     batches = -(-count // (recipe.batch_size if recipe.mini_batches else batch_size))
     if recipe.mini_batches:
@@ -147,7 +156,7 @@ def _cost(
         every = curved = count / batches
     else:
         products = min(PRODUCTS_PER_LAYER, float(recipe.newton.cg_iterations * recipe.newton.steps))
-        linearisations, every, sample = LINEARISATIONS_PER_LAYER, float(count), recipe.newton.curvature_images
+        linearisations, every = LINEARISATIONS_PER_LAYER, float(count)
         curved = every if sample is None else min(every, float(-(-sample // batch_size) * batch_size))
 
     def seconds(name: str, times: float, images: float) -> float:

@@ -149,7 +149,7 @@ def solve_layer(
         return _finite(outcome, masked, entry.name)
     options = recipe.newton
     if options.curvature_images is not None:
-        enough = images_for(POSITIONS, mask, objective.targets[0][0])
+        enough = images_for(POSITIONS, mask, objective.targets[0][0][0].numel() / mask.shape[0])
         options = replace(options, curvature_images=min(options.curvature_images, enough))
     solution = newton(objective, start, options, preconditioner(objective))
     return _finite(_outcome(solution, segment, loss_masked, objective), masked, entry.name)
@@ -172,7 +172,7 @@ def _least_squares(
     enough = None
     if not closed:
         x = pruned.read(entry.layer.node.all_input_nodes[0], 0)[:1]
-        enough = images_for(GRAM_POSITIONS, mask, network.apply(entry.layer, x))
+        enough = images_for(GRAM_POSITIONS, mask, network.apply(entry.layer, x).numel() / mask.shape[0])
     own, response = layer_equations(network, entry, pruned, dense, enough)
     factors = RowFactors(own, mask.flatten(1), recipe.ridge, None, work.factor_bytes, work.factors_on_disk)
     weight = network.weight(entry.layer)
@@ -187,7 +187,7 @@ def _finite(outcome: LayerOutcome, masked: Tensor, name: str) -> LayerOutcome:
     return replace(outcome, weight=masked, loss_end=outcome.loss_masked, newton_steps=0, stop=NOT_FINITE)
 
 
-def images_for(positions_per_unknown: float, mask: Tensor, output: Tensor) -> int:
+def images_for(positions_per_unknown: float, mask: Tensor, positions: float) -> int:
     """Return how many images tell enough about a layer: fewer where each shows it at many positions.
 
     A row of the weight has as many unknowns as it keeps weights, and every output position of every image says
@@ -196,12 +196,11 @@ def images_for(positions_per_unknown: float, mask: Tensor, output: Tensor) -> in
     Args:
         positions_per_unknown: how many positions are enough.
         mask: the layer's mask.
-        output: the layer's output on some images.
+        positions: output positions of the layer for an image.
 
     Returns:
         The number of images, at least ``LEAST_IMAGES``.
     """
-    positions = output[0].numel() / mask.shape[0]
     unknown = float(mask.flatten(1).sum(1).float().mean())
     return max(LEAST_IMAGES, math.ceil(positions_per_unknown * unknown / positions))
 

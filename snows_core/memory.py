@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,12 +40,14 @@ class Probe:
         live: bytes of the values that rest in the two streams (cut and targets).
         linearise: seconds for loss and gradient with that graph; 0 when not timed.
         product: seconds for one curvature product; 0 when not timed.
+        positions: output positions of the layer for an image.
     """
 
     graph: float
     live: float
     linearise: float
     product: float
+    positions: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def probe_layers(
         )  # fmt: skip
         live = _live_bytes(stream, targets)
         try:
-            found[name] = _probe(objective, network.weight(segment.layer), len(example), live, repeats)
+            measured = _probe(objective, network.weight(segment.layer), len(example), live, repeats)
+            found[name] = replace(measured, positions=targets[0][0].numel() / len(masks[name]))
         except (RuntimeError, NotImplementedError) as error:
             if isinstance(error, torch.OutOfMemoryError) or segment.k == 0:
                 raise

@@ -296,7 +296,7 @@ def test_a_solve_that_overflows_leaves_the_masked_weights_and_says_so(monkeypatc
 def test_enough_images_grow_with_the_unknowns_of_a_row_and_fall_with_positions():
     mask = torch.zeros(4, 100, 1, 1, dtype=torch.bool)
     mask[:, :50] = True
-    assert images_for(200, mask, torch.empty(1, 4, 10, 10)) == 100  # 200 * 50 unknowns / 100 positions
-    assert images_for(200, mask, torch.empty(9, 4, 5, 10)) == 200
-    assert images_for(200, mask, torch.empty(1, 4, 100, 100)) == LEAST_IMAGES
-    assert images_for(200, mask, torch.empty(1, 4)) == 10_000
+    assert images_for(200, mask, 100) == 100  # 200 * 50 unknowns / 100 positions
+    assert images_for(200, mask, 50) == 200
+    assert images_for(200, mask, 10_000) == LEAST_IMAGES
+    assert images_for(200, mask, 1) == 10_000
