@@ -162,7 +162,7 @@ def test_the_preconditioner_knows_how_strongly_each_row_curves():
 def ladder_problem(seed, network):
     layer = layer_named(network, "layer1.conv1")
     batches = list(random_images(24, 8, seed=seed).split([8, 8, 8]))
-    batches[0] = 3 * batches[0]  # what is learnt on the first batch does not hold as well on the second
+    batches[0], batches[2] = 3 * batches[0], 0 * batches[2]  # one tells much, one little, of the one that judges
     damaged = {"conv1.weight": network.weight(layer_named(network, "conv1"))}
     pruned, dense = streams(network, batches, layer, damaged)
     segments = ladder(network, layer, "auto")
@@ -191,7 +191,7 @@ def climbed(segments, loss_of, start, share, judge):
 
 
 def test_a_trial_of_auto_k_is_judged_on_images_that_it_did_not_see(monkeypatch):
-    network, on_training_batch = Network(small_resnet()), set()
+    network, same = Network(small_resnet()), {0: set(), 2: set()}
     for share in (0.02, 0.08, 0.2):
         monkeypatch.setattr(choose_k, "SHARE_PER_DOUBLING", share)
         for seed in range(5):
@@ -201,8 +201,27 @@ def test_a_trial_of_auto_k_is_judged_on_images_that_it_did_not_see(monkeypatch):
             )
             assert (segment.k, products) == climbed(segments, loss_of, start, share, judge=1)
             assert image_products == 8 * products, "a trial takes one batch"
-            on_training_batch.add(climbed(segments, loss_of, start, share, judge=0)[0] == segment.k)
-    assert on_training_batch == {True, False}, "the cases have to tell the two apart"
+            for judge, found in same.items():
+                found.add(climbed(segments, loss_of, start, share, judge)[0] == segment.k)
+    assert all(False in found for found in same.values()), "the cases have to tell the batches apart"
+
+
+def test_one_segment_needs_no_trial_and_two_are_climbed(monkeypatch):
+    segments, loss_of, start = ladder_problem(0, Network(small_resnet()))
+    assert choose_segment(segments[1:2], None, start, NewtonOptions(), None) == (segments[1], 0, 0)
+    for share in (1e9, -1e9):
+        monkeypatch.setattr(choose_k, "SHARE_PER_DOUBLING", share)
+        segment, products, _ = choose_segment(segments[:2], loss_of, start, NewtonOptions(), lambda objective: None)
+        assert (segment.k, products) == climbed(segments[:2], loss_of, start, share, judge=1)
+        assert segment is segments[0 if share > 0 else 1]
+
+
+def test_trials_use_the_preconditioner_of_their_own_loss(monkeypatch):
+    monkeypatch.setattr(choose_k, "SHARE_PER_DOUBLING", -1e9)
+    segments, loss_of, start = ladder_problem(0, Network(small_resnet()))
+    asked = []
+    choose_segment(segments, loss_of, start, NewtonOptions(), lambda loss: asked.append((loss.segment.k, loss.images)))
+    assert asked == [(segment.k, 8) for segment in segments]
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(12, 6), (13, 7)])
