@@ -145,6 +145,7 @@ def test_a_newton_step_at_k_zero_without_a_warm_start_is_least_squares_too():
 
 def test_the_seed_draws_the_signs_of_the_probe():
     options = {"masks": {"layer1.conv1": random_mask((4, 4, 3, 3))}, "k": 2, "steps": 1, "cg_iterations": 2}
-    results = [snows.prune(small_resnet(), random_images(8), seed=seed, progress=False, **options) for seed in (0, 0, 1)]
+    x = random_images(8)
+    results = [snows.prune(small_resnet(), x, seed=seed, progress=False, **options) for seed in (0, 0, 1)]
     states = [result.state["layer1.conv1.weight"] for result in results]
     assert torch.equal(states[0], states[1]) and not torch.allclose(states[0], states[2], rtol=1e-6)
