@@ -248,3 +248,20 @@ def test_no_steps_evaluate_the_start_once():
     found = newton(function, start, NewtonOptions(0))
     assert found.losses == [pytest.approx(float(function.function(start)))] and found.stop is Stop.STEPS
     assert function.values == 1 and function.linearised == [] and found.products == 0
+
+
+def test_a_system_solved_as_far_as_its_preconditioner_reaches_is_the_end():
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 4.0]], dtype=torch.float64)
+    only_first = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    found = conjugate_gradients(lambda v: matrix @ v, torch.ones(2, dtype=torch.float64), precondition=only_first.mul)
+    assert found.stop is Stop.EXACT and found.iterations == 1 and found.x.tolist() == [0.5, 0.0]
+    assert found.residual == pytest.approx(0.5) and len(found.model) == 2
+
+
+def test_backtracking_asks_by_default_for_a_hundred_thousandth_and_shrinks_fifty_times_by_a_tenth():
+    steps = []
+    found = armijo(lambda w: steps.append(float(w)) or 1.0, torch.zeros(1), torch.ones(1), 1.0, -1.0)
+    assert found.step == 0 and found.evaluations == len(steps) == 51
+    assert steps == pytest.approx([0.9**i for i in range(51)])
+    for gain, step in ((1.1e-5, 1.0), (0.9e-5, 0.0)):  # of a slope of one
+        assert armijo(lambda w, gain=gain: 1.0 - gain * float(w), torch.zeros(1), torch.ones(1), 1.0, -1.0).step == step

@@ -5,9 +5,9 @@
 Changes ("mutants") are made from the syntax tree of the files below: operators, comparisons, constants, conditions,
 dropped statements and keywords, swapped arguments, transposes taken away, an operand in place of a result. A seed
 chooses among them, as many from each room. Each is written into a copy of the package in a temporary folder, never into
-the working tree, and the tests of its file run against that copy; a failure, an error or 120 seconds without an end
-kills it. What survives is printed, and written to ``runs/mutants.md``. Survivors that are equivalent, or cost time or
-memory alone, stand in ``tests/mutants_survivors.md``, each with its reason.
+the working tree, and the tests of its file run against that copy; a failure, an error or no end (in 120 seconds, or
+four times what the tests take) kills it. What survives is printed, and written to ``runs/mutants.md``. Survivors that
+are equivalent, or cost time or memory alone, stand in ``tests/mutants_survivors.md``, each with its reason.
 
 Not made, as no number or decision depends on them: messages, texts, annotations, assertions, progress bars, and
 constants that only say how much is computed at a time; nor what only a GPU can tell (lines that name CUDA or pinned
@@ -139,8 +139,8 @@ def _suite(folder: str, tests: list[str], log: str) -> None:
     os._exit(code)
 
 
-def passes(context: multiprocessing.context.BaseContext, folder: Path, tests: list[str], log: Path) -> bool:
-    """Run tests in a process of their own.
+def passes(context: multiprocessing.context.BaseContext, folder: Path, tests: list[str], limit: float) -> bool:
+    """Run tests on the copy in ``folder``, in a process of their own.
 
     Returns:
         Whether all passed in time.
@@ -148,9 +148,10 @@ def passes(context: multiprocessing.context.BaseContext, folder: Path, tests: li
     Raises:
         RuntimeError: when they cannot tell: no tests, or another package than the copy.
     """
+    log = folder / "log.txt"
     process = context.Process(target=_suite, args=(str(folder), tests, str(log)))
     process.start()
-    process.join(SECONDS)
+    process.join(limit)
     if process.is_alive():
         process.kill()
         process.join()
@@ -172,6 +173,7 @@ class Bench:
         os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
+        self.seconds: dict[str, float] = {}
         self.folders = [copy_of_the_project(home / str(i)) for i in range(workers)]
 
     def map(self, job: Callable[[Path, T], R], items: Sequence[T]) -> Iterator[R]:
@@ -208,17 +210,20 @@ class Bench:
             RuntimeError: when it fails.
         """
         start = time.perf_counter()
-        if not passes(self.context, folder, [test], folder / "log.txt"):
+        if not passes(self.context, folder, [test], 10 * SECONDS):
             raise RuntimeError(f"{test} fails on the unchanged package:\n{(folder / 'log.txt').read_text()[-2000:]}")
-        return test, time.perf_counter() - start
+        self.seconds[test] = time.perf_counter() - start
+        return test, self.seconds[test]
 
     def judge(self, folder: Path, mutant: Mutant) -> Verdict:
         """Run a mutant's tests against it."""
         target, start = folder / "snows_core" / mutant.file, time.perf_counter()
         original = target.read_text()
         target.write_text(mutant.applied(original))
+        tests = tests_of(mutant.name)
+        limit = max(SECONDS, 4 * sum(self.seconds.get(test, 0.0) for test in tests))
         try:
-            passed = passes(self.context, folder, tests_of(mutant.name), folder / "log.txt")
+            passed = passes(self.context, folder, tests, limit)
         finally:
             target.write_text(original)
         return Verdict(mutant, not passed, time.perf_counter() - start)
