@@ -143,3 +143,20 @@ def test_losses_are_means_over_images_however_they_are_batched_and_retained():
             for a, b in ((at.gradient, other.gradient), (at.product(direction), other.product(direction))):
                 assert float((a - b).abs().max() / b.abs().max()) < 1e-9
             assert objective.products == 1 and objective.image_products == 7
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_tensor_cores_work_in_products_and_nowhere_else(monkeypatch, precision):
+    images, seen = random_images(4, 4), {}
+    objective = make_problem(small_resnet(), images, "layer1.conv2", 2, precision=precision, retain=False).objective
+    weight, own = nudged(objective.network.weight(objective.segment.layer)), objective.program.run
+
+    def noted(*args):
+        seen.setdefault("now", []).append(torch.backends.cuda.matmul.allow_tf32)
+        return own(*args)
+
+    monkeypatch.setattr(objective.program, "run", noted)
+    at = objective.linearise(weight)
+    assert seen.pop("now") == [False]
+    at.product(weight)
+    assert seen.pop("now") == [precision == "tf32"] and not torch.backends.cuda.matmul.allow_tf32
