@@ -90,7 +90,6 @@ class ReconstructionLoss:
         self.tap_weights = self._tap_weights()
         self.sizes = [len(batch[0]) for batch in targets] if sizes is None else list(sizes)
         self.images = sum(self.sizes)
-        self.name = segment.layer.weight_name
         self.products = 0
         self.image_products = 0
 
