@@ -217,3 +217,26 @@ def test_mirroring_and_shifting_are_what_they_say():
     assert len(set(found)) == 18 and 70 < sum(mirrored for mirrored, _, _ in found) < 130
     default = module.flip_and_shift(torch.rand(300, 1, 9, 9), torch.Generator().manual_seed(0))
     assert default.shape == (300, 1, 9, 9)
+
+
+def test_by_default_a_step_takes_sixty_four_images_and_moves_them_by_up_to_four_pixels():
+    sizes = []
+    options = module.JointOptions(1, progress=False, augment=lambda x, _: sizes.append(len(x)) or x)
+    dense, twin, masks = pruned_by_hand()
+    weight_names = {name: f"{name}.weight" for name in masks}
+    module.refine(Network(dense), twin, masks, weight_names, random_images(70, 4), options)
+    assert sizes == [64] and options.rate == 1e-3 and options.seed == 0
+    images = torch.rand(20, 1, 9, 9)
+    default, four = (module.flip_and_shift(images, torch.Generator().manual_seed(3), *how) for how in ((), (4,)))
+    assert torch.equal(default, four)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_an_interrupt_is_said_where_progress_is_shown(monkeypatch, capsys, progress):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(joint.JointLoss, "backward", interrupted)
+    done, twin, _ = refined(random_images(6), progress=progress)
+    assert done.steps == 0 and ("refinement ends here" in capsys.readouterr().err) == progress
+    assert all(torch.equal(value, twin.get_parameter(name)) for name, value in done.state.items())
