@@ -1,13 +1,12 @@
 """Functions that would refuse a symbolic size are recorded while a network is traced.
 
-PyTorch's own argument parser refuses a symbolic number in ``torch.zeros(n, 3)`` or ``table[:n]`` before anyone can
+PyTorch's own argument parser refuses a symbolic number in ``torch.zeros(n, 3)`` before anyone can
 record the call, and Python's ``int`` and ``len`` must return plain numbers.
 """
 
 from __future__ import annotations
 
 import builtins
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -23,8 +22,9 @@ _FACTORIES = (
 )  # fmt: skip
 _SIZED_METHODS = (
     "expand", "repeat", "view", "reshape", "tile", "unflatten", "narrow", "new_zeros", "new_ones", "new_full",
-    "new_empty", "new_tensor", "repeat_interleave", "__getitem__",
+    "new_empty", "new_tensor", "repeat_interleave",
 )  # fmt: skip
+# No method with underscores stands here: Python keeps the slot that setting one fills, even when it is deleted again.
 
 
 @contextmanager
@@ -67,8 +67,6 @@ def _method(tracer: fx.Tracer, name: str, method: Callable[..., Any]) -> Callabl
     def record(owner: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not is_symbolic(args, kwargs):
             return method(owner, *args, **kwargs)
-        if name == "__getitem__":
-            return tracer.create_proxy("call_function", operator.getitem, (owner, *args), kwargs)
         return tracer.create_proxy("call_method", name, (owner, *args), kwargs)
 
     return record

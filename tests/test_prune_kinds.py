@@ -340,3 +340,12 @@ def test_a_loader_without_an_end_is_refused_unless_limited(monkeypatch):
     with pytest.raises(SnowsError, match=r"images: got more than .*without an end.*max_images="):
         run(single(), endless())
     assert same(run(single(), endless(), max_images=8, **QUICK).state, run(single(), **QUICK).state)
+
+
+def test_pytorch_itself_is_as_before_afterwards():
+    methods = {name: vars(torch.Tensor).get(name) for name in dir(torch.Tensor)}
+    functions = {name: getattr(torch, name) for name in ("zeros", "tensor", "arange", "rand")}
+    snows.prune(small_resnet(), random_images(8), "2:4", k=1, progress=False)
+    assert {name: vars(torch.Tensor).get(name) for name in dir(torch.Tensor)} == methods
+    assert all(getattr(torch, name) is function for name, function in functions.items())
+    assert torch.tensor([torch.tensor(8), torch.tensor(3)]).tolist() == [8, 3]  # broken by a slot once set
