@@ -100,6 +100,9 @@ def test_a_parametrization_counts_by_what_it_gives_not_by_what_it_is_given():
     nn.utils.parametrize.register_parametrization(pruned.fc, "weight", Threshold())
     found = foreign_masks(pruned, *described(model))
     assert found.keys() == {"fc"} and torch.equal(found["fc"], model.fc.weight.abs() >= 0.3)
+    pruned.again, model.again = pruned.fc, model.fc  # one module under two names
+    found = foreign_masks(pruned, *described(model))
+    assert torch.equal(found["fc"], model.fc.weight.abs() >= 0.3)
 
 
 def test_a_mask_beside_its_weight_is_the_mask_whatever_the_weight_holds():

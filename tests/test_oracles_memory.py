@@ -72,6 +72,7 @@ def test_graphs_are_kept_up_to_the_last_byte():
         assert MemoryPlan(5, None, need + graphs, 0.0).retained(probe, sizes) == kept
         assert MemoryPlan(5, None, need + graphs - 0.1, 0.0).retained(probe, sizes) == max(0, kept - 1)
     assert MemoryPlan(5, "cpu", work + 90, 0.0).retained(probe, sizes) == 2, "elsewhere nothing rests here"
+    assert MemoryPlan(5, None, need + 90, 1e9).retained(probe, sizes) == 2, "without factors"
     assert MemoryPlan(5, None, need + 90 + 30, 1e9).retained(probe, sizes, factors=30.0) == 2
     assert MemoryPlan(5, None, need + 90 + 30 - 0.1, 1e9).retained(probe, sizes, factors=30.0) == 1
 
