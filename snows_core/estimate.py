@@ -9,11 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from snows_core.allocator import reused_memory
 from snows_core.calibration import calibration_parts, first_images
 from snows_core.choose_k import K, ladder, read_k
 from snows_core.devices import resolve_device
+from snows_core.enough import Enough, enough_for
 from snows_core.errors import bad
-from snows_core.layer_solver import POSITIONS, images_for
 from snows_core.layerwise import RowFactors, masked_least_squares
 from snows_core.layout import channels_last
 from snows_core.masks import Pattern, Saliency, parse_pattern
@@ -97,21 +98,21 @@ def estimate(
     segments = {e.name: ladder(network, e.layer, k, recipe.taps)[-1] for e in prepared.todo}
     example = first_images(parts, FEW[-1]).to(place, next(network.module.parameters()).dtype)
     example = channels_last(network, example)
+    budget = memory_budget(max_memory, place)
     few, many = (min(size, len(example)) for size in FEW[:2])
-    small = probe_layers(network, segments, masks, example[:few], recipe, REPEATS)
-    large = probe_layers(network, segments, masks, example[:many], recipe, REPEATS)
-    if len(example) > many and sum(probe.product for probe in large.values()) * many < SHORT * len(large):
-        many = len(example)
-        large = probe_layers(network, segments, masks, example, recipe, REPEATS)
-    memory = plan_memory(large, count, recipe, memory_budget(max_memory, place), place)
+    with reused_memory(budget):
+        small = probe_layers(network, segments, masks, example[:few], recipe, REPEATS)
+        large = probe_layers(network, segments, masks, example[:many], recipe, REPEATS)
+        if len(example) > many and sum(probe.product for probe in large.values()) * many < SHORT * len(large):
+            many = len(example)
+            large = probe_layers(network, segments, masks, example, recipe, REPEATS)
+    memory = plan_memory(large, count, recipe, budget, place)
     rows: list[dict[str, Any]] = []
     known: dict[tuple[int, ...], float] = {}
     for name, segment in segments.items():
         lines = _lines(small[name], few, large[name], many)
-        sample = recipe.newton.curvature_images
-        if sample is not None:
-            sample = min(sample, images_for(POSITIONS, masks[name], large[name].positions))
-        cost = _cost(lines, large[name], count, memory.batch_size, recipe, sample)
+        enough = enough_for(recipe, masks[name], large[name].positions) if segment.k else Enough()
+        cost = _cost(lines, large[name], count, memory.batch_size, recipe, enough)
         if recipe.warm_start or recipe.precondition:
             cost["seconds"] += _factor_seconds(masks[name].flatten(1), memory.factors, known)
         rows.append({"layer": name, "k": segment.k, **cost})
@@ -147,7 +148,7 @@ def _cost(
     count: int,
     batch_size: int,
     recipe: Recipe,
-    sample: int | None,
+    enough: Enough,
 ) -> dict[str, float]:
     batches = -(-count // (recipe.batch_size if recipe.mini_batches else batch_size))
     if recipe.mini_batches:
@@ -156,8 +157,8 @@ def _cost(
         every = curved = count / batches
     else:
         products = min(PRODUCTS_PER_LAYER, float(recipe.newton.cg_iterations * recipe.newton.steps))
-        linearisations, every = LINEARISATIONS_PER_LAYER, float(count)
-        curved = every if sample is None else min(every, float(-(-sample // batch_size) * batch_size))
+        linearisations, every = LINEARISATIONS_PER_LAYER, _rounded(enough.loss, count, batch_size)
+        curved = _rounded(enough.curvature, every, batch_size)
 
     def seconds(name: str, times: float, images: float) -> float:
         fixed, per_image = lines[name]
@@ -173,3 +174,8 @@ def _cost(
         "graph_bytes": graph,
         "peak_bytes": graph + probe.live * count,
     }
+
+
+def _rounded(images: int | None, count: float, batch_size: int) -> float:
+    """Return the images that whole batches hold."""
+    return float(count) if images is None else min(float(count), float(-(-images // batch_size) * batch_size))

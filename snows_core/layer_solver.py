@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from snows_core.choose_k import choose_segment
+from snows_core.enough import Enough, enough_for
 from snows_core.graph import Network, Segment
 from snows_core.layerwise import RowFactors, masked_least_squares, normal_equations
 from snows_core.newton_cg import NewtonSolution, newton
@@ -20,12 +21,8 @@ from snows_core.objective import ReconstructionLoss
 from snows_core.plan import PlannedLayer
 from snows_core.recipe import Recipe
 from snows_core.residual import restart
-from snows_core.stream import PerBatch, Stream
+from snows_core.stream import PerBatch, Stream, whole_batches
 
-# Output positions that a sample has for each unknown of a row, in curvature products and in the start's Gram matrix,
-# and the images it has at least. Measured on ResNet-20: with more of them, agreement stays what it is.
-POSITIONS, GRAM_POSITIONS = 200, 400
-LEAST_IMAGES = 32
 NOT_FINITE = "numbers overflowed in its solve; its masked dense weights stay"
 
 
@@ -63,11 +60,7 @@ def layer_equations(
         return network.apply(entry.layer, x0) - network.apply(entry.layer, x0[:1], torch.zeros_like(weight))
 
     def inputs() -> Iterator[tuple[Tensor, Tensor | None]]:
-        seen = 0
-        for batch, size in enumerate(pruned.sizes):
-            if images is not None and seen >= images:
-                return
-            seen += size
+        for batch in range(whole_batches(pruned.sizes, images)):
             y0 = None if dense is pruned else response(dense.read(source, batch))
             yield pruned.read(source, batch), y0
 
@@ -120,14 +113,17 @@ def solve_layer(
         The new weight and the figures of the report.
     """
     work = work or Work([range(len(pruned.values))])
+    layerwise = segments[-1].k == 0
+    enough = Enough() if layerwise else enough_for(recipe, mask, _positions(network, entry, pruned))
+    read = whole_batches(pruned.sizes, enough.loss)
 
     def loss_of(segment: Segment) -> ReconstructionLoss:
-        return make_objective(network, segment, mask, pruned, dense, recipe, work.retain)
+        return make_objective(network, segment, mask, pruned, dense, recipe, work.retain, read)
 
-    masked = torch.where(mask, network.weight(entry.layer), 0.0)
-    start, factors = masked, None
+    start = masked = torch.where(mask, network.weight(entry.layer), 0.0)
+    factors = None
     if recipe.warm_start or recipe.precondition:
-        factors, solved = _least_squares(network, entry, mask, pruned, dense, recipe, work, segments[-1].k == 0)
+        factors, solved = _least_squares(network, entry, mask, pruned, dense, recipe, work, enough.gram)
         start = solved if recipe.warm_start and bool(torch.isfinite(solved).all()) else masked
 
     def preconditioner(objective: ReconstructionLoss) -> Callable[[Tensor], Tensor] | None:
@@ -139,20 +135,24 @@ def solve_layer(
     segment, *trials = choose_segment(segments, loss_of, start, recipe.newton, preconditioner)
     objective = loss_of(segment)
     objective.products, objective.image_products = trials
-    loss_masked = objective.value(masked)
-    if segment.k == 0 and recipe.warm_start:
+    # Where the solve starts elsewhere this is a figure for the report alone: one batch tells it.
+    loss_masked = objective.value(masked, None if start is masked or layerwise else 1)
+    if layerwise and recipe.warm_start:
         loss = objective.value(start)
         closed = LayerOutcome(start, 0, loss_masked, loss, loss, 0, 0, 0, "least squares in closed form")
         return _finite(closed, masked, entry.name)
     if recipe.mini_batches:
         outcome = _by_mini_batches(objective, work.groups, start, loss_masked, recipe)
         return _finite(outcome, masked, entry.name)
-    options = recipe.newton
-    if options.curvature_images is not None:
-        enough = images_for(POSITIONS, mask, objective.targets[0][0][0].numel() / mask.shape[0])
-        options = replace(options, curvature_images=min(options.curvature_images, enough))
+    options = replace(recipe.newton, curvature_images=enough.curvature) if not layerwise else recipe.newton
     solution = newton(objective, start, options, preconditioner(objective))
     return _finite(_outcome(solution, segment, loss_masked, objective), masked, entry.name)
+
+
+def _positions(network: Network, entry: PlannedLayer, pruned: Stream) -> float:
+    """Return the output positions of a layer for an image."""
+    x = pruned.read(entry.layer.node.all_input_nodes[0], 0)[:1]
+    return network.apply(entry.layer, x).numel() / network.weight(entry.layer).shape[0]
 
 
 def _least_squares(
@@ -163,17 +163,10 @@ def _least_squares(
     dense: Stream,
     recipe: Recipe,
     work: Work,
-    closed: bool,
+    images: int | None,
 ) -> tuple[RowFactors, Tensor]:
-    """Return the row factors of a layer's input, and the weight that least squares gives.
-
-    With ``closed`` that weight is the result, and comes from all images; else it is a start, and comes from enough.
-    """
-    enough = None
-    if not closed:
-        x = pruned.read(entry.layer.node.all_input_nodes[0], 0)[:1]
-        enough = images_for(GRAM_POSITIONS, mask, network.apply(entry.layer, x).numel() / mask.shape[0])
-    own, response = layer_equations(network, entry, pruned, dense, enough)
+    """Return the row factors of a layer's input, and the weight that least squares gives, from so many images."""
+    own, response = layer_equations(network, entry, pruned, dense, images)
     factors = RowFactors(own, mask.flatten(1), recipe.ridge, None, work.factor_bytes, work.factors_on_disk)
     weight = network.weight(entry.layer)
     return factors, masked_least_squares(factors, weight.flatten(1), response=response).view_as(weight)
@@ -183,26 +176,8 @@ def _finite(outcome: LayerOutcome, masked: Tensor, name: str) -> LayerOutcome:
     """Keep the masked dense weights where a solve ended in numbers that are not finite, and say so."""
     if bool(torch.isfinite(outcome.weight).all()) and math.isfinite(outcome.loss_end):
         return outcome
-    warnings.warn(f"layer '{name}': {NOT_FINITE}", stacklevel=5)
+    warnings.warn(f"layer '{name}': {NOT_FINITE}", stacklevel=6)
     return replace(outcome, weight=masked, loss_end=outcome.loss_masked, newton_steps=0, stop=NOT_FINITE)
-
-
-def images_for(positions_per_unknown: float, mask: Tensor, positions: float) -> int:
-    """Return how many images tell enough about a layer: fewer where each shows it at many positions.
-
-    A row of the weight has as many unknowns as it keeps weights, and every output position of every image says
-    something about them. Images are in random order, so the first ones are a fair sample.
-
-    Args:
-        positions_per_unknown: how many positions are enough.
-        mask: the layer's mask.
-        positions: output positions of the layer for an image.
-
-    Returns:
-        The number of images, at least ``LEAST_IMAGES``.
-    """
-    unknown = float(mask.flatten(1).sum(1).float().mean())
-    return max(LEAST_IMAGES, math.ceil(positions_per_unknown * unknown / positions))
 
 
 def _outcome(
@@ -246,13 +221,16 @@ def make_objective(
     dense: Stream,
     recipe: Recipe,
     retain: bool | int = True,
+    batches: int | None = None,
 ) -> ReconstructionLoss:
-    """Return the K-step loss of a segment: contexts from the pruned stream, targets from the dense one.
+    """Return the K-step loss of a segment over the first batches (default: all of them).
+
+    Contexts come from the pruned stream, targets from the dense one.
 
     A dense stream of its own has run ahead to the last tap and holds the targets; where both are one stream (the
     published targets) the dense network is run from the pruned one's values at the input of the layer's residual unit.
     """
-    count, keep = len(pruned.values), not pruned.rests_elsewhere
+    count, keep = len(pruned.values) if batches is None else batches, not pruned.rests_elsewhere
     above = restart(network, segment) if dense is pruned else None
 
     def target(batch: int) -> list[Tensor]:
@@ -262,6 +240,6 @@ def make_objective(
 
     return ReconstructionLoss(
         network, segment, PerBatch(lambda batch: pruned.context(segment, batch), count, keep),
-        PerBatch(target, count, keep), mask, recipe.curvature, retain, recipe.taps, recipe.normalise, pruned.sizes,
-        recipe.precision,
+        PerBatch(target, count, keep), mask, recipe.curvature, retain, recipe.taps, recipe.normalise,
+        pruned.sizes[:count], recipe.precision,
     )  # fmt: skip

@@ -26,7 +26,7 @@ from snows_core.stream import Stream
 # same network and images give the same batches and preconditioners whatever memory is free.
 BATCH_BYTES = {"cuda": 4e9}
 FACTOR_BYTES = {"cuda": 4e9}
-BATCH_BYTES_HOST = 2.5e8
+BATCH_BYTES_HOST = 2e8
 FACTOR_BYTES_HOST = 5e8
 LEAST = 1e6  # fewer bytes are no memory bound that anybody means
 
@@ -85,7 +85,7 @@ class MemoryPlan:
 
 
 def memory_budget(max_memory: float | None, device: torch.device) -> float:
-    """Read ``max_memory``: bytes, a fraction of what is free, or None for 0.8 of a GPU, 0.5 (at most 3 GB) of a host.
+    """Read ``max_memory``: bytes, a fraction of what is free, or None for 0.8 of a GPU, 0.5 (at most 2.5 GB) of a host.
 
     Returns:
         Bytes.
@@ -98,7 +98,7 @@ def memory_budget(max_memory: float | None, device: torch.device) -> float:
     """
     if max_memory is None:
         free = free_memory(device)
-        return 0.8 * free if device.type == "cuda" else min(0.5 * free, 3e9)
+        return 0.8 * free if device.type == "cuda" else min(0.5 * free, 2.5e9)
     meant = isinstance(max_memory, int | float) and not isinstance(max_memory, bool)
     if not meant or not (0 < max_memory < 1 or LEAST <= max_memory < float("inf")):
         raise bad("max_memory", repr(max_memory), "bytes (for instance 2e9), or a fraction of the free memory below 1",

@@ -17,6 +17,7 @@ from snows_core.newton_options import NewtonOptions
 
 # A step that gains more or less than the quadratic model foretold, by this share, tells that the sample is too small.
 MISLEADS = 0.1
+GROWTH = 4  # what a sample that misled is multiplied by: a step on one that misleads again is lost
 
 
 class Linear(Protocol):
@@ -95,18 +96,19 @@ def newton(
             objective.value, weight, solution.x, at.loss, float(dot(at.gradient, solution.x)),
             c=options.armijo, shrink=options.shrink, max_backtracks=options.backtracks,
         )  # fmt: skip
-        foretold = -solution.model[-1]
-        if sample is not None and (search.step < 1 or abs(at.loss - search.loss - foretold) > MISLEADS * foretold):
-            sample *= 2
-        elif search.step == 0:
+        foretold, gained = -solution.model[-1], at.loss - search.loss
+        least = options.tolerance * abs(at.loss)
+        if search.step > 0:
+            weight = weight + search.step * solution.x
+            assert gained >= 0, "an accepted step never raises the loss"
+            losses.append(search.loss)
+        missed = search.step < 1 or abs(gained - foretold) > MISLEADS * foretold
+        if sample is not None and missed and max(gained, foretold) > least:
+            sample *= GROWTH  # what such a step gains tells nothing of the next, which sees more images
+            continue
+        if search.step == 0:
             stop = Stop.NO_DESCENT
             break
-        if search.step == 0:
-            continue
-        weight = weight + search.step * solution.x
-        assert search.loss <= at.loss, "an accepted step never raises the loss"
-        losses.append(search.loss)
-        gained, least = losses[-2] - losses[-1], options.tolerance * abs(losses[-2])
         if gained <= least:
             stop = Stop.LOSS
             break

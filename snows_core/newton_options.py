@@ -27,8 +27,8 @@ class NewtonOptions:
         shrink: backtracking factor.
         backtracks: how many times to shrink.
         curvature_images: at most so many images' curvature CG uses at first; fewer where a layer has many output
-            positions, doubled whenever a step gains clearly less or more than the quadratic model foretold; None for
-            all of them always.
+            positions, four times as many whenever a step gains clearly less or more than the quadratic model foretold;
+            None for all of them always.
 
     Raises:
         SnowsError: on a setting that cannot work, naming it.
@@ -39,7 +39,7 @@ class NewtonOptions:
     cg_iterations: int = 50
     cg_relative: float = 0.0
     cg_absolute: float = 0.0
-    cg_progress: float = 5e-3
+    cg_progress: float = 2e-2
     cg_window: int = 3
     damping: float = 0.0
     armijo: float = 1e-5

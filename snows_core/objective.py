@@ -18,13 +18,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from snows_core.graph import Network, Segment, TapRule, Values
 from snows_core.operations import is_piecewise_linear
-from snows_core.precision import Precision, tensor_cores, widest
+from snows_core.precision import Precision, tensor_cores
 from snows_core.program import Program
-from snows_core.stream import PerBatch
+from snows_core.stream import PerBatch, whole_batches
 
 Curvature = Literal["hessian", "gauss-newton"]
 Product = Callable[[Tensor], Tensor]
@@ -105,19 +106,21 @@ class ReconstructionLoss:
     def _tap_weights(self) -> list[float]:
         """Return c_k = 1 / elements, divided by the variance of the target where taps are normalised."""
         elements = [0] * len(self.segment.taps)
+        centres: list[Tensor] = []
         sums = torch.zeros(len(elements), 2, dtype=torch.float64)
-        wide = widest(self.mask.device)
         for batch in self.targets:
             for k, value in enumerate(batch):
                 elements[k] += value.numel()
                 if self.normalise:
-                    moments = value.sum(dtype=wide), value.square().sum(dtype=wide)
-                    sums[k] += torch.stack(moments).cpu()
+                    if len(centres) == k:
+                        centres.append(value.mean())
+                    sums[k] += _moments(value, centres[k])
         weights = [1.0 / count for count in elements]
         if self.normalise:
             for k, (first, second) in enumerate((sums / torch.tensor(elements)[:, None]).tolist()):
                 variance = second - first * first
-                weights[k] /= variance if variance > 1e-12 * second else 1.0
+                size = second + float(centres[k]) ** 2
+                weights[k] /= variance if variance > 1e-12 * size else 1.0
         return weights
 
     def _math_attention(self) -> AbstractContextManager[None]:
@@ -133,22 +136,34 @@ class ReconstructionLoss:
         difference, scale = output - target, self.program.tap_scales[k]
         return difference if scale is None else difference * scale.view(1, -1, *(1,) * (difference.ndim - 2))
 
+    def _squared(self, k: int, output: Tensor, target: Tensor) -> Tensor:
+        if self.program.tap_scales[k] is None:  # in one pass over the numbers
+            return functional.mse_loss(output, target, reduction="sum")
+        return self._error(k, output, target).square().sum()
+
     @torch.no_grad()
-    def per_tap(self, weight: Tensor) -> list[float]:
-        """Return the mean squared error of every tap; they add up to the loss."""
+    def per_tap(self, weight: Tensor, batches: int | None = None) -> list[float]:
+        """Return the mean squared error of every tap; they add up to the loss.
+
+        Args:
+            weight: where.
+            batches: take the first ones to stand for all; default all.
+        """
         parts = []
-        for batch in range(len(self.contexts)):
+        batches = len(self.contexts) if batches is None else batches
+        for batch in range(batches):
             squares: dict[int, Tensor] = {}
             targets = self.targets[batch]
             for k, output in self.program.stream(self.contexts[batch], weight):
-                squares[k] = self._error(k, output, targets[k]).square().sum()
+                squares[k] = self._squared(k, output, targets[k])
             parts.append(torch.stack([squares[k] for k in range(len(squares))]))
         total = torch.stack(parts).cpu().double().sum(0)  # the one transfer from the device
-        return (total * torch.tensor(self.tap_weights, dtype=torch.float64)).tolist()
+        share = self.images / sum(self.sizes[:batches])
+        return (total * share * torch.tensor(self.tap_weights, dtype=torch.float64)).tolist()
 
-    def value(self, weight: Tensor) -> float:
-        """Return the loss at a weight, without gradients."""
-        return sum(self.per_tap(weight))
+    def value(self, weight: Tensor, batches: int | None = None) -> float:
+        """Return the loss at a weight, without gradients; arguments as in :meth:`per_tap`."""
+        return sum(self.per_tap(weight, batches))
 
     def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linearisation:
         """Return loss, gradient and curvature products at a weight (zero off the mask).
@@ -159,7 +174,7 @@ class ReconstructionLoss:
                 all of them (sub-sampled Newton: Byrd et al. 2011); default all. Loss and gradient always use all.
         """
         losses, gradient = [], torch.zeros_like(weight)
-        sample = self._sample(curvature_images)
+        sample = whole_batches(self.sizes, curvature_images)
         images = sum(self.sizes[:sample])
         kept: list[Product] = []
         for batch in range(len(self.contexts)):
@@ -188,15 +203,6 @@ class ReconstructionLoss:
         if self.precision == "tf32":
             modes.enter_context(tensor_cores())
         return modes
-
-    def _sample(self, images: int | None) -> int:
-        """Return how many batches hold that many images, all of them for None."""
-        count = 0
-        for batch, size in enumerate(self.sizes):
-            count += size
-            if images is not None and count >= images:
-                return batch + 1
-        return len(self.sizes)
 
     def _rebuilt(self, weight: Tensor, sample: int) -> Iterator[Product]:
         for batch in range(self.retain, sample):
@@ -286,3 +292,9 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw random signs of the shape, device and dtype of a tensor."""
     bits = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8, device=generator.device)
     return bits.to(like).mul_(2).sub_(1)
+
+
+def _moments(values: Tensor, centre: Tensor) -> Tensor:
+    """Return sum and sum of squares about a number near the mean, in double precision on the host."""
+    distance = values - centre
+    return torch.stack([distance.sum(), distance.square_().sum()]).cpu().double()

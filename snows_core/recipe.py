@@ -38,6 +38,8 @@ class Recipe:
             transformers never negative, fewer and cheaper products, measured in notebook 05).
         precision: of curvature products: "float32", "tf32" (CUDA's tensor cores) or "bfloat16"; losses and gradients
             keep the precision of the weights.
+        sampled: solve a layer whose outputs have many positions on as many of the images as tell enough
+            (:mod:`snows_core.enough`), not on all of them.
         ridge: damping of the least-squares start and of the preconditioner, relative to the mean Gram diagonal.
         batch_size: images per batch.
         newton: Newton, CG and line-search settings.
@@ -59,6 +61,7 @@ class Recipe:
     normalise: bool = True
     curvature: Curvature = "gauss-newton"
     precision: Precision = "float32"
+    sampled: bool = True
     ridge: float = 1e-3
     batch_size: int = 64
     newton: NewtonOptions = field(default_factory=NewtonOptions)
@@ -71,7 +74,7 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, str) or value not in choices:
                 raise bad(name, repr(value), f"one of {choices}", closest(str(value), choices))
-        for name in ("warm_start", "precondition", "mini_batches", "normalise"):
+        for name in ("warm_start", "precondition", "mini_batches", "normalise", "sampled"):
             self._keep(name, switch(name, getattr(self, name)))
         for name in ("passes", "batch_size"):
             self._keep(name, integer(name, getattr(self, name), 1))
@@ -103,6 +106,7 @@ RECIPES = {
         taps="published",
         normalise=False,
         curvature="hessian",
+        sampled=False,
         batch_size=512,
         newton=NewtonOptions(
             steps=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, TypeVar, overload
 
 import torch
@@ -236,3 +237,14 @@ class PerBatch(Sequence[Item]):
         if self.keep:
             self.kept[batch] = item
         return item
+
+
+def whole_batches(sizes: Sequence[int], images: int | None) -> int:
+    """Return how many batches hold that many images: all of them for None, or where there are fewer images.
+
+    >>> whole_batches([4, 4, 2], 5), whole_batches([4, 4, 2], None)
+    (2, 3)
+    """
+    if images is None:
+        return len(sizes)
+    return next((i for i, end in enumerate(accumulate(sizes), start=1) if end >= images), len(sizes))

@@ -19,7 +19,7 @@ from toys import (
 
 import snows_core as snows
 from snows_core.graph import Network
-from snows_core.layer_solver import LEAST_IMAGES, images_for, make_objective
+from snows_core.layer_solver import make_objective
 from snows_core.layerwise import RowFactors, geometry_of, gram, masked_least_squares, patches
 from snows_core.newton_cg import NewtonOptions, Stop, newton
 from snows_core.recipe import get_recipe
@@ -291,12 +291,3 @@ def test_a_solve_that_overflows_leaves_the_masked_weights_and_says_so(monkeypatc
     assert torch.equal(result.state["layer2.conv1.weight"], masked)
     assert torch.equal(result.state["layer1.conv2.weight"], plain.state["layer1.conv2.weight"])
     assert all(bool((value == value).all()) for value in result.state.values())
-
-
-def test_enough_images_grow_with_the_unknowns_of_a_row_and_fall_with_positions():
-    mask = torch.zeros(4, 100, 1, 1, dtype=torch.bool)
-    mask[:, :50] = True
-    assert images_for(200, mask, 100) == 100  # 200 * 50 unknowns / 100 positions
-    assert images_for(200, mask, 50) == 200
-    assert images_for(200, mask, 10_000) == LEAST_IMAGES
-    assert images_for(200, mask, 1) == 10_000

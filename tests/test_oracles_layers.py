@@ -1,7 +1,6 @@
 """One layer of the sweep: from how many images it learns, how the published schedule ends, what its row says."""
 
 import importlib
-import math
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from toys import awake, layer_named, plan, random_images, random_mask, relative,
 import snows_core as snows
 from snows_core.geometry import patches
 from snows_core.graph import Network
-from snows_core.layer_solver import GRAM_POSITIONS, LEAST_IMAGES, POSITIONS, images_for, layer_equations
+from snows_core.layer_solver import layer_equations
 from snows_core.newton_cg import NewtonOptions, newton
 from snows_core.stream import Stream
 
@@ -62,27 +61,6 @@ def told(monkeypatch, name):
     calls, original = [], getattr(solver, name)
     monkeypatch.setattr(solver, name, lambda *args, **kwargs: calls.append((args, kwargs)) or original(*args, **kwargs))
     return calls
-
-
-@pytest.mark.parametrize(("k", "given", "expected"), [(2, 256, "enough"), (2, 7, 7), (2, None, None)])
-def test_curvature_and_start_take_what_is_enough_for_the_layers_size(monkeypatch, k, given, expected):
-    monkeypatch.setattr(solver, "LEAST_IMAGES", 3)
-    solves, equations = told(monkeypatch, "newton"), told(monkeypatch, "layer_equations")
-    model, x = wide(), random_images(40)
-    mask = random_mask((5, 4, 1, 1), 0.7)
-    snows.prune(model, x, masks={"2": mask}, k=k, batch_size=8, progress=False, curvature_images=given)
-    unknown = float(mask.flatten(1).sum(1).double().mean())
-    enough = max(3, math.ceil(POSITIONS * unknown / 64))
-    assert enough < 40 and solves[0][0][2].curvature_images == (enough if expected == "enough" else expected)
-    assert equations[0][0][4] == max(3, math.ceil(GRAM_POSITIONS * unknown / 64))
-
-
-def test_enough_images_are_never_less_than_the_least_and_round_up():
-    mask = torch.ones(2, 3, dtype=torch.bool)
-    assert images_for(1, mask, 1) == LEAST_IMAGES == 32
-    assert images_for(11, mask, 1) == 33 and images_for(11.1, mask, 1) == 34 and images_for(22, mask, 2) == 33
-    mask[0] = False
-    assert images_for(40, mask, 1) == 60, "the mean over rows"
 
 
 @pytest.mark.parametrize("passes", [3, 7, 30])

@@ -28,7 +28,7 @@ def test_budgets_are_shares_of_what_is_free(monkeypatch):
     assert memory_budget(0.25, CPU) == 1e9 and memory_budget(0.25, GPU) == 1.25e10
     assert memory_budget(1e6, CPU) == 1e6 and memory_budget(0.999, CPU) == pytest.approx(0.999 * 4e9)
     with_free(monkeypatch, host=1e11)
-    assert memory_budget(None, CPU) == 3e9
+    assert memory_budget(None, CPU) == 2.5e9
     for wrong in (999_999, 1, 0.0, -0.5, float("inf"), "1GB", False):
         with pytest.raises(SnowsError, match="max_memory"):
             memory_budget(wrong, CPU)

@@ -14,18 +14,18 @@ from snows_core.recipe import RECIPES, Recipe, changeable, get_recipe
 # Every field of the two lanes, written out: a default that changes must not change a recipe by the way.
 FAST = {
     "name": "fast", "targets": "dense", "warm_start": True, "precondition": True, "mini_batches": False, "passes": 1,
-    "taps": "all", "normalise": True, "curvature": "gauss-newton", "precision": "float32", "ridge": 1e-3,
-    "batch_size": 64,
+    "taps": "all", "normalise": True, "curvature": "gauss-newton", "precision": "float32", "sampled": True,
+    "ridge": 1e-3, "batch_size": 64,
     "newton": {
         "steps": 5, "tolerance": 1e-2, "cg_iterations": 50, "cg_relative": 0.0, "cg_absolute": 0.0,
-        "cg_progress": 5e-3, "cg_window": 3, "damping": 0.0, "armijo": 1e-5, "shrink": 0.9, "backtracks": 50,
+        "cg_progress": 2e-2, "cg_window": 3, "damping": 0.0, "armijo": 1e-5, "shrink": 0.9, "backtracks": 50,
         "curvature_images": 256,
     },
 }  # fmt: skip
 PAPER = {
     "name": "paper", "targets": "pruned", "warm_start": False, "precondition": False, "mini_batches": True,
     "passes": 3, "taps": "published", "normalise": False, "curvature": "hessian", "precision": "float32",
-    "ridge": 1e-3, "batch_size": 512,
+    "sampled": False, "ridge": 1e-3, "batch_size": 512,
     "newton": {
         "steps": 1, "tolerance": 0.0, "cg_iterations": 500, "cg_relative": 0.0, "cg_absolute": 1e-3,
         "cg_progress": 0.0, "cg_window": 10, "damping": 1e-4, "armijo": 1e-5, "shrink": 0.9, "backtracks": 50,
