@@ -214,7 +214,7 @@ def test_one_segment_needs_no_trial_and_two_are_climbed(monkeypatch):
     assert choose_segment(segments[1:2], None, start, NewtonOptions(), None) == (segments[1], 0, 0)
     for share in (1e9, -1e9):
         monkeypatch.setattr(choose_k, "SHARE_PER_DOUBLING", share)
-        segment, products, _ = choose_segment(segments[:2], loss_of, start, NewtonOptions(), lambda objective: None)
+        segment, products, _ = choose_segment(segments[:2], loss_of, start, NewtonOptions(cg_progress=5e-3), lambda objective: None)
         assert (segment.k, products) == climbed(segments[:2], loss_of, start, share, judge=1)
         assert segment is segments[0 if share > 0 else 1]
 
@@ -223,7 +223,7 @@ def test_trials_use_the_preconditioner_of_their_own_loss(monkeypatch):
     monkeypatch.setattr(choose_k, "SHARE_PER_DOUBLING", -1e9)
     segments, loss_of, start = ladder_problem(0, Network(small_resnet()))
     asked = []
-    choose_segment(segments, loss_of, start, NewtonOptions(), lambda loss: asked.append((loss.segment.k, loss.images)))
+    choose_segment(segments, loss_of, start, NewtonOptions(cg_progress=5e-3), lambda loss: asked.append((loss.segment.k, loss.images)))
     assert asked == [(segment.k, 8) for segment in segments]
 
 

@@ -62,7 +62,8 @@ TESTS: dict[str, dict[str, str]] = {
     },
     "sweep": {
         "sweep": "oracles_sweep oracles_memory sweep",
-        "layer_solver": "oracles_layers oracles_sweep layer_solver sampled_curvature",
+        "enough": "enough",
+        "layer_solver": "enough oracles_layers oracles_sweep layer_solver sampled_curvature",
         "stream": "oracles_memory stream oracles_sweep sweep",
         "memory": "oracles_memory memory oracles_sweep",
         "choose_k": "choose_k oracles_sweep",
