@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from snows_core.allocator import reused_memory
 from snows_core.calibration import calibration_parts, first_images
 from snows_core.choose_k import K, ladder, read_k
 from snows_core.devices import resolve_device
@@ -100,12 +99,11 @@ def estimate(
     example = channels_last(network, example)
     budget = memory_budget(max_memory, place)
     few, many = (min(size, len(example)) for size in FEW[:2])
-    with reused_memory(budget):
-        small = probe_layers(network, segments, masks, example[:few], recipe, REPEATS)
-        large = probe_layers(network, segments, masks, example[:many], recipe, REPEATS)
-        if len(example) > many and sum(probe.product for probe in large.values()) * many < SHORT * len(large):
-            many = len(example)
-            large = probe_layers(network, segments, masks, example, recipe, REPEATS)
+    small = probe_layers(network, segments, masks, example[:few], recipe, REPEATS)
+    large = probe_layers(network, segments, masks, example[:many], recipe, REPEATS)
+    if len(example) > many and sum(probe.product for probe in large.values()) * many < SHORT * len(large):
+        many = len(example)
+        large = probe_layers(network, segments, masks, example, recipe, REPEATS)
     memory = plan_memory(large, count, recipe, budget, place)
     rows: list[dict[str, Any]] = []
     known: dict[tuple[int, ...], float] = {}

@@ -176,7 +176,7 @@ def _finite(outcome: LayerOutcome, masked: Tensor, name: str) -> LayerOutcome:
     """Keep the masked dense weights where a solve ended in numbers that are not finite, and say so."""
     if bool(torch.isfinite(outcome.weight).all()) and math.isfinite(outcome.loss_end):
         return outcome
-    warnings.warn(f"layer '{name}': {NOT_FINITE}", stacklevel=6)
+    warnings.warn(f"layer '{name}': {NOT_FINITE}", stacklevel=5)
     return replace(outcome, weight=masked, loss_end=outcome.loss_masked, newton_steps=0, stop=NOT_FINITE)
 
 

@@ -26,8 +26,10 @@ from snows_core.stream import Stream
 # same network and images give the same batches and preconditioners whatever memory is free.
 BATCH_BYTES = {"cuda": 4e9}
 FACTOR_BYTES = {"cuda": 4e9}
-BATCH_BYTES_HOST = 2e8
+# A host's largest values stay below 32 MB so: the C library maps and clears memory anew for every larger result.
+BATCH_BYTES_HOST = 1.6e8
 FACTOR_BYTES_HOST = 5e8
+HOLES = 0.2  # share of a bound that freed memory between blocks in use takes
 LEAST = 1e6  # fewer bytes are no memory bound that anybody means
 
 
@@ -80,7 +82,7 @@ class MemoryPlan:
         # One batch on its way: what is read for it, its values and gradients, and a graph to be rebuilt.
         working = (3 * probe.graph + probe.live) * max(sizes)
         factors = 0.0 if self.factors_on_disk(factors) else min(factors, self.factors)
-        room = self.bytes - resting - working - factors
+        room = (1 - HOLES) * self.bytes - resting - working - factors
         return sum(1 for i in range(len(sizes)) if probe.graph * sum(sizes[: i + 1]) <= room)
 
 

@@ -71,7 +71,7 @@ def prune(
         device: where to compute; default: where the model is. The result's model is where the model was.
         max_images: use at most this many images.
         max_memory: bytes, or a fraction below 1 of what is free, for graphs and resting values; default 0.8 of a GPU,
-            2.5 GB of a host. Graphs are rebuilt, values rest in host memory or on disk as needed; the result is the same.
+            2.5 GB of a host. Graphs are rebuilt, values rest in host memory or on disk as needed, with the same result.
         refine: steps of joint refinement after the sweep (:mod:`snows_core.refine`), 0 for none; it pays at high
             unstructured sparsity, and also changes scales and shifts of normalisation layers.
         augment: changes calibration images at random during refinement, for instance ``snows.flip_and_shift``.

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from snows_core.allocator import reused_memory
 from snows_core.calibration import near_equal
 from snows_core.choose_k import K, ladder
 from snows_core.graph import Network, Segment
@@ -122,27 +121,23 @@ class Sweep:
         """
         bar = tqdm(self.todo, desc="pruning", unit="layer", disable=not progress)
         try:
-            with reused_memory(self.memory.bytes):
-                self._run(bar, known)
+            for entry in bar:
+                bar.set_postfix_str(entry.name)
+                start = time.perf_counter()
+                if entry.name in known:
+                    done = known[entry.name]
+                else:
+                    done = self._solve(entry)
+                    done.seconds = time.perf_counter() - start
+                self.outcomes[entry.name] = done
+                self.pruned.weights[entry.layer.weight_name] = done.weight
+                bar.set_postfix_str(f"{entry.name} loss {done.loss_end:.3g} {done.seconds:.1f} s")
         except KeyboardInterrupt:
             self.interrupted = True
             if progress:
                 tqdm.write("interrupted: the layers solved so far are kept, the others stay dense", file=sys.stderr)
         finally:
             bar.close()
-
-    def _run(self, bar: tqdm, known: Mapping[str, LayerOutcome]) -> None:
-        for entry in bar:
-            bar.set_postfix_str(entry.name)
-            start = time.perf_counter()
-            if entry.name in known:
-                done = known[entry.name]
-            else:
-                done = self._solve(entry)
-                done.seconds = time.perf_counter() - start
-            self.outcomes[entry.name] = done
-            self.pruned.weights[entry.layer.weight_name] = done.weight
-            bar.set_postfix_str(f"{entry.name} loss {done.loss_end:.3g} {done.seconds:.1f} s")
 
     def _solve(self, entry: PlannedLayer) -> LayerOutcome:
         """Solve one layer; when the device runs out of memory, halve the batches and begin the layer again."""
@@ -156,7 +151,7 @@ class Sweep:
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
-            warnings.warn(f"out of memory at '{entry.name}': batches of {self.batch_size} are halved", stacklevel=5)
+            warnings.warn(f"out of memory at '{entry.name}': batches of {self.batch_size} are halved", stacklevel=4)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._open_streams(max(1, self.batch_size // 2))

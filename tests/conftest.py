@@ -8,6 +8,11 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("tests")
 
 
+def pytest_collection_modifyitems(items):
+    """Put the notebooks first: side by side, the longest tests must not be the last to begin."""
+    items.sort(key=lambda item: "test_notebooks" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
     """Seed torch, so that a test does not depend on those before it."""

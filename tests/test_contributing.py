@@ -68,12 +68,14 @@ def test_nbstripout_keeps_outputs_and_drops_what_editors_leave(hooks, tmp_path):
     assert left["execution_count"] == 3 and left["outputs"][0]["text"] == ["kept\n"] and left["id"] == cell["id"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_committed_notebooks_pass_the_hook_unchanged(hooks, path, tmp_path):
-    copy = tmp_path / path.name
-    shutil.copy(path, copy)
-    run_hook(hooks["nbstripout"], copy)
-    assert json.loads(copy.read_text(encoding="utf-8")) == json.loads(path.read_text(encoding="utf-8"))
+def test_committed_notebooks_pass_the_hook_unchanged(hooks, tmp_path):
+    copies = {path: tmp_path / path.parent.name / path.name for path in NOTEBOOKS}
+    for path, copy in copies.items():
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
+    run_hook(hooks["nbstripout"], *copies.values())
+    for path, copy in copies.items():
+        assert json.loads(copy.read_text(encoding="utf-8")) == json.loads(path.read_text(encoding="utf-8")), path
 
 
 def test_links_hook_passes_here_and_sees_every_file_that_it_checks(hooks):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from toys import random_images, random_mask, small_resnet, small_vit
 
+from snows_core import memory
 from snows_core.devices import _left_in_cgroups, free_memory
 from snows_core.errors import SnowsError
 from snows_core.graph import Network
@@ -68,7 +69,8 @@ def plan(storage, bytes_, factors=0.0):
     return MemoryPlan(4, storage, bytes_, factors)
 
 
-def test_as_many_batches_keep_their_graphs_as_there_is_room_for():
+def test_as_many_batches_keep_their_graphs_as_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(memory, "HOLES", 0.0)
     probe = Probe(graph=10.0, live=1.0, linearise=1.0, product=1.0)
     batch = 3 * 40 + 4  # of four images, on its way
     assert plan(None, 1e9).retained(probe, [4, 4, 2]) == 3
@@ -78,7 +80,8 @@ def test_as_many_batches_keep_their_graphs_as_there_is_room_for():
     assert plan(None, 10.0).retained(None, [4, 4, 2]) == 3
 
 
-def test_row_factors_take_their_room_and_rest_on_disk_when_it_is_little():
+def test_row_factors_take_their_room_and_rest_on_disk_when_it_is_little(monkeypatch):
+    monkeypatch.setattr(memory, "HOLES", 0.0)
     probe = Probe(graph=10.0, live=0.0, linearise=1.0, product=1.0)
     assert plan(None, 240.0, 40.0).retained(probe, [4, 4, 2], factors=1e9) == 2  # bounded by 40: 120 of work, 80 left
     assert not plan(None, 240.0, 40.0).factors_on_disk(1e9)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from snows_core.expected import FAILED, compare, load_expected
-from snows_core.notebook import figure_dir
+from snows_core.notebook import DEFAULT_PROFILE, figure_dir
 from snows_core.notebook_checks import check_after, check_before, find_notebooks, read_notebook
 from snows_core.profiles import load_profile, profiles_of
 from snows_core.reproduce import reproduce
@@ -21,23 +21,39 @@ FOLDER, FIGURES = ROOT / "notebooks", ROOT / "figures"
 NUMBERED = find_notebooks(FOLDER) if list(FOLDER.glob("[0-9][0-9]_*.ipynb")) else []
 OTHERS = [p for p in [FOLDER / "index.ipynb", *sorted((FOLDER / "solutions").glob("*.ipynb"))] if p.is_file()]
 EXPECTED = load_expected(FIGURES / "expected.yaml")
+# The figures of the tests' own profile are not kept.
+COMMITTED = [(stem, profile) for stem in EXPECTED for profile in EXPECTED[stem] if profile != "quick"]
 MARK = "NBVAL_CHECK_OUTPUT"
 
 numbered = pytest.mark.parametrize("notebook", NUMBERED, ids=[n.stem for n in NUMBERED])
 
-# nbval runs a whole notebook a second time for its few marked cells: the quickest here, the others with the slow tests.
-QUICK = ("01", "02", "07")
+# The smallest sizes at which a notebook shows the same, every cell included; without such a profile its own.
+QUICK = "quick"
+SIZED = [n for n in NUMBERED if QUICK in profiles_of(n.stem, FOLDER)]
+# nbval runs a whole notebook a second time for its few marked cells: one here, the others with the slow tests.
 marked = pytest.mark.parametrize(
     "notebook",
-    [pytest.param(n, id=n.stem, marks=[] if n.stem[:2] in QUICK else pytest.mark.slow) for n in NUMBERED],
+    [pytest.param(n, id=n.stem, marks=[] if n.stem[:2] == "01" else pytest.mark.slow) for n in NUMBERED],
 )
+
+
+def run_and_compare(notebook, profile, folder):
+    summary = reproduce([notebook.stem], profile, notebooks=FOLDER, figures=folder / "figures", progress=False)
+    print(summary.metrics_table().to_string())
+    assert not summary.failures
 
 
 @numbered
 def test_runs_and_matches_the_expected_values(notebook, tmp_path):
-    summary = reproduce([notebook.stem], notebooks=FOLDER, figures=tmp_path / "figures", progress=False)
-    print(summary.metrics_table().to_string())
-    assert not summary.failures
+    profile = QUICK if notebook in SIZED else DEFAULT_PROFILE
+    assert len(EXPECTED[notebook.stem][profile]) >= 15, "there is something to compare with"
+    run_and_compare(notebook, profile, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", SIZED, ids=[n.stem for n in SIZED])
+def test_matches_at_its_full_size(notebook, tmp_path):
+    run_and_compare(notebook, DEFAULT_PROFILE, tmp_path)
 
 
 @marked
@@ -97,7 +113,7 @@ def test_profiles_and_solutions_belong_to_a_notebook():
         assert read_notebook(path).number in numbers, path
 
 
-@pytest.mark.parametrize(("stem", "profile"), [(stem, profile) for stem in EXPECTED for profile in EXPECTED[stem]])
+@pytest.mark.parametrize(("stem", "profile"), COMMITTED)
 def test_committed_figures_are_those_of_the_expected_values(stem, profile):
     record = check_after(figure_dir(stem, profile, FIGURES), stem, profile, started=0.0)
     table = compare(stem, profile, record["metrics"], EXPECTED[stem][profile])

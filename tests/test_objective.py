@@ -188,3 +188,9 @@ def test_a_tap_that_never_varies_is_not_divided_by_zero():
     case = Case(model, "layer1.conv1", RESNET_TAPS, random_images(4), 9, normalise=True)
     assert torch.isfinite(case.objective.linearise(case.weight).gradient).all()
     assert case.objective.value(case.weight) < 1e-12  # a switched-off channel: no weight matters
+
+
+@pytest.mark.parametrize(("retain", "batches", "expected"), [(0, [0, 1], 0), (1, [1, 0], 1), (True, [0], 1)])
+def test_a_part_keeps_no_more_graphs_than_the_whole(retain, batches, expected):
+    case = resnet_case(9, sizes=[3, 2], retain=retain)
+    assert case.objective.on(batches).retain == expected

@@ -64,7 +64,14 @@ def test_batches_fill_their_bytes_and_no_more(monkeypatch):
         assert plan_memory({"a": Probe(graph, 1.0, 0, 0)}, 9, recipe, 1e9, CPU).batch_size == size
 
 
-def test_graphs_are_kept_up_to_the_last_byte():
+def test_a_fifth_of_a_bound_is_left_to_holes():
+    probe = Probe(1.0, 0.0, 0, 0)  # batches of ten images: 30 of work, then 10 a batch
+    for bytes_, kept in ((88.0, 4), (87.0, 3)):
+        assert MemoryPlan(10, None, bytes_, 0.0).retained(probe, [10] * 9) == kept
+
+
+def test_graphs_are_kept_up_to_the_last_byte(monkeypatch):
+    monkeypatch.setattr(memory, "HOLES", 0.0)
     probe, sizes = Probe(10.0, 3.0, 0, 0), [5, 4, 4]
     work = (3 * 10.0 + 3.0) * 5  # one batch on its way: three graphs' worth and what is read for it
     need = 3.0 * 13 + work  # and what rests
@@ -77,7 +84,8 @@ def test_graphs_are_kept_up_to_the_last_byte():
     assert MemoryPlan(5, None, need + 90 + 30 - 0.1, 1e9).retained(probe, sizes, factors=30.0) == 1
 
 
-def test_row_factors_rest_on_disk_from_three_tenths_on():
+def test_row_factors_rest_on_disk_from_three_tenths_on(monkeypatch):
+    monkeypatch.setattr(memory, "HOLES", 0.0)
     plan = MemoryPlan(4, None, 100.0, 50.0)
     assert not plan.factors_on_disk(30.0) and plan.factors_on_disk(30.1) and plan.factors_on_disk(1e9)
     assert not MemoryPlan(4, None, 100.0, 30.0).factors_on_disk(1e9), "no more is ever kept"

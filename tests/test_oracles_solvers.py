@@ -86,6 +86,10 @@ def test_single_precision_sums_in_double():
     found = conjugate_gradients(lambda v: 3 * v, b, relative=1e-6)
     assert found.iterations == 1 and relative(found.x, b / 3) < 1e-6
     assert found.model[-1] == pytest.approx(-float(b.double().square().sum()) / 6, rel=1e-6)
+    b = 1.0 + torch.arange(2_000_001) % 7  # every product is exact, the sum too long for single precision
+    total = float(b.double().square().sum())
+    found = conjugate_gradients(lambda v: 2 * v, b, relative=1e-6)
+    assert float(torch.tensor(total)) != total and found.model[-1] == pytest.approx(-total / 4, rel=1e-12)
 
 
 @pytest.mark.parametrize("c", [1e-5, 0.3, 0.9])

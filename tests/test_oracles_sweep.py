@@ -162,6 +162,9 @@ def test_the_preconditioner_knows_how_strongly_each_row_curves():
     assert products[2] <= products[0] + 3, "gains of 0.01 to 100 cost no more than equal ones"
 
 
+CLOSE = NewtonOptions(cg_progress=5e-3)
+
+
 def ladder_problem(seed, network):
     layer = layer_named(network, "layer1.conv1")
     batches = list(random_images(24, 8, seed=seed).split([8, 8, 8]))
@@ -214,7 +217,7 @@ def test_one_segment_needs_no_trial_and_two_are_climbed(monkeypatch):
     assert choose_segment(segments[1:2], None, start, NewtonOptions(), None) == (segments[1], 0, 0)
     for share in (1e9, -1e9):
         monkeypatch.setattr(choose_k, "SHARE_PER_DOUBLING", share)
-        segment, products, _ = choose_segment(segments[:2], loss_of, start, NewtonOptions(cg_progress=5e-3), lambda objective: None)
+        segment, products, _ = choose_segment(segments[:2], loss_of, start, CLOSE, lambda objective: None)
         assert (segment.k, products) == climbed(segments[:2], loss_of, start, share, judge=1)
         assert segment is segments[0 if share > 0 else 1]
 
@@ -223,7 +226,7 @@ def test_trials_use_the_preconditioner_of_their_own_loss(monkeypatch):
     monkeypatch.setattr(choose_k, "SHARE_PER_DOUBLING", -1e9)
     segments, loss_of, start = ladder_problem(0, Network(small_resnet()))
     asked = []
-    choose_segment(segments, loss_of, start, NewtonOptions(cg_progress=5e-3), lambda loss: asked.append((loss.segment.k, loss.images)))
+    choose_segment(segments, loss_of, start, CLOSE, lambda loss: asked.append((loss.segment.k, loss.images)))
     assert asked == [(segment.k, 8) for segment in segments]
 
 

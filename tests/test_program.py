@@ -111,10 +111,13 @@ def test_batch_statistics_in_eval_mode_are_left_as_they_are():
         assert relative(got, expected) < 1e-12
 
 
-def test_published_taps_observe_a_convolution_before_its_batch_norm():
+@pytest.mark.parametrize("sign", [1, -1])
+def test_published_taps_observe_a_convolution_before_its_batch_norm(sign):
     # FACTS section 2: taps are the outputs of Conv2d and ReLU modules. Behind the batch norm, each channel's error is
     # divided by its scale: the same number.
     model, images = small_resnet(), random_images(4)
+    with torch.no_grad():
+        model.layer1.bn1.weight[0] *= sign
     problem = make_problem(model, images, "layer1.conv1", 4, rule="published")
     weight = nudged(problem.weight)
     seen = {}

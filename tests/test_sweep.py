@@ -41,6 +41,7 @@ def forced(monkeypatch, **changes):
 @pytest.mark.parametrize("changes", [{"storage": "cpu"}, {"storage": "disk"}, {"bytes": 1.0}])
 def test_resting_places_and_rebuilt_graphs_change_nothing(monkeypatch, name, recipe, changes):
     expected = run(name, recipe=recipe)
+    assert expected.complete and set(expected.report["status"]) == {"pruned", "skipped"}
     forced(monkeypatch, **changes)
     got = run(name, recipe=recipe)
     for key, value in expected.state.items():
