@@ -17,7 +17,7 @@ from snows_core.recipe import Recipe
 # Output positions for each unknown of a row, and images at least. Measured on ResNet-20 and EfficientNet-Lite0: with
 # more of them, agreement stays what it is.
 LOSS_POSITIONS, LOSS_IMAGES = 2000, 64
-POSITIONS, IMAGES = 400, 32  # of the Gram matrix and of curvature products
+GRAM_POSITIONS, CURVATURE_POSITIONS, IMAGES = 400, 200, 32
 
 
 @dataclass(frozen=True)
@@ -55,5 +55,6 @@ def enough_for(recipe: Recipe, mask: Tensor, positions: float) -> Enough:
     def images(positions_per_unknown: float, least: int) -> int:
         return max(least, math.ceil(positions_per_unknown * unknowns / positions))
 
-    some = images(POSITIONS, IMAGES)
-    return Enough(images(LOSS_POSITIONS, LOSS_IMAGES), some, curvature if curvature is None else min(curvature, some))
+    if curvature is not None:
+        curvature = min(curvature, images(CURVATURE_POSITIONS, IMAGES))
+    return Enough(images(LOSS_POSITIONS, LOSS_IMAGES), images(GRAM_POSITIONS, IMAGES), curvature)

@@ -243,14 +243,16 @@ class ReconstructionLoss:
     def _gauss_newton(self, free: Tensor, errors: list[Tensor]) -> tuple[Tensor, Product]:
         """Product ``J' C J v``: ``J v`` by differentiating ``J' u`` in u, then one backward pass (Schraudolph 2002)."""
         factors = [2.0 * weight for weight in self.tap_weights]
-        cotangents = [(f * error).detach().requires_grad_(True) for f, error in zip(factors, errors, strict=True)]
+        # Not leaves: a graph holds those with their numbers, and of these only the places in it are needed.
+        origin = free.new_zeros((), requires_grad=True)
+        cotangents = [(f * error.detach()) + origin for f, error in zip(factors, errors, strict=True)]
         (gradient,) = torch.autograd.grad(errors, free, cotangents, create_graph=True)
-        edges = [get_gradient_edge(error) for error in errors]  # their places in the graph; their numbers can go
+        starts, ends = ([get_gradient_edge(tensor) for tensor in tensors] for tensors in (cotangents, errors))
 
         def product(direction: Tensor) -> Tensor:
-            tangents = torch.autograd.grad(gradient, cotangents, direction, retain_graph=True)
+            tangents = torch.autograd.grad(gradient, starts, direction, retain_graph=True)
             weighted = [factor * tangent for factor, tangent in zip(factors, tangents, strict=True)]
-            return torch.autograd.grad(edges, free, weighted, retain_graph=True)[0]
+            return torch.autograd.grad(ends, free, weighted, retain_graph=True)[0]
 
         return gradient.detach(), product
 

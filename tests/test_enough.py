@@ -9,7 +9,15 @@ from test_oracles_layers import told, wide
 from toys import random_images, random_mask
 
 import snows_core as snows
-from snows_core.enough import IMAGES, LOSS_IMAGES, LOSS_POSITIONS, POSITIONS, Enough, enough_for
+from snows_core.enough import (
+    CURVATURE_POSITIONS,
+    GRAM_POSITIONS,
+    IMAGES,
+    LOSS_IMAGES,
+    LOSS_POSITIONS,
+    Enough,
+    enough_for,
+)
 from snows_core.recipe import get_recipe
 
 FAST = get_recipe("fast")
@@ -25,12 +33,13 @@ def mask_of(kept, width=100, rows=4):
 
 
 def test_more_unknowns_ask_for_more_images_and_more_positions_for_fewer():
-    assert (POSITIONS, IMAGES, LOSS_POSITIONS, LOSS_IMAGES) == (400, 32, 2000, 64)
+    assert (GRAM_POSITIONS, CURVATURE_POSITIONS, LOSS_POSITIONS) == (400, 200, 2000)
+    assert (IMAGES, LOSS_IMAGES) == (32, 64)
     free = get_recipe("fast", curvature_images=10**9)
-    assert enough_for(free, mask_of(50), 100) == Enough(loss=1000, gram=200, curvature=200)
-    assert enough_for(free, mask_of(50), 50) == Enough(2000, 400, 400)
-    assert enough_for(free, mask_of(25), 50) == Enough(1000, 200, 200)
-    assert enough_for(free, mask_of(1), 9.0) == Enough(223, 45, 45), "rounded up: 222.2, 44.4"
+    assert enough_for(free, mask_of(50), 100) == Enough(loss=1000, gram=200, curvature=100)
+    assert enough_for(free, mask_of(50), 50) == Enough(2000, 400, 200)
+    assert enough_for(free, mask_of(25), 50) == Enough(1000, 200, 100)
+    assert enough_for(free, mask_of(1), 9.0) == Enough(223, 45, 32), "rounded up: 222.2, 44.4"
     assert enough_for(free, mask_of(50), 1e9) == Enough(64, 32, 32), "never less"
     uneven = mask_of(50)
     uneven[0] = False
@@ -49,18 +58,19 @@ def test_recipes_that_read_all_images():
     assert enough_for(get_recipe("paper"), mask_of(1), 1e6) == Enough()
 
 
-@pytest.mark.parametrize(("given", "expected"), [(256, 11), (7, 7), (None, None)])
+@pytest.mark.parametrize(("given", "expected"), [(256, 8), (7, 7), (None, None)])
 def test_a_solve_reads_what_is_enough_for_the_layers_size(monkeypatch, given, expected):
-    for name, value in {"POSITIONS": 200, "IMAGES": 3, "LOSS_POSITIONS": 450, "LOSS_IMAGES": 5}.items():
+    positions = {"GRAM_POSITIONS": 200, "CURVATURE_POSITIONS": 150, "LOSS_POSITIONS": 450}
+    for name, value in (positions | {"IMAGES": 3, "LOSS_IMAGES": 5}).items():
         monkeypatch.setattr(enough, name, value)
     solves, equations = told(monkeypatch, "newton"), told(monkeypatch, "layer_equations")
     x, mask = random_images(40), random_mask((5, 4, 1, 1), 0.7)
     snows.prune(wide(), x, masks={"2": mask}, k=2, batch_size=4, progress=False, curvature_images=given)
     unknowns = float(mask.flatten(1).sum(1).double().mean())
-    some, all_ = math.ceil(200 * unknowns / 64), math.ceil(450 * unknowns / 64)
-    assert some == 11 and equations[0][0][4] == some
+    gram, curvature, loss = (math.ceil(p * unknowns / 64) for p in positions.values())
+    assert equations[0][0][4] == gram == 11 and curvature == 8
     objective, _, options, *_ = solves[0][0]
-    assert objective.images == 4 * math.ceil(all_ / 4) < 40 and options.curvature_images == expected
+    assert objective.images == 4 * math.ceil(loss / 4) < 40 and options.curvature_images == expected
 
 
 def test_the_loss_of_a_part_is_that_of_a_run_with_these_images_alone(monkeypatch):
@@ -82,7 +92,7 @@ def test_layerwise_solves_and_mini_batches_read_all_images(monkeypatch, recipe):
     monkeypatch.setattr(enough, "LOSS_IMAGES", 4)
     monkeypatch.setattr(enough, "LOSS_POSITIONS", 1)
     monkeypatch.setattr(enough, "IMAGES", 4)
-    monkeypatch.setattr(enough, "POSITIONS", 1)
+    monkeypatch.setattr(enough, "GRAM_POSITIONS", 1)
     made = []
     original = solver.make_objective
     monkeypatch.setattr(solver, "make_objective", lambda *a, **o: made.append(original(*a, **o)) or made[-1])
