@@ -18,6 +18,7 @@ from snows_core.recipe import Recipe
 # more of them, agreement stays what it is.
 LOSS_POSITIONS, LOSS_IMAGES = 2000, 64
 GRAM_POSITIONS, CURVATURE_POSITIONS, IMAGES = 400, 200, 32
+SHARE = 0.3  # curvature from more than this share of the images saves too little for the risk that it misleads
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Enough:
     curvature: int | None = None
 
 
-def enough_for(recipe: Recipe, mask: Tensor, positions: float) -> Enough:
+def enough_for(recipe: Recipe, mask: Tensor, positions: float, count: int) -> Enough:
     """Return how many images tell enough about a layer.
 
     Args:
@@ -43,6 +44,7 @@ def enough_for(recipe: Recipe, mask: Tensor, positions: float) -> Enough:
             mini-batches has its own parts.
         mask: the layer's mask, (out, ...).
         positions: output positions of the layer for an image.
+        count: calibration images.
 
     Returns:
         The numbers.
@@ -56,5 +58,6 @@ def enough_for(recipe: Recipe, mask: Tensor, positions: float) -> Enough:
         return max(least, math.ceil(positions_per_unknown * unknowns / positions))
 
     if curvature is not None:
-        curvature = min(curvature, images(CURVATURE_POSITIONS, IMAGES))
+        some = images(CURVATURE_POSITIONS, IMAGES)
+        curvature = curvature if some > SHARE * count else min(curvature, some)
     return Enough(images(LOSS_POSITIONS, LOSS_IMAGES), images(GRAM_POSITIONS, IMAGES), curvature)

@@ -24,7 +24,7 @@ from snows_core.prepare import Choice, arguments_of, prepare
 from snows_core.recipe import Recipe, get_recipe
 
 # Mean over the layers of ResNet-20 on CIFAR-10 and of the digits networks; tests/benchmarks compares with real runs.
-PRODUCTS_PER_LAYER = 8.0
+PRODUCTS_PER_LAYER = 7.0
 LINEARISATIONS_PER_LAYER = 1.2
 REPEATS = 3
 # Images of the two measurements, and of a third in place of the second where a product takes less than SHORT seconds:
@@ -56,7 +56,7 @@ def estimate(
 
     Every layer's product is timed on two small batches (2 and 8 images, or 32 in a small network); the line through
     the two gives the cost per image and the fixed cost. Row factors are timed once for each size of layer. How many
-    products a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean (8 a layer),
+    products a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean (7 a layer),
     "paper" its cap.
 
     Args:
@@ -107,9 +107,13 @@ def estimate(
     memory = plan_memory(large, count, recipe, budget, place)
     rows: list[dict[str, Any]] = []
     known: dict[tuple[int, ...], float] = {}
+    curvature = recipe.newton.curvature_images
     for name, segment in segments.items():
         lines = _lines(small[name], few, large[name], many)
-        enough = enough_for(recipe, masks[name], large[name].positions) if segment.k else Enough()
+        closed = segment.k == 0 and recipe.warm_start
+        enough = None if closed else Enough(curvature=curvature)
+        if segment.k:
+            enough = enough_for(recipe, masks[name], large[name].positions, count)
         cost = _cost(lines, large[name], count, memory.batch_size, recipe, enough)
         if recipe.warm_start or recipe.precondition:
             cost["seconds"] += _factor_seconds(masks[name].flatten(1), memory.factors, known)
@@ -146,10 +150,13 @@ def _cost(
     count: int,
     batch_size: int,
     recipe: Recipe,
-    enough: Enough,
+    enough: Enough | None,
 ) -> dict[str, float]:
+    """Return a layer's row; ``enough`` is None where it is solved in closed form, without a product."""
     batches = -(-count // (recipe.batch_size if recipe.mini_batches else batch_size))
-    if recipe.mini_batches:
+    if enough is None:
+        products, linearisations, every, curved = 0.0, 0.0, float(count), 0.0
+    elif recipe.mini_batches:
         steps = recipe.passes * batches
         products, linearisations = float(recipe.newton.cg_iterations * steps), float(steps)
         every = curved = count / batches

@@ -114,7 +114,7 @@ def solve_layer(
     """
     work = work or Work([range(len(pruned.values))])
     layerwise = segments[-1].k == 0
-    enough = Enough() if layerwise else enough_for(recipe, mask, _positions(network, entry, pruned))
+    enough = Enough() if layerwise else enough_for(recipe, mask, _positions(network, entry, pruned), sum(pruned.sizes))
     read = whole_batches(pruned.sizes, enough.loss)
 
     def loss_of(segment: Segment) -> ReconstructionLoss:

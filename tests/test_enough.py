@@ -20,7 +20,7 @@ from snows_core.enough import (
 )
 from snows_core.recipe import get_recipe
 
-FAST = get_recipe("fast")
+FAST, MANY = get_recipe("fast"), 10**9
 solver = importlib.import_module("snows_core.layer_solver")
 enough = importlib.import_module("snows_core.enough")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
@@ -36,26 +36,33 @@ def test_more_unknowns_ask_for_more_images_and_more_positions_for_fewer():
     assert (GRAM_POSITIONS, CURVATURE_POSITIONS, LOSS_POSITIONS) == (400, 200, 2000)
     assert (IMAGES, LOSS_IMAGES) == (32, 64)
     free = get_recipe("fast", curvature_images=10**9)
-    assert enough_for(free, mask_of(50), 100) == Enough(loss=1000, gram=200, curvature=100)
-    assert enough_for(free, mask_of(50), 50) == Enough(2000, 400, 200)
-    assert enough_for(free, mask_of(25), 50) == Enough(1000, 200, 100)
-    assert enough_for(free, mask_of(1), 9.0) == Enough(223, 45, 32), "rounded up: 222.2, 44.4"
-    assert enough_for(free, mask_of(50), 1e9) == Enough(64, 32, 32), "never less"
+    assert enough_for(free, mask_of(50), 100, MANY) == Enough(loss=1000, gram=200, curvature=100)
+    assert enough_for(free, mask_of(50), 50, MANY) == Enough(2000, 400, 200)
+    assert enough_for(free, mask_of(25), 50, MANY) == Enough(1000, 200, 100)
+    assert enough_for(free, mask_of(1), 9.0, MANY) == Enough(223, 45, 32), "rounded up: 222.2, 44.4"
+    assert enough_for(free, mask_of(50), 1e9, MANY) == Enough(64, 32, 32), "never less"
     uneven = mask_of(50)
     uneven[0] = False
-    assert enough_for(free, uneven, 75.0).gram == 200, "the mean over rows"
+    assert enough_for(free, uneven, 75.0, MANY).gram == 200, "the mean over rows"
 
 
 def test_curvature_stays_within_what_was_asked_for():
-    assert enough_for(FAST, mask_of(100), 1.0) == Enough(200_000, 40_000, 256)
-    assert enough_for(get_recipe("fast", curvature_images=7), mask_of(50), 100).curvature == 7
-    assert enough_for(get_recipe("fast", curvature_images=None), mask_of(50), 100).curvature is None
+    assert enough_for(FAST, mask_of(100), 1.0, MANY) == Enough(200_000, 40_000, 256)
+    assert enough_for(get_recipe("fast", curvature_images=7), mask_of(50), 100, MANY).curvature == 7
+    assert enough_for(get_recipe("fast", curvature_images=None), mask_of(50), 100, MANY).curvature is None
+
+
+def test_a_sample_of_nearly_a_third_is_no_sample():
+    taken = {count: enough_for(FAST, mask_of(50), 100, count).curvature for count in (333, 334)}
+    assert taken == {333: 256, 334: 100}
+    capped = get_recipe("fast", curvature_images=7)
+    assert enough_for(capped, mask_of(50), 100, 40).curvature == 7, "nobody takes more than asked for"
 
 
 def test_recipes_that_read_all_images():
-    assert enough_for(get_recipe("fast", sampled=False), mask_of(1), 1e6) == Enough(curvature=256)
-    assert enough_for(get_recipe("fast", mini_batches=True, steps=1), mask_of(1), 1e6) == Enough(curvature=256)
-    assert enough_for(get_recipe("paper"), mask_of(1), 1e6) == Enough()
+    assert enough_for(get_recipe("fast", sampled=False), mask_of(1), 1e6, MANY) == Enough(curvature=256)
+    assert enough_for(get_recipe("fast", mini_batches=True, steps=1), mask_of(1), 1e6, MANY) == Enough(curvature=256)
+    assert enough_for(get_recipe("paper"), mask_of(1), 1e6, MANY) == Enough()
 
 
 @pytest.mark.parametrize(("given", "expected"), [(256, 8), (7, 7), (None, None)])

@@ -63,3 +63,15 @@ def test_row_factors_are_charged_once_a_layer_and_timed_once_a_size(monkeypatch)
     monkeypatch.setattr(module, "shortest", lambda *args: calls.append(1) or 2.0)
     known = {}
     assert [module._factor_seconds(mask, 1e9, known) for _ in range(3)] == [2.0] * 3 and len(calls) == 1
+
+
+def test_a_closed_form_takes_no_products_and_a_part_of_the_images_is_charged_as_such(monkeypatch):
+    model, images = small_resnet(), random_images(8)
+    closed = snows.estimate(model, images, "2:4", count=64, k=0)
+    assert (closed["products"] == 0).all() and (closed["seconds"] > 0).all() and (closed["graph_bytes"] == 0).all()
+    stepped = snows.estimate(model, images, "2:4", count=64, k=0, warm_start=False)
+    assert (stepped["image_products"] == 64 * stepped["products"]).all() and (stepped["products"] > 0).all()
+    for name, value in {"LOSS_POSITIONS": 1, "LOSS_IMAGES": 16, "CURVATURE_POSITIONS": 1, "IMAGES": 8}.items():
+        monkeypatch.setattr(sys.modules["snows_core.enough"], name, value)
+    part = snows.estimate(model, images, "2:4", count=64, k=1, batch_size=4)
+    assert (part["image_products"] == 8 * part["products"]).all()

@@ -1,11 +1,15 @@
 """objective.py: loss, gradient and curvature products against torch.func, curvlinops and finite differences."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from curvlinops import GGNLinearOperator, HessianLinearOperator
 from oracles import CASES, RESNET_TAPS, Case, resnet_case, vit_case
 from torch import nn
 from toys import awake, dense_matrix, make_problem, random_images, relative, small_resnet
+
+from snows_core.objective import ReconstructionLoss
 
 LENGTHS = [("resnet", 0), ("resnet", 3), ("resnet", 9), ("vit", 0), ("vit", 1), ("vit", 8)]
 
@@ -194,3 +198,13 @@ def test_a_tap_that_never_varies_is_not_divided_by_zero():
 def test_a_part_keeps_no_more_graphs_than_the_whole(retain, batches, expected):
     case = resnet_case(9, sizes=[3, 2], retain=retain)
     assert case.objective.on(batches).retain == expected
+
+
+def test_variances_are_those_of_all_batches_and_survive_a_large_mean():
+    batches = [1e4 + torch.randn(50, 40), 1e4 + 3 * torch.randn(30, 40)]
+    targets = [[batch, torch.full((2, 3), 7.0)] for batch in batches]
+    given = SimpleNamespace(segment=SimpleNamespace(taps=[0, 1]), targets=targets, normalise=True)
+    varied, constant = ReconstructionLoss._tap_weights(given)
+    exact = torch.cat(batches).double().var(correction=0)
+    assert varied == pytest.approx(1 / (3200 * float(exact)), rel=1e-4)
+    assert constant == pytest.approx(1 / 12), "nothing to divide by"
