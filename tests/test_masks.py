@@ -297,3 +297,10 @@ def test_saliencies_by_name_and_function():
 def test_scores_of_another_shape_or_not_finite_are_refused(saliency):
     with pytest.raises(SnowsError, match=r"saliency: got .*; expected "):
         make_scores({"a": torch.randn(4, 4)}, saliency)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "0.5"])
+def test_equal_scores_are_drawn_by_seed_zero_unless_told_otherwise(pattern):
+    scores, parsed = torch.ones(16, 16), parse_pattern(pattern)
+    assert torch.equal(parsed.mask(scores), parsed.mask(scores, seed=0))
+    assert not torch.equal(parsed.mask(scores), parsed.mask(scores, seed=1))
