@@ -97,14 +97,13 @@ def estimate(
     segments = {e.name: ladder(network, e.layer, k, recipe.taps)[-1] for e in prepared.todo}
     example = first_images(parts, FEW[-1]).to(place, next(network.module.parameters()).dtype)
     example = channels_last(network, example)
-    budget = memory_budget(max_memory, place)
     few, many = (min(size, len(example)) for size in FEW[:2])
     small = probe_layers(network, segments, masks, example[:few], recipe, REPEATS)
     large = probe_layers(network, segments, masks, example[:many], recipe, REPEATS)
     if len(example) > many and sum(probe.product for probe in large.values()) * many < SHORT * len(large):
         many = len(example)
         large = probe_layers(network, segments, masks, example, recipe, REPEATS)
-    memory = plan_memory(large, count, recipe, budget, place)
+    memory = plan_memory(large, count, recipe, memory_budget(max_memory, place), place)
     rows: list[dict[str, Any]] = []
     known: dict[tuple[int, ...], float] = {}
     curvature = recipe.newton.curvature_images

@@ -114,7 +114,9 @@ def solve_layer(
     """
     work = work or Work([range(len(pruned.values))])
     layerwise = segments[-1].k == 0
-    enough = Enough() if layerwise else enough_for(recipe, mask, _positions(network, entry, pruned), sum(pruned.sizes))
+    enough = Enough(curvature=recipe.newton.curvature_images)
+    if not layerwise:
+        enough = enough_for(recipe, mask, _positions(network, entry, pruned), sum(pruned.sizes))
     read = whole_batches(pruned.sizes, enough.loss)
 
     def loss_of(segment: Segment) -> ReconstructionLoss:
@@ -144,7 +146,7 @@ def solve_layer(
     if recipe.mini_batches:
         outcome = _by_mini_batches(objective, work.groups, start, loss_masked, recipe)
         return _finite(outcome, masked, entry.name)
-    options = replace(recipe.newton, curvature_images=enough.curvature) if not layerwise else recipe.newton
+    options = replace(recipe.newton, curvature_images=enough.curvature)
     solution = newton(objective, start, options, preconditioner(objective))
     return _finite(_outcome(solution, segment, loss_masked, objective), masked, entry.name)
 
