@@ -10,7 +10,7 @@ The Hessian is never formed: a product ``H v`` is one backward pass through the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -190,19 +190,16 @@ class ReconstructionLoss:
             self.image_products += images
             direction = torch.where(self.mask, direction, 0.0)
             result = torch.zeros_like(direction)
-            with self._product_modes():
+            with self._product_mode():
                 for product in chain(kept, self._rebuilt(weight, sample)):
                     result += product(direction)
             return torch.where(self.mask, result * (self.images / images), 0.0)
 
         return Linearisation(sum(torch.stack(losses).tolist()), torch.where(self.mask, gradient, 0.0), total)
 
-    def _product_modes(self) -> ExitStack:
-        modes = ExitStack()
-        modes.enter_context(self._math_attention())
-        if self.precision == "tf32":
-            modes.enter_context(tensor_cores())
-        return modes
+    def _product_mode(self) -> AbstractContextManager[None]:
+        """A product runs backward through what plain attention has recorded: only its arithmetic is to be chosen."""
+        return tensor_cores() if self.precision == "tf32" else nullcontext()
 
     def _rebuilt(self, weight: Tensor, sample: int) -> Iterator[Product]:
         for batch in range(self.retain, sample):
