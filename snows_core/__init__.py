@@ -5,23 +5,27 @@ that ``import snows_core`` and the command line's help do not wait for PyTorch.
 """
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from snows_core import _threads  # noqa: F401  (before PyTorch)
 from snows_core.errors import SnowsError
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says the same
     from snows_core.estimate import estimate
     from snows_core.evaluate import Metrics, evaluate
-    from snows_core.masks import NM, Unstructured
-    from snows_core.newton_options import NewtonOptions
+    from snows_core.masks.patterns import NM, Unstructured
     from snows_core.provenance import provenance, versions
     from snows_core.prune import make_masks, prune
-    from snows_core.recipe import Recipe
-    from snows_core.refine import flip_and_shift
     from snows_core.result import PruneResult, apply_masks, load
+    from snows_core.settings import NewtonOptions, Recipe
+    from snows_core.sweep.refine import flip_and_shift
+
+# Threads of OpenMP spin while they wait, by default: on a machine whose cores are busy with something else two of them
+# took more than thirty times the seconds of one, measured beside another process. Set before PyTorch is loaded; a value
+# that the user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
@@ -46,16 +50,16 @@ __all__ = [
 
 # Public name to the module that defines it.
 _PLACES = {
-    "NM": "masks",
+    "NM": "masks.patterns",
     "Metrics": "evaluate",
-    "NewtonOptions": "newton_options",
+    "NewtonOptions": "settings",
     "PruneResult": "result",
-    "Recipe": "recipe",
-    "Unstructured": "masks",
+    "Recipe": "settings",
+    "Unstructured": "masks.patterns",
     "apply_masks": "result",
     "estimate": "estimate",
     "evaluate": "evaluate",
-    "flip_and_shift": "refine",
+    "flip_and_shift": "sweep.refine",
     "load": "result",
     "make_masks": "prune",
     "provenance": "provenance",

@@ -8,8 +8,15 @@ from pathlib import Path
 import psutil
 import torch
 
-from snows_core.errors import bad
+from snows_core.errors import invalid_argument
 
+# Bytes that the graph of one batch may take, and the row factors of one layer: fixed for a kind of device, so that the
+# same network and images give the same batches and preconditioners whatever memory is free.
+BATCH_BYTES = {"cuda": 4e9}
+FACTOR_BYTES = {"cuda": 4e9}
+# A host's largest values stay below 32 MB so: the C library maps and clears memory anew for every larger result.
+BATCH_BYTES_HOST = 1.6e8
+FACTOR_BYTES_HOST = 5e8
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -25,7 +32,9 @@ def resolve_device(device: torch.device | str | None, home: torch.device) -> tor
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise bad("device", repr(str(device)), f"a device of this machine ({reason})", 'For instance "cpu".') from error
+        raise invalid_argument(
+            "device", repr(str(device)), f"a device of this machine ({reason})", 'For instance "cpu".'
+        ) from error
 
 
 def free_memory(device: torch.device) -> float:
@@ -80,3 +89,18 @@ def peak_memory(device: torch.device) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
     except ImportError:  # Windows
         return 0.0
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return the number format for sums and factors: double precision where the device has it (MPS has not)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def batch_bytes(device: torch.device) -> float:
+    """Return the bytes that the graph of one batch may take on a kind of device."""
+    return BATCH_BYTES.get(device.type, BATCH_BYTES_HOST)
+
+
+def factor_bytes(device: torch.device) -> float:
+    """Return the bytes that the row factors of one layer may take on a kind of device."""
+    return FACTOR_BYTES.get(device.type, FACTOR_BYTES_HOST)

@@ -9,19 +9,20 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from snows_core.calibration import calibration_parts, first_images
-from snows_core.choose_k import K, ladder, read_k
+from snows_core.activations.calibration import calibration_parts, first_images
 from snows_core.devices import resolve_device
-from snows_core.enough import Enough, enough_for
-from snows_core.errors import bad
-from snows_core.layerwise import RowFactors, masked_least_squares
-from snows_core.layout import channels_last
-from snows_core.masks import Pattern, Saliency, parse_pattern
-from snows_core.memory import Probe, memory_budget, plan_memory, probe_layers, shortest
-from snows_core.plan import LayerChoice
-from snows_core.precision import plain_numerics
-from snows_core.prepare import Choice, arguments_of, prepare
-from snows_core.recipe import Recipe, get_recipe
+from snows_core.errors import invalid_argument
+from snows_core.loss.precision import plain_numerics
+from snows_core.masks.patterns import Pattern, Saliency, parse_pattern
+from snows_core.methods.choose_k import K, ladder, read_k
+from snows_core.methods.enough import Enough, enough_for
+from snows_core.network.memory_format import channels_last
+from snows_core.settings import Recipe, get_recipe
+from snows_core.solvers.least_squares import masked_least_squares
+from snows_core.solvers.row_factors import RowFactors
+from snows_core.sweep.choice import LayerChoice
+from snows_core.sweep.memory import Probe, memory_budget, plan_memory, probe_layers, shortest
+from snows_core.sweep.prepare import Choice, arguments_of, prepare
 
 # Mean over the layers of ResNet-20 on CIFAR-10 and of the digits networks; tests/benchmarks compares with real runs.
 PRODUCTS_PER_LAYER = 7.0
@@ -89,7 +90,7 @@ def estimate(
     parts = calibration_parts(images, FEW[-1] if count is not None else None, few=0)
     count = sum(map(len, parts)) if count is None else count
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise bad("count", repr(count), "an integer >= 1")
+        raise invalid_argument("count", repr(count), "an integer >= 1")
     prepared = prepare(model, parts, choice)
     network = prepared.network
     place = resolve_device(device, next(network.module.parameters()).device)

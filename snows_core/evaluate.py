@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snows_core.batches import split_batch
-from snows_core.calibration import run_on_example
-from snows_core.copies import plain_copy
+from snows_core.activations.batches import split_batch
 from snows_core.devices import resolve_device
-from snows_core.errors import SnowsError, bad
-from snows_core.scores import Scores, Tally, read_scores
+from snows_core.errors import SnowsError, invalid_argument
+from snows_core.loss.scores import Scores, Tally, read_scores
+from snows_core.network.copies import plain_copy
+from snows_core.network.example import run_on_example
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -94,7 +94,7 @@ def evaluate(
             if dense is not None:
                 tally.add_reference(scores, dense(x))
     if seen == 0:
-        raise bad("images", "no images", "at least one image")
+        raise invalid_argument("images", "no images", "at least one image")
     return Metrics(
         images=seen,
         accuracy=100 * tally.right / tally.labelled if tally.labelled else None,
@@ -121,7 +121,9 @@ def in_eval_mode(
         SnowsError: when this is no network, or there is no such device.
     """
     if not isinstance(model, nn.Module):
-        raise bad(name, type(model).__name__, "a torch.nn.Module", "Of a result of prune, pass result.model.")
+        raise invalid_argument(
+            name, type(model).__name__, "a torch.nn.Module", "Of a result of prune, pass result.model."
+        )
     tensors = list(itertools.chain(model.parameters(), model.buffers()))
     home = tensors[0].device if tensors else torch.device("cpu")
     place = resolve_device(device, home)
@@ -146,7 +148,7 @@ def _copied(model: nn.Module, name: str) -> nn.Module:
     try:
         return plain_copy(model)
     except Exception as error:  # a lock, a file, a generator: each refuses in its own way
-        raise bad(
+        raise invalid_argument(
             name,
             f"a {type(model).__name__} that is not on the device and cannot be copied there ({error})",
             "a network that copy.deepcopy copies",
@@ -160,14 +162,18 @@ def _batches(images: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor
         yield from _cut(*split_batch((images, labels), strict=True), batch_size)
         return
     if labels is not None:
-        raise bad("labels", "a tensor beside a loader", "None", "Let the loader yield (images, labels) pairs instead.")
+        raise invalid_argument(
+            "labels", "a tensor beside a loader", "None", "Let the loader yield (images, labels) pairs instead."
+        )
     if isinstance(images, Mapping):
         yield from _cut(*split_batch(images, strict=True), batch_size)
         return
     try:
         iterator = iter(images)
     except TypeError:
-        raise bad("images", type(images).__name__, "a tensor (N, C, H, W), a DataLoader or batches") from None
+        raise invalid_argument(
+            "images", type(images).__name__, "a tensor (N, C, H, W), a DataLoader or batches"
+        ) from None
     for batch in iterator:
         x, y = split_batch(batch, strict=True)
         _check_batch(x, y)
@@ -177,7 +183,7 @@ def _batches(images: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor
 
 def _cut(images: Tensor, labels: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise bad("batch_size", size, "an integer >= 1")
+        raise invalid_argument("batch_size", size, "an integer >= 1")
     _check_batch(images, labels)
     for start in range(0, len(images), size):
         part = slice(start, start + size)
@@ -194,6 +200,6 @@ def _check_batch(images: Tensor, labels: Tensor | None) -> None:
         fix = "Add the batch axis with images.unsqueeze(0)." if images.ndim == 3 else ""
         if images.ndim == 1:
             fix = "Labels go beside a tensor as evaluate(model, images, labels), or in pairs from a loader."
-        raise bad("images", f"shape {tuple(images.shape)}", "(N, C, H, W)", fix)
+        raise invalid_argument("images", f"shape {tuple(images.shape)}", "(N, C, H, W)", fix)
     if labels is not None and len(labels) != len(images):
-        raise bad("labels", f"{len(labels)} labels", f"one per image ({len(images)})")
+        raise invalid_argument("labels", f"{len(labels)} labels", f"one per image ({len(images)})")

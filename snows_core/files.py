@@ -1,13 +1,19 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are written whole or not at all, and whether they can be written."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+
+LEFTOVER = ".snows-"  # begins the names of what is removed after use, and stays only when a process is killed
+_PROBE_BYTES = 65536
 
 
 def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
@@ -35,3 +41,94 @@ def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def try_to_write(folder: Path) -> None:
+    """Make a folder with a file in it and take both away again.
+
+    Args:
+        folder: new or existing; missing parents are made and removed likewise.
+
+    Raises:
+        OSError: when it cannot be made or written into.
+        ValueError: when no file system takes such a name.
+    """
+    if "\0" in str(folder):
+        raise ValueError("a name with a null character")
+    whole = Path(os.path.abspath(folder))
+    missing = list(takewhile(lambda path: not os.path.isdir(path), (whole, *whole.parents)))
+    made: list[Path] = []
+    try:
+        for path in reversed(missing):
+            if os.path.lexists(path):
+                raise NotADirectoryError(errno.ENOTDIR, f"{path} is no folder")
+            path.mkdir()
+            made.append(path)
+        with tempfile.NamedTemporaryFile(dir=whole, prefix=LEFTOVER) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+    finally:
+        for path in reversed(made):
+            path.rmdir()
+
+
+def contents(folder: Path) -> list[str]:
+    """Return the names of what a folder holds, without what a killed process may have left there."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith(LEFTOVER))
+
+
+def fill_folder(folder: Path, write: Callable[[Path], None], seal: str) -> None:
+    """Let ``write`` fill a folder: all its files appear there, or none, and they have the mode of the user's umask.
+
+    A new folder is filled under another name and renamed. In a folder that exists (which may be a mounted one, or stand
+    in one that is not ours) the files are exchanged one by one, and put back when that fails.
+
+    Args:
+        folder: new, empty, or with files of the same names, which are replaced.
+        write: called with an empty folder, to be filled with files.
+        seal: the file without which a reader takes the others for nothing; it goes first and comes last.
+
+    Raises:
+        OSError: when the files cannot be written; the folder is as it was then.
+    """
+    folder = Path(os.path.abspath(folder))
+    there = folder.is_dir()
+    base = folder if there else folder.parent
+    base.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=base, prefix=LEFTOVER) as name:
+        new = Path(name) / "new"
+        new.mkdir()
+        write(new)
+        _give_usual_mode(new)
+        if there:
+            _exchange(new, folder, Path(name) / "old", seal)
+        else:
+            new.rename(folder)
+
+
+def _give_usual_mode(folder: Path) -> None:
+    """Give all files in a folder the mode of a file that is made in the usual way: some writers make private ones."""
+    usual = folder / f"{LEFTOVER}mode"
+    usual.touch()
+    mode = usual.stat().st_mode & 0o777
+    usual.unlink()
+    for path in folder.iterdir():
+        path.chmod(mode)
+
+
+def _exchange(new: Path, folder: Path, old: Path, seal: str) -> None:
+    old.mkdir()
+    names = sorted(os.listdir(new), key=lambda name: (name == seal, name))
+    try:
+        for name in reversed(names):
+            if (folder / name).exists():
+                (folder / name).rename(old / name)
+        for name in names:
+            (new / name).rename(folder / name)
+    except BaseException:
+        for name in names:
+            if (old / name).exists():
+                (old / name).replace(folder / name)
+            elif not (new / name).exists():  # it had no predecessor and is in its place already
+                (folder / name).unlink(missing_ok=True)
+        raise

@@ -11,22 +11,23 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from snows_core.calibration import calibration_parts, first_images, shuffled
-from snows_core.choose_k import K, read_k
-from snows_core.copies import plain_copy, snapshot
+from snows_core.activations.calibration import calibration_parts, first_images, shuffled
 from snows_core.devices import peak_memory, resolve_device
-from snows_core.errors import bad
-from snows_core.layer_solver import LayerOutcome
-from snows_core.layout import channels_last
-from snows_core.masks import Masks, Pattern, Saliency, parse_pattern
-from snows_core.plan import LayerChoice, PlannedLayer
-from snows_core.precision import plain_numerics
-from snows_core.prepare import Choice, Prepared, arguments_of, prepare
+from snows_core.errors import invalid_argument
+from snows_core.loss.precision import plain_numerics
+from snows_core.masks.patterns import Masks, Pattern, Saliency, parse_pattern
+from snows_core.methods.choose_k import K, read_k
+from snows_core.methods.snows import LayerOutcome
+from snows_core.network.copies import plain_copy, snapshot
+from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
-from snows_core.recipe import Recipe, get_recipe
-from snows_core.refine import Augment, JointOptions, refine_result
 from snows_core.result import PruneResult
-from snows_core.sweep import Sweep
+from snows_core.settings import Recipe, get_recipe
+from snows_core.sweep.choice import LayerChoice
+from snows_core.sweep.prepare import Choice, Prepared, arguments_of, prepare
+from snows_core.sweep.refine import Augment, JointOptions, refine_result
+from snows_core.sweep.select import LayerSelection
+from snows_core.sweep.sweep import Sweep
 
 
 @plain_numerics()
@@ -59,8 +60,8 @@ def prune(
         images: calibration images as the network expects them: tensor (N, C, H, W), DataLoader, or batches.
         pattern: "2:4", 0.8, "global:0.8:0.95", ``NM(2, 4)``, ``Unstructured(0.8, "global", cap=0.95)``.
         k: how many operations behind a layer its loss looks; 0 is layer-wise least squares; default 5; "auto" chooses
-            per layer by gain per cost (:mod:`snows_core.choose_k`).
-        recipe: "fast" or "paper", or a :class:`~snows_core.recipe.Recipe`.
+            per layer by gain per cost (:mod:`snows_core.methods.choose_k`).
+        recipe: "fast" or "paper", or a :class:`~snows_core.settings.Recipe`.
         masks: masks made elsewhere, used as they are instead of ``pattern``: bool tensors by layer or parameter name,
             or a pruned model or state dict whose zeros define them.
         saliency: how weights are scored: "magnitude", or a function of (name, weight).
@@ -72,7 +73,7 @@ def prune(
         max_images: use at most this many images.
         max_memory: bytes, or a fraction below 1 of what is free, for graphs and resting values; default 0.8 of a GPU,
             2.5 GB of a host. Graphs are rebuilt, values rest in host memory or on disk as needed, with the same result.
-        refine: steps of joint refinement after the sweep (:mod:`snows_core.refine`), 0 for none; it pays at high
+        refine: steps of joint refinement after the sweep (:mod:`snows_core.sweep.refine`), 0 for none; it pays at high
             unstructured sparsity, and also changes scales and shifts of normalisation layers.
         augment: changes calibration images at random during refinement, for instance ``snows.flip_and_shift``.
         seed: of the order of the images, of equal scores, of the curvature probes and of refinement.
@@ -170,14 +171,16 @@ def _check_resume(resume: PruneResult, masks: Masks, record: dict[str, Any]) -> 
             known = {name: known.get(name) for name in value}
         if known != value:
             words = {"weights": "dense weights", "calibration": "calibration images"}.get(key, key)
-            raise bad("resume", f"a result with another {words}", "an interrupted result of the same call")
+            raise invalid_argument("resume", f"a result with another {words}", "an interrupted result of the same call")
     for name, mask in resume.masks.items():
         if name not in masks or not torch.equal(masks[name].cpu(), mask.cpu()):
-            raise bad("resume", f"a result with another mask for '{name}'", "an interrupted result of the same call")
+            raise invalid_argument(
+                "resume", f"a result with another mask for '{name}'", "an interrupted result of the same call"
+            )
 
 
 def _known_outcomes(
-    resume: PruneResult | None, todo: list[PlannedLayer], device: torch.device
+    resume: PruneResult | None, todo: list[LayerSelection], device: torch.device
 ) -> dict[str, LayerOutcome]:
     """Return the outcomes of the layers that an interrupted run has solved already."""
     if resume is None:

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from snows_core.errors import SnowsError, bad
-from snows_core.fitting import load_weights, zero_by_masks
-from snows_core.folders import contents, fill_folder, try_to_write
-from snows_core.given_masks import read_mask
+from snows_core.errors import SnowsError, invalid_argument
+from snows_core.files import contents, fill_folder, try_to_write
+from snows_core.masks.given import read_mask
+from snows_core.network.fitting import load_weights, zero_by_masks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,20 +120,30 @@ def check_target(folder: str | Path, overwrite: bool = False) -> None:
     try:
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
-            raise bad("folder", f"the file {folder}", "a folder")
+            raise invalid_argument("folder", f"the file {folder}", "a folder")
         held = contents(folder) if folder.is_dir() else []
         if any(name not in _FILES for name in held):
-            raise bad("folder", f"{folder}, which holds other files", "a new or empty folder", "Choose another name.")
+            raise invalid_argument(
+                "folder", f"{folder}, which holds other files", "a new or empty folder", "Choose another name."
+            )
         if held and not overwrite:
-            raise bad("folder", f"{folder}, which holds a result already", "a new or empty folder",
-                      "Choose another name, or pass overwrite=True.")  # fmt: skip
+            raise invalid_argument(
+                "folder",
+                f"{folder}, which holds a result already",
+                "a new or empty folder",
+                "Choose another name, or pass overwrite=True.",
+            )
         try_to_write(folder)
     except SnowsError:
         raise
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise bad("folder", f"{str(folder)[:200]!r}, which cannot be written ({reason})", "a folder that can be made",
-                  "Choose another place.") from error  # fmt: skip
+        raise invalid_argument(
+            "folder",
+            f"{str(folder)[:200]!r}, which cannot be written ({reason})",
+            "a folder that can be made",
+            "Choose another place.",
+        ) from error
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> PruneResult:
@@ -151,24 +161,28 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PruneResult:
         SnowsError: when a file is missing or damaged, or the weights do not fit the model.
     """
     if not isinstance(folder, str | os.PathLike):
-        raise bad("folder", f"a {type(folder).__name__}", "the path of a folder written by result.save()")
+        raise invalid_argument("folder", f"a {type(folder).__name__}", "the path of a folder written by result.save()")
     folder = Path(folder)
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
-        raise bad("folder", f"{folder} without {', '.join(missing)}", "a folder written by result.save()")
+        raise invalid_argument("folder", f"{folder} without {', '.join(missing)}", "a folder written by result.save()")
     manifest = _read(folder / "manifest.json", _read_manifest)
     state = _read(folder / "model.safetensors", load_file)
     masks = _read(folder / "masks.safetensors", _read_masks)
     report = _read(folder / "report.csv", _read_report)
     names = manifest.pop("weight_names")
     if rows := sorted(set(masks) - set(report["layer"])):
-        raise bad("folder", f"{folder}, whose report lacks '{rows[0]}'", "what result.save() wrote")
+        raise invalid_argument("folder", f"{folder}, whose report lacks '{rows[0]}'", "what result.save() wrote")
     for name, mask in masks.items():
         weight = state.get(names.get(name, ""))
         if weight is None or weight.shape != mask.shape:
-            raise bad("folder", f"{folder}, whose mask of '{name}' fits no weight", "what result.save() wrote")
+            raise invalid_argument(
+                "folder", f"{folder}, whose mask of '{name}' fits no weight", "what result.save() wrote"
+            )
         if model is not None and not torch.isfinite(weight).all():
-            raise bad("folder", f"{folder}, whose weight of '{name}' has NaN or infinite values", "finite weights")
+            raise invalid_argument(
+                "folder", f"{folder}, whose weight of '{name}' has NaN or infinite values", "finite weights"
+            )
     if model is not None:
         load_weights(model, state)
     return PruneResult(model, masks, report, manifest, state, names)
@@ -179,7 +193,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         return reader(path)
     except Exception as error:  # whatever a library makes of a file that is not what it seems
         got = f"a damaged file {path} ({' '.join(str(error).split())[:200] or type(error).__name__})"
-        raise bad("folder", got, "what result.save() wrote", "Save it again.") from error
+        raise invalid_argument("folder", got, "what result.save() wrote", "Save it again.") from error
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -15,15 +15,27 @@ SIZE = 8  # pixels of the images, on each side
 
 
 ACTIVATIONS = {
-    "relu module": (nn.ReLU, {}), "relu in place": (nn.ReLU, {"inplace": True}), "gelu": (nn.GELU, {}),
-    "gelu tanh": (nn.GELU, {"approximate": "tanh"}), "silu": (nn.SiLU, {"inplace": True}),
-    "hardswish": (nn.Hardswish, {}), "leaky": (nn.LeakyReLU, {"negative_slope": 0.1, "inplace": True}),
-    "relu6": (nn.ReLU6, {}), "prelu": (nn.PReLU, {}), "elu": (nn.ELU, {}),
-    "functional": F.relu, "functional in place": lambda x: F.relu(x, inplace=True), "method": lambda x: x.relu(),
-    "method in place": lambda x: x.relu_(), "functional gelu": F.gelu, "functional silu": F.silu,
-    "functional hardswish": F.hardswish, "keyword": lambda x: F.leaky_relu(input=x, negative_slope=0.2),
-    "tanh": torch.tanh, "sigmoid by hand": lambda x: x * x.sigmoid(),
-}  # fmt: skip
+    "relu module": (nn.ReLU, {}),
+    "relu in place": (nn.ReLU, {"inplace": True}),
+    "gelu": (nn.GELU, {}),
+    "gelu tanh": (nn.GELU, {"approximate": "tanh"}),
+    "silu": (nn.SiLU, {"inplace": True}),
+    "hardswish": (nn.Hardswish, {}),
+    "leaky": (nn.LeakyReLU, {"negative_slope": 0.1, "inplace": True}),
+    "relu6": (nn.ReLU6, {}),
+    "prelu": (nn.PReLU, {}),
+    "elu": (nn.ELU, {}),
+    "functional": F.relu,
+    "functional in place": lambda x: F.relu(x, inplace=True),
+    "method": lambda x: x.relu(),
+    "method in place": lambda x: x.relu_(),
+    "functional gelu": F.gelu,
+    "functional silu": F.silu,
+    "functional hardswish": F.hardswish,
+    "keyword": lambda x: F.leaky_relu(input=x, negative_slope=0.2),
+    "tanh": torch.tanh,
+    "sigmoid by hand": lambda x: x * x.sigmoid(),
+}
 
 
 class Activation(nn.Module):
@@ -180,9 +192,12 @@ class Perceptron(nn.Module):
 
 
 POOLS = {
-    "max": nn.MaxPool2d(2), "average": nn.AvgPool2d(2, ceil_mode=True), "overlapping": nn.MaxPool2d(3, 2, 1),
-    "functional": lambda x: F.max_pool2d(x, kernel_size=2), "functional average": lambda x: F.avg_pool2d(x, 2),
-}  # fmt: skip
+    "max": nn.MaxPool2d(2),
+    "average": nn.AvgPool2d(2, ceil_mode=True),
+    "overlapping": nn.MaxPool2d(3, 2, 1),
+    "functional": lambda x: F.max_pool2d(x, kernel_size=2),
+    "functional average": lambda x: F.avg_pool2d(x, 2),
+}
 
 
 class Pool(nn.Module):

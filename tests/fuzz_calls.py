@@ -8,12 +8,24 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import random_images, random_mask
 
 import snows_core as snows
-from snows_core.graph import Network
+from snows_core.network.graph import Network
 
 PATTERNS = [
-    "2:4", "1:4", "1:2", "3:4", "4:8", 0.3, 0.5, 0.9, "0.75", "global:0.6", "global:0.7:0.9", snows.NM(2, 4),
-    snows.Unstructured(0.6), snows.Unstructured(0.8, "global", cap=0.95),
-]  # fmt: skip
+    "2:4",
+    "1:4",
+    "1:2",
+    "3:4",
+    "4:8",
+    0.3,
+    0.5,
+    0.9,
+    "0.75",
+    "global:0.6",
+    "global:0.7:0.9",
+    snows.NM(2, 4),
+    snows.Unstructured(0.6),
+    snows.Unstructured(0.8, "global", cap=0.95),
+]
 DTYPES = [torch.float32, torch.float32, torch.float64, torch.bfloat16]
 
 
@@ -25,10 +37,14 @@ def random_call(seed):
     count = draw.choice([1, 2, 3, 7, 16, 17, 33, 40])
     x = random_images(count, SIZE, seed=seed, dtype=draw.choice([dtype, torch.float32]))
     options = {
-        "pattern": draw.choice(PATTERNS), "k": draw.choice([0, 1, 2, 3, 4, 5, 6, "auto"]), "seed": draw.randint(0, 9),
-        "recipe": draw.choice(["fast", "fast", "fast", "paper"]), "batch_size": draw.choice([1, 3, 4, 16, 64]),
-        "progress": False, "cg_iterations": 15,
-    }  # fmt: skip
+        "pattern": draw.choice(PATTERNS),
+        "k": draw.choice([0, 1, 2, 3, 4, 5, 6, "auto"]),
+        "seed": draw.randint(0, 9),
+        "recipe": draw.choice(["fast", "fast", "fast", "paper"]),
+        "batch_size": draw.choice([1, 3, 4, 16, 64]),
+        "progress": False,
+        "cg_iterations": 15,
+    }
     maybe = {
         "curvature": lambda: draw.choice(["hessian", "gauss-newton"]),
         "max_memory": lambda: draw.choice([0.2, 2e6, 2e7, 1e9]),
@@ -61,9 +77,11 @@ def _source(x, draw):
     """Return a function that gives the images in one of the forms that ``prune`` takes."""
     size = draw.randint(1, 8)
     labels = torch.zeros(len(x))
-    return draw.choice([
-        lambda: x,
-        lambda: DataLoader(TensorDataset(x, labels), batch_size=size),
-        lambda: [{"pixel_values": part, "labels": [0]} for part in x.split(size)],
-        lambda: (part for part in x.split(size)),
-    ])  # fmt: skip
+    return draw.choice(
+        [
+            lambda: x,
+            lambda: DataLoader(TensorDataset(x, labels), batch_size=size),
+            lambda: [{"pixel_values": part, "labels": [0]} for part in x.split(size)],
+            lambda: (part for part in x.split(size)),
+        ]
+    )

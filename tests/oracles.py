@@ -7,15 +7,28 @@ from toys import make_problem, nudged, random_images, random_mask, small_resnet,
 # Where each tap of a segment shows in the model itself, as (module, which call, "out" or "in"): an oracle that knows
 # nothing of torch.fx. The attention product has no module; its values are the input of the projection behind it.
 RESNET_TAPS = [
-    ("layer1.bn1", 0, "out"), ("layer1.relu", 0, "out"), ("layer1.bn2", 0, "out"), ("layer1.relu", 1, "out"),
-    ("layer2.bn1", 0, "out"), ("layer2.relu", 0, "out"), ("layer2.bn2", 0, "out"), ("layer2.downsample.1", 0, "out"),
-    ("layer2.relu", 1, "out"), ("fc", 0, "out"),
-]  # fmt: skip
+    ("layer1.bn1", 0, "out"),
+    ("layer1.relu", 0, "out"),
+    ("layer1.bn2", 0, "out"),
+    ("layer1.relu", 1, "out"),
+    ("layer2.bn1", 0, "out"),
+    ("layer2.relu", 0, "out"),
+    ("layer2.bn2", 0, "out"),
+    ("layer2.downsample.1", 0, "out"),
+    ("layer2.relu", 1, "out"),
+    ("fc", 0, "out"),
+]
 VIT_TAPS = [
-    ("blocks.0.attn.qkv", 0, "out"), ("blocks.0.attn.proj", 0, "in"), ("blocks.0.attn.proj", 0, "out"),
-    ("blocks.0.norm2", 0, "out"), ("blocks.0.mlp.fc1", 0, "out"), ("blocks.0.mlp.act", 0, "out"),
-    ("blocks.0.mlp.fc2", 0, "out"), ("blocks.1.norm1", 0, "out"), ("blocks.1.attn.qkv", 0, "out"),
-]  # fmt: skip
+    ("blocks.0.attn.qkv", 0, "out"),
+    ("blocks.0.attn.proj", 0, "in"),
+    ("blocks.0.attn.proj", 0, "out"),
+    ("blocks.0.norm2", 0, "out"),
+    ("blocks.0.mlp.fc1", 0, "out"),
+    ("blocks.0.mlp.act", 0, "out"),
+    ("blocks.0.mlp.fc2", 0, "out"),
+    ("blocks.1.norm1", 0, "out"),
+    ("blocks.1.attn.qkv", 0, "out"),
+]
 
 
 def observed(model, taps, images, weights=None):
@@ -64,10 +77,12 @@ class Case:
 
     def residuals(self, weight):
         """All errors in one vector r, scaled so that the loss is r'r."""
-        return torch.cat([
-            (output - target).flatten() / output.numel() ** 0.5
-            for output, target in zip(self.outputs(weight), self.targets, strict=True)
-        ])  # fmt: skip
+        return torch.cat(
+            [
+                (output - target).flatten() / output.numel() ** 0.5
+                for output, target in zip(self.outputs(weight), self.targets, strict=True)
+            ]
+        )
 
     def dense(self, matrix):
         kept = self.mask.flatten()

@@ -92,8 +92,10 @@ def test_notebooks_are_compared_and_merged_by_nbdime():
         pytest.skip("not a git checkout")
     done = subprocess.run(
         ["git", "-C", str(ROOT), "check-attr", "diff", "merge", "eol", "--", "notebooks/index.ipynb"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     found = dict(line.split(": ")[1:] for line in done.stdout.splitlines())
     assert found == {"diff": "jupyternotebook", "merge": "jupyternotebook", "eol": "lf"}
 

@@ -72,6 +72,6 @@ def test_a_closed_form_takes_no_products_and_a_part_of_the_images_is_charged_as_
     stepped = snows.estimate(model, images, "2:4", count=64, k=0, warm_start=False)
     assert (stepped["image_products"] == 64 * stepped["products"]).all() and (stepped["products"] > 0).all()
     for name, value in {"LOSS_POSITIONS": 1, "LOSS_IMAGES": 16, "CURVATURE_POSITIONS": 1, "IMAGES": 8}.items():
-        monkeypatch.setattr(sys.modules["snows_core.enough"], name, value)
+        monkeypatch.setattr(sys.modules["snows_core.methods.enough"], name, value)
     part = snows.estimate(model, images, "2:4", count=64, k=1, batch_size=4)
     assert (part["image_products"] == 8 * part["products"]).all()

@@ -21,9 +21,7 @@ COMMANDS = ("prune", "evaluate", "estimate", "reproduce", "train", "experiments"
 def python(code: str, **environment: str) -> str:
     """Run code in a fresh interpreter and return what it prints."""
     kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**kept, **environment}
-    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**kept, **environment})
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -39,7 +37,7 @@ def loaded_after(code: str) -> list[str]:
         "import snows_core",
         "import snows_core; snows_core.SnowsError, snows_core.__version__, dir(snows_core)",
         "import snows_core; snows_core.Recipe('mine', newton=snows_core.NewtonOptions(steps=2))",
-        "import snows_core.cli",
+        "import snows_core.cli.app",
     ],
 )
 def test_importing_the_package_loads_nothing_heavy(code):
@@ -48,7 +46,7 @@ def test_importing_the_package_loads_nothing_heavy(code):
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), *((command, "--help") for command in COMMANDS)])
 def test_help_loads_nothing_heavy(arguments):
-    code = f"from snows_core.cli import app\napp({list(arguments)!r}, standalone_mode=False)"
+    code = f"from snows_core.cli.app import app\napp({list(arguments)!r}, standalone_mode=False)"
     assert loaded_after(code) == []
 
 

@@ -14,10 +14,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from toys import make_problem, nudged, random_images, random_mask, relative
 
 import snows_core as snows
+from snows_core.activations.cache import ActivationCache
 from snows_core.errors import SnowsError
-from snows_core.graph import Network
-from snows_core.masks import parse_pattern
-from snows_core.stream import Stream
+from snows_core.masks.patterns import parse_pattern
+from snows_core.network.graph import Network
 
 NETWORKS, CALLS = 40, 150
 EXACT = 1e-10
@@ -67,10 +67,12 @@ class Oracle:
 
     def residuals(self, weight):
         weights = {**self.problem.pruned.weights, self.problem.layer.weight_name: weight}
-        return torch.cat([
-            (output - target).flatten() / output.numel() ** 0.5
-            for output, target in zip(self.taps(weights), self.targets, strict=True)
-        ])  # fmt: skip
+        return torch.cat(
+            [
+                (output - target).flatten() / output.numel() ** 0.5
+                for output, target in zip(self.taps(weights), self.targets, strict=True)
+            ]
+        )
 
     def derivatives(self, weight, direction):
         """Return loss, gradient, and the products of Hessian and Gauss-Newton matrix with a direction."""
@@ -93,7 +95,7 @@ def test_graph_loss_gradient_and_products_of_random_networks(seed):
     network = Network(model, example=images[:2])
     with torch.no_grad():
         expected = model(images.clone())
-    assert relative(Stream(network, [images]).finish()[0], expected) < EXACT
+    assert relative(ActivationCache(network, [images]).finish()[0], expected) < EXACT
     draw = random.Random(seed)
     layers = [layer for layer in network.layers if layer.weight_name]
     for layer in draw.sample(layers, min(3, len(layers))):

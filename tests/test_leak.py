@@ -74,9 +74,13 @@ def measured(script):
         "MALLOC_TRIM_THRESHOLD_": "131072",  # what is freed goes back to the system and is not kept for later
     }
     done = subprocess.run(
-        [sys.executable, "-c", PREAMBLE + script], capture_output=True, text=True, env=environment, timeout=600,
+        [sys.executable, "-c", PREAMBLE + script],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=600,
         cwd=Path(__file__).parents[1],
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

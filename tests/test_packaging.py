@@ -24,8 +24,11 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 CONDA_NAMES = {  # conda-forge's name, the lighter one where a package is split
-    "torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base", "nbconvert": "nbconvert-core",
-}  # fmt: skip
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "seaborn": "seaborn-base",
+    "nbconvert": "nbconvert-core",
+}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
@@ -116,8 +119,9 @@ def test_types_are_shipped(project):
 def tracked_texts() -> list[Path]:
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
     paths = [ROOT / name for name in listed.stdout.split("\0") if name]
@@ -162,9 +166,7 @@ def test_postbuild_in_a_clean_environment(tmp_path):
     (packages / "conda.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MPLBACKEND")}
     environment["PATH"] = f"{tmp_path / 'env' / 'bin'}{os.pathsep}{environment['PATH']}"
-    done = subprocess.run(
-        ["bash", "binder/postBuild"], cwd=copy, env=environment, capture_output=True, text=True
-    )  # fmt: skip
+    done = subprocess.run(["bash", "binder/postBuild"], cwd=copy, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "accuracy=9" in done.stdout
     where = [str(tmp_path / "env" / "bin" / "python"), "-c", "import snows_core; print(snows_core.__file__)"]
@@ -176,8 +178,6 @@ def test_postbuild_in_a_clean_environment(tmp_path):
 def test_make_targets_set_themselves_up(target):
     if shutil.which("make") is None:
         pytest.skip("no make here")
-    plan = subprocess.run(
-        ["make", "-n", target, "VENV=no-such-environment"], cwd=ROOT, capture_output=True, text=True
-    )  # fmt: skip
+    plan = subprocess.run(["make", "-n", target, "VENV=no-such-environment"], cwd=ROOT, capture_output=True, text=True)
     assert plan.returncode == 0, plan.stderr
     assert ('-c constraints.txt -e ".[dev]"' in plan.stdout) == (target != "clean")

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-from snows_core.errors import SnowsError, bad, closest
+from snows_core.errors import SnowsError, closest, invalid_argument
 
 module = importlib.import_module("snows_core.provenance")  # the package's attribute of that name is the function
 
@@ -42,10 +42,10 @@ def test_a_package_that_is_not_there_is_said_to_be_missing(monkeypatch):
 
 
 def test_errors_name_argument_got_expected_and_fix():
-    error = bad("k", -1, "an integer >= 0", "Use k=0.")
+    error = invalid_argument("k", -1, "an integer >= 0", "Use k=0.")
     assert isinstance(error, SnowsError) and isinstance(error, ValueError)
     assert str(error) == "k: got -1; expected an integer >= 0. Use k=0."
-    assert str(bad("k", -1, "an integer >= 0")) == "k: got -1; expected an integer >= 0."
+    assert str(invalid_argument("k", -1, "an integer >= 0")) == "k: got -1; expected an integer >= 0."
 
 
 def test_nearest_names_are_offered_best_first_or_not_at_all():

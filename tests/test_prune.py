@@ -13,14 +13,29 @@ from toys import awake, random_images, random_mask, small_resnet, small_vit, tor
 
 import snows_core as snows
 
-module = importlib.import_module("snows_core.sweep")
+module = importlib.import_module("snows_core.sweep.sweep")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
 NETWORKS = {"resnet": (small_resnet, 8), "vit": (small_vit, 4), "torch attention": (torch_attention, 8)}
 COLUMNS = {
-    "layer", "kind", "shape", "weights", "kept", "sparsity", "status", "reason", "k", "loss_masked", "loss_start",
-    "loss_end", "newton_steps", "products", "image_products", "seconds", "stop",
-}  # fmt: skip
+    "layer",
+    "kind",
+    "shape",
+    "weights",
+    "kept",
+    "sparsity",
+    "status",
+    "reason",
+    "k",
+    "loss_masked",
+    "loss_start",
+    "loss_end",
+    "newton_steps",
+    "products",
+    "image_products",
+    "seconds",
+    "stop",
+}
 
 
 def run(model, count=10, size=8, **options):
@@ -90,12 +105,24 @@ def test_report_has_one_row_for_every_layer_with_weights():
     report = run(small_resnet()).report
     assert set(report.columns) == COLUMNS
     assert list(report["layer"]) == [
-        "conv1", "layer1.conv1", "layer1.conv2", "layer2.conv1", "layer2.conv2", "layer2.downsample.0", "fc",
-    ]  # fmt: skip
+        "conv1",
+        "layer1.conv1",
+        "layer1.conv2",
+        "layer2.conv1",
+        "layer2.conv2",
+        "layer2.downsample.0",
+        "fc",
+    ]
     rows = report.set_index("layer")
     assert rows.loc["layer1.conv1", ["kind", "shape", "weights", "kept", "status", "reason", "k"]].tolist() == [
-        "convolution", "4x4x3x3", 144, 72, "pruned", "", 3,
-    ]  # fmt: skip
+        "convolution",
+        "4x4x3x3",
+        144,
+        72,
+        "pruned",
+        "",
+        3,
+    ]
     assert rows.loc["conv1", ["status", "reason", "kept"]].tolist() == ["skipped", "first layer (reads the image)", 108]
     assert (rows["sparsity"] == 1 - rows["kept"] / rows["weights"]).all()
     assert (rows.query("status == 'pruned'")["seconds"] > 0).all()
@@ -181,12 +208,12 @@ def test_later_layers_see_the_pruned_network():
 def test_a_whole_sweep_is_one_forward_pass_of_each_stream(monkeypatch):
     made = []
 
-    class Watched(module.Stream):
+    class Watched(module.ActivationCache):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(module, "Stream", Watched)
+    monkeypatch.setattr(module, "ActivationCache", Watched)
     run(small_resnet(), count=10)
     assert len(made) == 2
     assert all(stream.executed <= 3 * (len(stream.network.nodes) - 1) for stream in made)  # three batches

@@ -9,7 +9,7 @@ from toys import SmallResNet, random_images, small_resnet
 import snows_core as snows
 from snows_core.errors import SnowsError
 
-module = importlib.import_module("snows_core.sweep")
+module = importlib.import_module("snows_core.sweep.sweep")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
 

@@ -9,7 +9,7 @@ from toys import random_images, small_resnet, small_vit
 import snows_core as snows
 from snows_core.errors import SnowsError
 
-module = importlib.import_module("snows_core.sweep")
+module = importlib.import_module("snows_core.sweep.sweep")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
 
@@ -83,7 +83,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(monkeypatch, tmp_pat
         {"recipe": "paper"},
         {"count": 7},
     ],
-)  # fmt: skip
+)
 def test_resuming_another_call_is_refused(monkeypatch, change):
     stop_after(monkeypatch, 2)
     partial = run(small_resnet())

@@ -11,10 +11,10 @@ from torch.nn.utils import prune as torch_prune
 from toys import SmallResNet, random_images, small_resnet
 
 import snows_core as snows
-from snows_core import calibration
+from snows_core.activations import calibration
 from snows_core.errors import SnowsError
 
-sweep = importlib.import_module("snows_core.sweep")
+sweep = importlib.import_module("snows_core.sweep.sweep")
 QUICK = {"layers": ["layer1.conv2", "layer2.conv1"], "k": 1}
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 

@@ -110,12 +110,13 @@ def _fail(*args, **kwargs):
 BREAKS = {
     "weights": lambda patch: patch.setattr(result_module, "save_file", _fail),
     "masks": lambda patch: patch.setattr(
-        result_module, "save_file",
+        result_module,
+        "save_file",
         lambda tensors, path, write=result_module.save_file: _fail() if "masks" in str(path) else write(tensors, path),
     ),
     "manifest": lambda patch: patch.setattr(result_module.json, "dumps", _fail),
     "report": lambda patch: patch.setattr(pd.DataFrame, "to_csv", _fail),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BREAKS)
@@ -133,21 +134,56 @@ def test_a_write_that_fails_leaves_nothing_half_written(result, tmp_path, monkey
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-ODD_NAMES = ["0.10", "0.1", "nan", "None", "NA", "null", "1e5", "", "true", "007", "inf", "-", " a ", "a,b", 'say "x"',
-             "line\nbreak", "return\rhere", "#", "größe"]  # fmt: skip
+ODD_NAMES = [
+    "0.10",
+    "0.1",
+    "nan",
+    "None",
+    "NA",
+    "null",
+    "1e5",
+    "",
+    "true",
+    "007",
+    "inf",
+    "-",
+    " a ",
+    "a,b",
+    'say "x"',
+    "line\nbreak",
+    "return\rhere",
+    "#",
+    "größe",
+]
 
 
 def made_up(names=("a",), **columns):
     """Return a result with layers of any name, without a network."""
     rows = [
-        {"layer": name, "kind": "linear", "shape": "2x4", "weights": 8, "kept": 4, "sparsity": 0.5, "status": "pruned",
-         "reason": "", "k": 5, "loss_end": 0.1 + i / 3, "stop": "the gradient is zero"} for i, name in enumerate(names)
-    ]  # fmt: skip
+        {
+            "layer": name,
+            "kind": "linear",
+            "shape": "2x4",
+            "weights": 8,
+            "kept": 4,
+            "sparsity": 0.5,
+            "status": "pruned",
+            "reason": "",
+            "k": 5,
+            "loss_end": 0.1 + i / 3,
+            "stop": "the gradient is zero",
+        }
+        for i, name in enumerate(names)
+    ]
     mask = random_mask((2, 4))
     return snows.PruneResult(
-        None, dict.fromkeys(names, mask), pd.DataFrame(rows).assign(**columns), {"pattern": "2:4"},
-        {f"{name}.weight": mask * 1.0 for name in names}, {name: f"{name}.weight" for name in names},
-    )  # fmt: skip
+        None,
+        dict.fromkeys(names, mask),
+        pd.DataFrame(rows).assign(**columns),
+        {"pattern": "2:4"},
+        {f"{name}.weight": mask * 1.0 for name in names},
+        {name: f"{name}.weight" for name in names},
+    )
 
 
 def test_texts_of_the_report_come_back_as_texts(tmp_path):
@@ -166,7 +202,7 @@ def test_an_interrupted_run_goes_on_from_a_loaded_result(tmp_path, monkeypatch, 
     net = nn.Sequential(net, nn.Flatten(), nn.Linear(4 * 36, 3)).double().eval()
     images = random_images(8, size=6)
     whole = snows.prune(net, images, **options)
-    solve, done = importlib.import_module("snows_core.sweep").solve_layer, []
+    solve, done = importlib.import_module("snows_core.sweep.sweep").solve_layer, []
 
     def interrupted(*args, **kwargs):
         if len(done) == 5:
@@ -174,7 +210,7 @@ def test_an_interrupted_run_goes_on_from_a_loaded_result(tmp_path, monkeypatch, 
         done.append(1)
         return solve(*args, **kwargs)
 
-    monkeypatch.setattr("snows_core.sweep.solve_layer", interrupted)
+    monkeypatch.setattr("snows_core.sweep.sweep.solve_layer", interrupted)
     part = snows.prune(net, images, **options)
     assert not part.complete and len(part.masks) == 5
     monkeypatch.undo()
@@ -230,8 +266,11 @@ def test_a_record_with_numbers_of_other_libraries_is_written(result, tmp_path):
     made = made_up()
     made.manifest |= {"seed": torch.tensor(3), "mean": torch.ones(2).numpy(), "path": tmp_path}
     assert snows.load(made.save(tmp_path / "a")).manifest == {
-        "pattern": "2:4", "seed": 3, "mean": [1.0, 1.0], "path": str(tmp_path)
-    }  # fmt: skip
+        "pattern": "2:4",
+        "seed": 3,
+        "mean": [1.0, 1.0],
+        "path": str(tmp_path),
+    }
 
 
 @pytest.mark.parametrize("wrong", [None, 3])

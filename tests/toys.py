@@ -7,10 +7,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snows_core.graph import Layer, Network, Segment
-from snows_core.objective import ReconstructionLoss
-from snows_core.plan import plan_layers
-from snows_core.stream import Stream
+from snows_core.activations.cache import ActivationCache
+from snows_core.loss.reconstruction import ReconstructionLoss
+from snows_core.network.graph import Layer, Network, Segment
+from snows_core.sweep.select import select_layers
 
 
 class Block(nn.Module):
@@ -134,8 +134,8 @@ class Problem:
     objective: ReconstructionLoss
     weight: Tensor
     mask: Tensor
-    pruned: Stream
-    dense: Stream
+    pruned: ActivationCache
+    dense: ActivationCache
 
 
 def layer_named(network, name):
@@ -148,7 +148,7 @@ def make_problem(model, batches, name, k, *, mask=None, damaged=None, rule="all"
     layer = layer_named(network, name)
     segment = network.segment(layer, k, rule)
     batches = [batches] if isinstance(batches, Tensor) else list(batches)
-    dense, pruned = Stream(network, batches), Stream(network, batches)
+    dense, pruned = ActivationCache(network, batches), ActivationCache(network, batches)
     pruned.weights.update(damaged or {})
     for stream in (dense, pruned):
         stream.advance(network.index[layer.node])
@@ -178,7 +178,7 @@ def relative(got, expected):
 def plan(model, images=None, **choice):
     """Plan the layers of a model on two random images."""
     images = random_images(2) if images is None else images
-    return plan_layers(Network(model, example=images), model, images, **choice)
+    return select_layers(Network(model, example=images), model, images, **choice)
 
 
 def chosen(planned):

@@ -39,7 +39,7 @@ nav.site a.last { margin-left: auto; }
 _LINK = re.compile(r"(\]\()([^)\s]+)(\s*\"[^\"]*\")?(\))")
 
 
-class Page(HTMLParser):
+class NotebookOutputs(HTMLParser):
     """Collects the links and anchors of one HTML page.
 
     Attributes:
@@ -147,7 +147,7 @@ def broken_links(site: Path, root: Path) -> list[str]:
     own = re.compile(rf"/{slug}/(?:(?:blob|tree|raw)/{tag}/|{tag}\?urlpath=lab/tree/)(.+)$")
     pages = {}
     for path in sorted(site.rglob("*.html")):
-        pages[path.resolve()] = page = Page()
+        pages[path.resolve()] = page = NotebookOutputs()
         page.feed(path.read_text(encoding="utf-8"))
     broken = []
     for path, page in pages.items():

@@ -15,10 +15,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch.utils.flop_counter import FlopCounterMode
 
-from snows_core.graph import Layer, Network
-from snows_core.layer_solver import make_objective
-from snows_core.recipe import get_recipe
-from snows_core.stream import Stream
+from snows_core.activations.cache import ActivationCache
+from snows_core.methods.snows import make_objective
+from snows_core.network.graph import Layer, Network
+from snows_core.settings import get_recipe
 
 PRODUCTS = 8  # per layer, as `snows estimate` charges
 KEPT = 0.5  # 2:4
@@ -37,7 +37,7 @@ NETWORKS = {
 }
 
 
-def product_cost(network: Network, layer: Layer, stream: Stream, k: int) -> tuple[float, float]:
+def product_cost(network: Network, layer: Layer, stream: ActivationCache, k: int) -> tuple[float, float]:
     """Return the floating-point operations and the bytes of graph of one product of one image."""
     weight = network.weight(layer)
     mask = torch.ones_like(weight, dtype=torch.bool)
@@ -70,7 +70,7 @@ def cost(name: str, images: int, sample: int, k: int, rate: float, budget: float
     """Return one network's row: the middle block stands for all of them."""
     with torch.device("meta"):
         network = Network(NETWORKS[name]().eval())
-        stream = Stream(network, [torch.empty(1, 3, 224, 224)])
+        stream = ActivationCache(network, [torch.empty(1, 3, 224, 224)])
     depth = len({layer.name.split(".")[1] for layer in network.layers if layer.name.startswith("blocks.")})
     block = [layer for layer in network.layers if layer.name.startswith(f"blocks.{depth // 2}.")]
     flops, graph = 0.0, 0.0
@@ -104,9 +104,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50e12, help="FLOP/s that are reached: an assumption")
     parser.add_argument("--budget", type=float, default=80e9, help="bytes of GPU memory for graphs and factors")
     options = parser.parse_args()
-    rows = [
-        cost(name, options.images, options.sample, options.k, options.rate, options.budget) for name in NETWORKS
-    ]
+    rows = [cost(name, options.images, options.sample, options.k, options.rate, options.budget) for name in NETWORKS]
     print(pd.DataFrame(rows).to_string(index=False))
     print(f"{options.images} images, K = {options.k}, 2:4, {options.rate / 1e12:.0f} TFLOP/s assumed, single precision")
 

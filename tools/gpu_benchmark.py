@@ -19,11 +19,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import snows_core as snows
-from snows_core.graph import Network
-from snows_core.layer_solver import make_objective
-from snows_core.precision import Precision, tensor_cores
-from snows_core.recipe import get_recipe
-from snows_core.stream import Stream
+from snows_core.activations.cache import ActivationCache
+from snows_core.loss.precision import tensor_cores
+from snows_core.methods.snows import make_objective
+from snows_core.network.graph import Network
+from snows_core.settings import Precision, get_recipe
 
 CASES = {"vit_large_patch16_224": (3000, 3), "resnet50": (3000, 30)}
 SMALL = {"vit_tiny_patch16_224": (4, 1), "regnetx_002": (4, 2)}
@@ -53,7 +53,7 @@ def product_rate(name: str, images: torch.Tensor, k: int, precision: Precision) 
     network = Network(timm.create_model(name).eval())
     network.module.to(images.device)
     layer = network.layers[len(network.layers) // 2]
-    stream = Stream(network, [images])
+    stream = ActivationCache(network, [images])
     stream.advance(network.index[layer.node])
     weight = network.weight(layer)
     mask = torch.rand_like(weight) < 0.5

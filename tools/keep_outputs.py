@@ -58,9 +58,10 @@ def merge(executed: dict[str, Any], committed: dict[str, Any]) -> dict[str, Any]
         SystemExit: when their code cells differ, a cell was not run, or one ended with an error.
     """
     ran = [
-        cell for cell in executed["cells"]
+        cell
+        for cell in executed["cells"]
         if cell["cell_type"] == "code" and INJECTED not in cell["metadata"].get("tags", [])
-    ]  # fmt: skip
+    ]
     own = [cell for cell in committed["cells"] if cell["cell_type"] == "code"]
     if ["".join(cell["source"]) for cell in ran] != ["".join(cell["source"]) for cell in own]:
         raise SystemExit("error: the code cells differ; run the committed notebook again: snows reproduce NN")

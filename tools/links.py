@@ -42,7 +42,7 @@ def address(root: Path = ROOT) -> tuple[str, str]:
     found = _ADDRESS.search((root / "pyproject.toml").read_text(encoding="utf-8"))
     version = re.search(r'^__version__ = "([^"]+)"$', (root / "snows_core/__init__.py").read_text(), re.MULTILINE)
     if found is None or version is None:
-        raise SystemExit("error: pyproject.toml has no Repository = \"https://github.com/OWNER/NAME\", or no version")
+        raise SystemExit('error: pyproject.toml has no Repository = "https://github.com/OWNER/NAME", or no version')
     return found[3], f"v{version[1]}"
 
 

@@ -43,31 +43,38 @@ T, R = TypeVar("T"), TypeVar("R")
 # The tests of each file, those first that notice most in the least time.
 TESTS: dict[str, dict[str, str]] = {
     "solvers": {
-        "conjugate_gradients": "oracles_solvers newton_cg",
-        "line_search": "oracles_solvers line_search",
-        "newton_cg": "oracles_solvers newton_cg sampled_curvature",
-        "layerwise": "oracles_layerwise wide_layers",
+        "conjugate_gradients": "solvers/oracles_solvers solvers/newton_cg",
+        "line_search": "solvers/oracles_solvers solvers/line_search",
+        "newton_cg": "solvers/oracles_solvers solvers/newton_cg solvers/sampled_curvature",
+        "least_squares": "solvers/oracles_least_squares solvers/wide_layers",
+        "row_factors": "solvers/oracles_least_squares solvers/wide_layers",
     },
     "masks": {
-        "masks": "oracles_masks masks choice",
-        "given_masks": "given_masks given_masks_refused oracles_masks fitting",
-        "lowest": "oracles_masks masks",
+        "patterns": "masks/oracles_masks masks/patterns sweep/choice",
+        "given": "masks/given masks/given_refused masks/oracles_masks network/fitting",
+        "lowest": "masks/oracles_masks masks/patterns",
+    },
+    "network": {"residual": "loss/oracles_loss network/residual"},
+    "activations": {
+        "cache": "sweep/oracles_memory activations/cache sweep/oracles_sweep sweep/sweep",
+        "gram_matrices": "solvers/oracles_least_squares solvers/wide_layers",
     },
     "loss": {
-        "objective": "objective oracles_loss objective_traps sampled_curvature precision",
-        "program": "oracles_loss program",
-        "frozen": "frozen",
-        "residual": "oracles_loss residual",
-        "joint": "oracles_refine",
+        "reconstruction": "loss/reconstruction loss/oracles_loss loss/reconstruction_traps solvers/sampled_curvature"
+        " loss/precision",
+        "folded_segment": "loss/oracles_loss loss/folded_segment",
+        "frozen": "loss/frozen",
+        "joint": "sweep/oracles_refine",
+    },
+    "methods": {
+        "enough": "methods/enough",
+        "snows": "methods/enough methods/oracles_snows sweep/oracles_sweep methods/snows solvers/sampled_curvature",
+        "choose_k": "methods/choose_k sweep/oracles_sweep",
     },
     "sweep": {
-        "sweep": "oracles_sweep oracles_memory sweep",
-        "enough": "enough",
-        "layer_solver": "enough oracles_layers oracles_sweep layer_solver sampled_curvature",
-        "stream": "oracles_memory stream oracles_sweep sweep",
-        "memory": "oracles_memory memory oracles_sweep",
-        "choose_k": "choose_k oracles_sweep",
-        "refine": "oracles_refine refine",
+        "sweep": "sweep/oracles_sweep sweep/oracles_memory sweep/sweep",
+        "memory": "sweep/oracles_memory sweep/memory sweep/oracles_sweep",
+        "refine": "sweep/oracles_refine sweep/refine",
     },
 }
 # Loaded once, before any copy of the package: every mutant begins from there.
@@ -95,8 +102,9 @@ def chosen(seed: int, count: int, only: Sequence[str] = ()) -> list[Mutant]:
         Mutants, in the order of rooms and files.
     """
     lot, pools = random.Random(seed), []
-    for files in TESTS.values():
-        pool = [m for name in files if not only or name in only for m in mutants_of(ROOT / "snows_core" / f"{name}.py")]
+    for room, files in TESTS.items():
+        names = [name for name in files if not only or name in only]
+        pool = [m for name in names for m in mutants_of(ROOT / "snows_core" / room / f"{name}.py")]
         lot.shuffle(pool)
         pools.append(list({(m.file, m.line): m for m in pool}.values()))
     taken: list[Mutant] = []
@@ -111,7 +119,7 @@ def chosen(seed: int, count: int, only: Sequence[str] = ()) -> list[Mutant]:
 def tests_of(name: str) -> list[str]:
     """Return the test files of a file of the package."""
     listed = next(files[name] for files in TESTS.values() if name in files)
-    return [f"tests/test_{test}.py" for test in listed.split()]
+    return [str(Path("tests", test).with_name(f"test_{Path(test).name}.py")) for test in listed.split()]
 
 
 def copy_of_the_project(folder: Path) -> Path:

@@ -9,14 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
-    ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
-}  # fmt: skip
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
 COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
-    ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt),
-    ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.In: (ast.NotIn,), ast.NotIn: (ast.In,), ast.Is: (ast.IsNot,),
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+    ast.Is: (ast.IsNot,),
     ast.IsNot: (ast.Is,),
-}  # fmt: skip
+}
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "amin": "amax", "amax": "amin"}
 # Methods that may be left away, and attributes: what remains still runs.
 METHODS = {"transpose", "abs", "square", "clamp", "sqrt", "flip", "movedim", "permute", "mul_", "sub_", "masked_fill_"}
@@ -24,14 +38,39 @@ ATTRIBUTES = {"mT", "T"}
 SYMMETRIC = {"isinstance", "min", "max", "zip", "dot"}
 # Keywords that change a message, a place or a cost, not a number.
 HARMLESS = {
-    "stacklevel", "dtype", "device", "sorted", "non_blocking", "pin_memory", "display", "strict", "init", "default",
-}  # fmt: skip
-NOT_LOOKED_INTO = {"bad", "warn", "write", "TypeVar", "set_postfix_str", "synchronize", "empty_cache", "getattr"}
+    "stacklevel",
+    "dtype",
+    "device",
+    "sorted",
+    "non_blocking",
+    "pin_memory",
+    "display",
+    "strict",
+    "init",
+    "default",
+}
+NOT_LOOKED_INTO = {
+    "invalid_argument",
+    "warn",
+    "write",
+    "TypeVar",
+    "set_postfix_str",
+    "synchronize",
+    "empty_cache",
+    "getattr",
+}
 TEXTS = {"__str__", "__repr__"}
 # How much is computed at a time: nothing but speed and memory depends on them.
 AMOUNTS = {
-    "PIECE", "LONG", "ROOM", "ROOM_HOST", "BATCH_BYTES", "FACTOR_BYTES", "BATCH_BYTES_HOST", "FACTOR_BYTES_HOST",
-}  # fmt: skip
+    "PIECE",
+    "LONG",
+    "ROOM",
+    "ROOM_HOST",
+    "BATCH_BYTES",
+    "FACTOR_BYTES",
+    "BATCH_BYTES_HOST",
+    "FACTOR_BYTES_HOST",
+}
 PARTS_OF_MESSAGES = {"fix", "got", "where", "kind", "inside", "some", "looked", "reasons_text", "detail", "__all__"}
 AMOUNTS |= {"BATCH_BYTES_HOST", "FACTOR_BYTES_HOST"}
 OF_A_GPU = ("cuda", "pin", "OutOfMemory", "mps")
@@ -42,7 +81,7 @@ class Mutant:
     """One change of one file.
 
     Attributes:
-        file: name of the file.
+        file: its path in the package.
         line: where.
         change: what is written there before and after, for people.
         span: places of the text that is replaced, in characters.
@@ -58,7 +97,7 @@ class Mutant:
     @property
     def name(self) -> str:
         """The file without its ending."""
-        return self.file.removesuffix(".py")
+        return Path(self.file).stem
 
     def applied(self, source: str) -> str:
         """Return the source with the change."""
@@ -93,7 +132,7 @@ def mutants_of(path: Path) -> list[Mutant]:
             text = ast.unparse(ast.fix_missing_locations(after))
             change = f"{_short(ast.unparse(before))} -> {_short(text)}"
             text = f"({text})" if isinstance(after, ast.expr) else text.replace("\n", "\n" + " " * before.col_offset)
-            mutant = Mutant(path.name, before.lineno, change, span, text)
+            mutant = Mutant(f"{path.parent.name}/{path.name}", before.lineno, change, span, text)
             try:
                 if ast.dump(ast.parse(mutant.applied(source))) != ast.dump(ast.parse(source)):
                     found.append(mutant)

@@ -39,8 +39,17 @@ def rows_of(name: str, images: int, seeds: range) -> list[dict[str, Any]]:
                 pruned[method] = snows.prune(model, sample, k=k, seed=seed, progress=False, **options).model
             for method, network in pruned.items():
                 found = snows.evaluate(network, test, labels, reference=model)
-                rows.append({"network": name, "dense": dense, "k": experiment.k, "pattern": pattern, "method": method,
-                             "seed": seed, **found.as_dict()})  # fmt: skip
+                rows.append(
+                    {
+                        "network": name,
+                        "dense": dense,
+                        "k": experiment.k,
+                        "pattern": pattern,
+                        "method": method,
+                        "seed": seed,
+                        **found.as_dict(),
+                    }
+                )
     return rows
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from snows_core.errors import SnowsError, bad
+from snows_core.errors import SnowsError, invalid_argument
 
 
 class ArrayImages(Dataset):
@@ -77,13 +77,13 @@ class Split:
             SnowsError: on ``n`` and ``indices`` together, ``n`` outside 1..len, or a position that does not exist.
         """
         if n is not None and indices is not None:
-            raise bad("n", f"{n} beside indices", "either n or indices", "Leave one of them out.")
+            raise invalid_argument("n", f"{n} beside indices", "either n or indices", "Leave one of them out.")
         if indices is None:
             positions = torch.arange(len(self) if n is None else self._check_count(n))
         else:
             positions = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices), dtype=torch.long)
             if len(positions) == 0 or int(positions.min()) < 0 or int(positions.max()) >= len(self):
-                raise bad("indices", _span(positions), f"positions from 0 to {len(self) - 1}")
+                raise invalid_argument("indices", _span(positions), f"positions from 0 to {len(self) - 1}")
         chosen = self.indices[positions]
         if isinstance(self.dataset, ArrayImages):
             return self.dataset.batch(chosen)
@@ -118,14 +118,16 @@ class Split:
             workers: processes that read images; 0 reads in this one.
         """
         if batch_size < 1:
-            raise bad("batch_size", batch_size, "an integer >= 1")
+            raise invalid_argument("batch_size", batch_size, "an integer >= 1")
         return DataLoader(Subset(self.dataset, self.indices.tolist()), batch_size=batch_size, num_workers=workers)
 
     def _check_count(self, n: int) -> int:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise bad("n", n, "an integer >= 1", "Ask for at least one image.")
+            raise invalid_argument("n", n, "an integer >= 1", "Ask for at least one image.")
         if n > len(self):
-            raise bad("n", n, f"at most {len(self)}, the images in this split", "Ask for fewer or add images.")
+            raise invalid_argument(
+                "n", n, f"at most {len(self)}, the images in this split", "Ask for fewer or add images."
+            )
         return n
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from snows_core.errors import SnowsError, bad
+from snows_core.errors import SnowsError, invalid_argument
 from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.fetch import data_root, obtain_archive
 from snows_core.zoo.folder import FolderImages, checked_moments, class_names, labelled_samples, normalised
@@ -83,7 +83,9 @@ def load_cifar(
     source = SOURCES[name]
     mean, std = checked_moments(mean, std, source.moments)
     if len(mean) != 3:
-        raise bad("mean", mean, f"three values, as '{name}' has colour images", "Use a network with 3 input channels.")
+        raise invalid_argument(
+            "mean", mean, f"three values, as '{name}' has colour images", "Use a network with 3 input channels."
+        )
     size = image_size or 32
     shape = (3, size, size)
     transform = transform or normalised(None if size == 32 else size, mean, std, crop=False)
@@ -107,7 +109,7 @@ def _tree_classes(name: str, tree: Sequence[Path]) -> list[str]:
     for part, names in zip(tree, found, strict=True):
         if names != expected or len(names) != SOURCES[name].classes:
             odd = sorted(set(names) ^ set(expected))[:5]
-            raise bad(
+            raise invalid_argument(
                 "root",
                 f"{len(names)} class folders in {part}{' (' + ', '.join(odd) + ' missing or unknown)' if odd else ''}",
                 f"the {SOURCES[name].classes} classes of {name}, the same in train and test",

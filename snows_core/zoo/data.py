@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from snows_core.errors import SnowsError, bad
+from snows_core.errors import SnowsError, invalid_argument
 from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.cifar import load_cifar
 from snows_core.zoo.digits import MEAN, STD, load_digits
@@ -71,15 +71,17 @@ def _unknown(name: str) -> SnowsError:
         fix = f"Nearest: {near[0]}."
     elif name and Path(name).expanduser().is_dir():
         fix = f"A folder of images is named folder:{name}."
-    return bad("data", f"'{name}'", f"one of {', '.join(DATASETS)}", fix)
+    return invalid_argument("data", f"'{name}'", f"one of {', '.join(DATASETS)}", fix)
 
 
 def _digits(mean: Sequence[float] | None, std: Sequence[float] | None, image_size: int | None) -> DataBundle:
     if image_size not in (None, DIGITS_SIZE):
-        raise bad("image_size", image_size, f"{DIGITS_SIZE}, the size of the digits", "Use another data set.")
+        raise invalid_argument(
+            "image_size", image_size, f"{DIGITS_SIZE}, the size of the digits", "Use another data set."
+        )
     mean, std = checked_moments(mean, std, (MEAN, STD))
     if len(mean) != 1:
-        raise bad(
+        raise invalid_argument(
             "mean",
             f"{len(mean)} values",
             "one value: the digits are grey",

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from snows_core.errors import SnowsError, bad
+from snows_core.errors import SnowsError, invalid_argument
 from snows_core.evaluate import Metrics, evaluate, in_eval_mode
 from snows_core.zoo import sources
 from snows_core.zoo.data import DATASETS, DataBundle, load_data
@@ -112,7 +112,7 @@ class Experiment:
         expected, name = sources.preprocessing(self.model), data or self.data
         channels, size, _ = expected.image_shape
         if name in DATASETS and (name == "digits") != (channels == 1):
-            raise bad(
+            raise invalid_argument(
                 "data",
                 f"'{name}' ({'grey' if name == 'digits' else 'colour'} images)",
                 f"images with {channels} channel{'s' * (channels > 1)} for {self.name}",
@@ -136,14 +136,14 @@ class Experiment:
         """
         if bundle.image_shape[0] != self.image_shape[0]:
             kind = {1: "grey (1 channel)", 3: "colour (3 channels)"}
-            raise bad(
+            raise invalid_argument(
                 "data",
                 f"{kind.get(bundle.image_shape[0], bundle.image_shape)} images from '{bundle.name}'",
                 f"{kind.get(self.image_shape[0], self.image_shape)} images for {self.name}",
                 f"Use data='{self.data}'.",
             )
         if bundle.image_shape != self.image_shape:
-            raise bad(
+            raise invalid_argument(
                 "image_size",
                 f"images {bundle.image_shape} from '{bundle.name}'",
                 f"{self.image_shape} (channels, height, width) for {self.name}",
@@ -220,7 +220,7 @@ def _check_outputs(
     with in_eval_mode(model, device) as run:
         outputs = run(image).logits.shape[1]
     if bundle.classes and len(bundle.classes) != outputs:
-        raise bad(
+        raise invalid_argument(
             "data",
             f"{len(bundle.classes)} classes from '{bundle.name}'",
             f"{outputs}, the outputs of the network",

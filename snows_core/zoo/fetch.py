@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from platformdirs import user_cache_path
 
-from snows_core.errors import SnowsError, bad
+from snows_core.errors import SnowsError, invalid_argument
 
 TIMEOUT = 30  # seconds without an answer after which a host counts as unreachable
 T = TypeVar("T")
@@ -39,7 +39,9 @@ def data_root(root: str | Path | None = None) -> Path:
     folder = Path(named).expanduser()
     if not folder.is_dir():
         argument = "root" if root is not None else "SNOWS_DATA"
-        raise bad(argument, f"'{named}', which is not a folder", "an existing folder for data sets", "Make it first.")
+        raise invalid_argument(
+            argument, f"'{named}', which is not a folder", "an existing folder for data sets", "Make it first."
+        )
     return folder
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from snows_core.errors import bad
+from snows_core.errors import invalid_argument
 from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.image_modes import GREY_MODES, mode_of, read_image
 
@@ -50,7 +50,7 @@ class FolderImages(Dataset):
         path, label = self.samples[index]
         image = self.transform(read_image(path, "L" if self.shape[0] == 1 else "RGB"))
         if tuple(image.shape) != self.shape:
-            raise bad(
+            raise invalid_argument(
                 "image_size",
                 f"{tuple(image.shape)} from {path}",
                 f"{self.shape} (channels, height, width)",
@@ -63,7 +63,7 @@ class FolderImages(Dataset):
         step = max(1, len(self.samples) // 16)
         looked = [path for path, _ in self.samples[::step]]
         if looked and all(mode_of(path) in GREY_MODES for path in looked):
-            raise bad(
+            raise invalid_argument(
                 "data",
                 f"grey images ({looked[0]} and others)",
                 "colour images (3 channels)",
@@ -108,11 +108,11 @@ def class_names(folder: Path, argument: str = "root") -> list[str]:
     """
     if not folder.is_dir():
         fix = f"Put images at {folder}/<class>/*."
-        raise bad(argument, f"no folder {folder}", "a tree with one folder a class", fix)
+        raise invalid_argument(argument, f"no folder {folder}", "a tree with one folder a class", fix)
     names = class_folders(folder)
     if not names:
         fix = f"Images are files ending in {', '.join(SUFFIXES)}; hidden folders do not count."
-        raise bad(argument, f"no class folder with images in {folder}", "<class>/<image> files", fix)
+        raise invalid_argument(argument, f"no class folder with images in {folder}", "<class>/<image> files", fix)
     return names
 
 
@@ -180,9 +180,11 @@ def checked_moments(
     mean = tuple(float(v) for v in (default[0] if mean is None else mean))
     std = tuple(float(v) for v in (default[1] if std is None else std))
     if len(mean) not in (1, 3) or len(mean) != len(std):
-        raise bad("mean, std", f"{len(mean)} and {len(std)} values", "one value a channel each, 1 or 3 channels")
+        raise invalid_argument(
+            "mean, std", f"{len(mean)} and {len(std)} values", "one value a channel each, 1 or 3 channels"
+        )
     if min(std) <= 0:
-        raise bad("std", std, "positive values")
+        raise invalid_argument("std", std, "positive values")
     return mean, std
 
 
@@ -212,7 +214,9 @@ def load_folder(
     root = Path(path).expanduser()
     if not str(path).strip() or not root.is_dir():
         fix = f"Check the path; one that does not begin with / starts at {Path.cwd()}."
-        raise bad("data", f"'folder:{path}', which is not a folder", "folder:<path> of an existing folder", fix)
+        raise invalid_argument(
+            "data", f"'folder:{path}', which is not a folder", "folder:<path> of an existing folder", fix
+        )
     mean, std = checked_moments(mean, std, (IMAGENET_MEAN, IMAGENET_STD))
     size = image_size or 224
     shape = (len(mean), size, size)
@@ -229,7 +233,7 @@ def _divided(root: Path) -> tuple[list[Sample], list[Sample], list[str]]:
         held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
         if held_out is None:
             fix = f"Add one, or name {root / 'train'} itself to have every fifth image set aside."
-            raise bad("data", f"{root / 'train'} alone", "a folder 'test' or 'val' beside it", fix)
+            raise invalid_argument("data", f"{root / 'train'} alone", "a folder 'test' or 'val' beside it", fix)
         labels, names = label_map(sorted({*class_names(root / "train", "data"), *class_names(held_out, "data")}))
         return labelled_samples(root / "train", labels), labelled_samples(held_out, labels), names
     if found := class_folders(root):
@@ -239,7 +243,9 @@ def _divided(root: Path) -> tuple[list[Sample], list[Sample], list[str]]:
         samples, names = [(file, -1) for file in files_in(root)], []
     if len(samples) < 2:
         fix = f"Images are files ending in {', '.join(SUFFIXES)}; hidden files and folders do not count."
-        raise bad("data", f"{len(samples)} images in {root}", "at least 2, one to calibrate on and one to test", fix)
+        raise invalid_argument(
+            "data", f"{len(samples)} images in {root}", "at least 2, one to calibrate on and one to test", fix
+        )
     held = torch.arange(len(samples)) % 5 == 0
     return (
         [sample for sample, out in zip(samples, held, strict=True) if not out],

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from snows_core.errors import SnowsError, bad
+from snows_core.errors import SnowsError, invalid_argument
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -93,4 +93,4 @@ def _from_16_bits(image: Any, path: Path) -> Image.Image:
 
 def _refused(path: Path, mode: str, expected: str) -> SnowsError:
     fix = "Convert the file to 8-bit grey or RGB, so that 0 is black and 255 white."
-    return bad("data", f"{path} of mode {mode}", f"8- or 16-bit images, {expected}", fix)
+    return invalid_argument("data", f"{path} of mode {mode}", f"8- or 16-bit images, {expected}", fix)

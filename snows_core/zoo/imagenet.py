@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from snows_core.errors import bad
+from snows_core.errors import invalid_argument
 from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.fetch import data_root, obtain_archive
 from snows_core.zoo.folder import (
@@ -68,7 +68,7 @@ def load_imagenet(
     for part in (tree / "train", tree / "val"):
         unknown = [found for found in class_names(part) if found not in labels]
         if unknown:
-            raise bad(
+            raise invalid_argument(
                 "root",
                 f"class folder '{unknown[0]}' in {part}",
                 "WordNet ids of ImageNet's 1,000 classes, such as n01440764",
@@ -82,7 +82,7 @@ def load_imagenet(
 def _imagenet_tree(folder: Path) -> Path:
     for part in ("train", "val"):
         if not (folder / part).is_dir():
-            raise bad(
+            raise invalid_argument(
                 "root",
                 f"no folder {folder / part}",
                 f"{folder}/{{train,val}}/<wnid>/*.JPEG",

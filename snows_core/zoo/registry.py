@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snows_core.errors import bad, closest
+from snows_core.errors import closest, invalid_argument
 from snows_core.zoo.experiment import Experiment, Record
 from snows_core.zoo.sources import in_libraries, preprocessing
 from snows_core.zoo.weights import shipped_record
@@ -127,7 +127,7 @@ def experiment(name: str) -> Experiment:
         records = () if stated is None else (Record("imagenet", 50_000, stated, STATED),)
         return Experiment(name, name, name, "imagenette", "imagenet", records, batch_size=32)
     of_libraries = in_libraries(str(name))
-    raise bad(
+    raise invalid_argument(
         "experiment",
         f"'{name}'",
         f"one of {', '.join(EXPERIMENTS)}, timm/<name> or torchvision/<name>",

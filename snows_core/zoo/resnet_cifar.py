@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from snows_core.errors import bad
+from snows_core.errors import invalid_argument
 
 
 class ResidualBlock(nn.Module):
@@ -58,7 +58,7 @@ class ResNetCIFAR(nn.Module):
     def __init__(self, depth: int = 20, num_classes: int = 10, in_channels: int = 3, width: int = 16) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise bad("depth", depth, "6 n + 2 layers, such as 20, 32 or 56")
+            raise invalid_argument("depth", depth, "6 n + 2 layers, such as 20, 32 or 56")
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snows_core.errors import SnowsError, bad, closest
+from snows_core.errors import SnowsError, closest, invalid_argument
 from snows_core.zoo import cifar, digits
 from snows_core.zoo.fetch import from_hub, reachable
 from snows_core.zoo.networks import DIGITS_NETWORKS, resnet50_cifar100
@@ -137,13 +137,17 @@ def split_address(source: str) -> tuple[str, str, str]:
         "torchvision": _torchvision_names,
     }
     if library not in known:
-        raise bad("model", f"'{source}'", "an experiment, timm/<name> or torchvision/<name>", closest(library, known))
+        raise invalid_argument(
+            "model", f"'{source}'", "an experiment, timm/<name> or torchvision/<name>", closest(library, known)
+        )
     bare = name.split(".")[0] if library == "timm" else name
     names = known[library]()
     if bare not in names:
-        raise bad("model", f"'{source}'", f"a network of {library}", closest(bare, names))
+        raise invalid_argument("model", f"'{source}'", f"a network of {library}", closest(bare, names))
     if library == "timm" and name != bare and name not in _timm_tags(name):
-        raise bad("model", f"'{source}', weights that do not exist", f"one of {', '.join(_timm_tags(name))} or {bare}")
+        raise invalid_argument(
+            "model", f"'{source}', weights that do not exist", f"one of {', '.join(_timm_tags(name))} or {bare}"
+        )
     return library, name, tag
 
 
@@ -225,7 +229,7 @@ def _timm_tags(name: str) -> list[str]:
 def _check_has_weights(name: str) -> None:
     if not _timm_tags(name):
         fix = "Pass weights='<path>' to a local .safetensors or .pth file of weights that you have."
-        raise bad("model", f"'timm/{name}', which has no trained weights", "a network with weights", fix)
+        raise invalid_argument("model", f"'timm/{name}', which has no trained weights", "a network with weights", fix)
 
 
 def _torchvision_weights(name: str, tag: str) -> Any:
@@ -234,7 +238,7 @@ def _torchvision_weights(name: str, tag: str) -> Any:
     enum = models.get_model_weights(name)
     if tag and tag not in enum.__members__:
         fix = f"Weights stand behind the name, as in torchvision/{name}:{next(iter(enum.__members__))}."
-        raise bad("model", f"weights '{tag}' of {name}", f"one of {', '.join(enum.__members__)}", fix)
+        raise invalid_argument("model", f"weights '{tag}' of {name}", f"one of {', '.join(enum.__members__)}", fix)
     return enum[tag] if tag else enum.DEFAULT
 
 

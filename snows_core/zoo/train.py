@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from snows_core.errors import SnowsError, bad, closest
+from snows_core.errors import SnowsError, closest, invalid_argument
 from snows_core.evaluate import Metrics, evaluate
 from snows_core.files import write_whole
 from snows_core.provenance import versions
@@ -125,7 +125,7 @@ def train(name: str, out: str | Path | None = None, seed: int = 0, progress: boo
         SnowsError: on an unknown name, or a folder that cannot be written.
     """
     if name not in RECIPES:
-        raise bad("name", name, f"one of {', '.join(RECIPES)}", closest(name, RECIPES))
+        raise invalid_argument("name", name, f"one of {', '.join(RECIPES)}", closest(name, RECIPES))
     folder = Path(out) if out is not None else Path.cwd()
     try:
         folder.mkdir(parents=True, exist_ok=True)

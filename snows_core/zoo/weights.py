@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from snows_core.errors import SnowsError, bad
+from snows_core.errors import SnowsError, invalid_argument
 from snows_core.zoo.fetch import digest, from_hub
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -94,7 +94,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise bad("weights", f"'{path}', which is no file", "a .safetensors or .pth file", "Check the path.")
+        raise invalid_argument(
+            "weights", f"'{path}', which is no file", "a .safetensors or .pth file", "Check the path."
+        )
     try:
         if file.suffix == ".safetensors":
             content: Any = load_file(file)
@@ -103,7 +105,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail anywhere in either reader
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise bad(
+        raise invalid_argument(
             "weights",
             f"'{path}', which cannot be read ({reason[:160]})",
             "a file of tensors only",
@@ -114,7 +116,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             content = content[key]
             break
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise bad("weights", f"'{path}', which holds no state dict", "a dictionary of tensors by parameter name")
+        raise invalid_argument(
+            "weights", f"'{path}', which holds no state dict", "a dictionary of tensors by parameter name"
+        )
     state = {key.removeprefix("module."): value for key, value in content.items()}
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
@@ -140,7 +144,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], origin: str) -> nn.Mo
     if missing or unknown or odd:
         first = odd[0] if odd else (missing or unknown)[0]
         shapes = f" of shape {tuple(state[first].shape)} for {tuple(own[first].shape)}" if odd else ""
-        raise bad(
+        raise invalid_argument(
             "weights",
             f"{origin} with {len(missing)} missing, {len(unknown)} unknown and {len(odd)} wrongly shaped tensors "
             f"('{first}'{shapes})",

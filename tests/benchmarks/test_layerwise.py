@@ -7,9 +7,10 @@ import scipy.sparse.linalg
 import torch
 from clock import best, slope
 
-from snows_core.layerwise import RowFactors, masked_least_squares
-from snows_core.masks import NM
-from snows_core.newton_cg import conjugate_gradients
+from snows_core.masks.patterns import NM
+from snows_core.solvers.conjugate_gradients import conjugate_gradients
+from snows_core.solvers.least_squares import masked_least_squares
+from snows_core.solvers.row_factors import RowFactors
 
 
 def layer(outputs, inputs, seed=0):

@@ -5,16 +5,16 @@ import torch
 from clock import best, slope
 
 from snows_core import zoo
-from snows_core.graph import Network
-from snows_core.layer_solver import make_objective
-from snows_core.recipe import get_recipe
-from snows_core.stream import Stream
+from snows_core.activations.cache import ActivationCache
+from snows_core.methods.snows import make_objective
+from snows_core.network.graph import Network
+from snows_core.settings import get_recipe
 
 
 def objective_for(model, images, layer, k, batch_size=32):
     network = Network(model)
     entry = network.layers[layer]
-    stream = Stream(network, images.split(batch_size))
+    stream = ActivationCache(network, images.split(batch_size))
     stream.advance(network.index[entry.node])
     segment = network.segment(entry, k)
     weight = network.weight(entry)
@@ -57,8 +57,10 @@ def test_double_backward_against_forward_over_reverse(benchmark, resnet, layer):
     at = objective.linearise(weight)
     gradient = torch.func.grad(loss)
     _, linear = torch.func.linearize(gradient, weight)
-    others = {"jvp of grad": lambda: torch.func.jvp(gradient, (weight,), (direction,))[1],
-              "linearize": lambda: linear(direction)}  # fmt: skip
+    others = {
+        "jvp of grad": lambda: torch.func.jvp(gradient, (weight,), (direction,))[1],
+        "linearize": lambda: linear(direction),
+    }
     benchmark(at.product, direction)
     ours = best(lambda: at.product(direction))
     for name, product in others.items():

@@ -1,0 +1,87 @@
+"""One batch of a loader, read in one place: a tensor, a pair, or a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snows_core.errors import SnowsError, invalid_argument
+
+IMAGE_KEYS = ("pixel_values", "images", "image", "x", "inputs", "input", "img")
+LABEL_KEYS = ("labels", "label", "y", "targets", "target")
+FORMS = (
+    "tensors (N, C, H, W), or (images, labels) pairs, or dictionaries with one of the keys "
+    f"{', '.join(IMAGE_KEYS)} (labels: {', '.join(LABEL_KEYS)})"
+)
+
+
+def split_batch(batch: Any, argument: str = "images", *, strict: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Return images and labels of one batch, as a loader or an iterable yields it.
+
+    Args:
+        batch: images (N, C, H, W); a tuple or list of images, labels and anything more, which is not looked at; or a
+            mapping with images under one of ``IMAGE_KEYS`` and labels under one of ``LABEL_KEYS``.
+        argument: what the caller's argument is called, for the message.
+        strict: whether labels that are no numbers are an error; otherwise they count as none.
+
+    Returns:
+        Images, and labels as a tensor of any shape, or None where the batch has none. Nothing is copied.
+
+    Raises:
+        SnowsError: when there is no tensor of images in the batch, or (``strict``) labels that are no numbers.
+
+    >>> images, labels = split_batch({"pixel_values": torch.zeros(2, 3, 4, 4), "labels": [1, 0]})
+    >>> images.shape, labels
+    (torch.Size([2, 3, 4, 4]), tensor([1, 0]))
+    """
+    if isinstance(batch, Mapping):
+        images = next((batch[key] for key in IMAGE_KEYS if isinstance(batch.get(key), Tensor)), None)
+        labels = next((batch[key] for key in LABEL_KEYS if batch.get(key) is not None), None)
+    elif isinstance(batch, list | tuple):
+        images, labels = (*batch, None, None)[:2]
+    else:
+        images, labels = batch, None
+    if not isinstance(images, Tensor):
+        raise invalid_argument(argument, _described(batch, images), FORMS, _advice(batch, images))
+    return images, _label_tensor(labels, strict)
+
+
+def _label_tensor(labels: Any, strict: bool) -> Tensor | None:
+    if labels is None or isinstance(labels, Tensor):
+        return labels
+    try:
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:  # strings, paths, boxes: each has an error of its own
+        if not strict:
+            return None
+        raise SnowsError(
+            f"labels: got {_kind(labels)} in a batch; expected a tensor of class indices (N,). "
+            "Let the loader yield numbers, or images alone where there are no labels."
+        ) from error
+
+
+def _kind(value: Any) -> str:
+    """Return the type of a value, with what is inside where it is a list."""
+    inner = f" of {type(value[0]).__name__}" if isinstance(value, list | tuple) and value else ""
+    return f"a {type(value).__name__}{inner}"
+
+
+def _described(batch: Any, images: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a batch of type {type(batch).__name__} with the keys {', '.join(map(str, batch)) or 'none'}"
+    if batch is images:
+        return f"a batch of type {type(batch).__name__}"
+    return f"a batch of type {type(batch).__name__} that begins with {_kind(images)}"
+
+
+def _advice(batch: Any, images: Any) -> str:
+    if isinstance(images, list | tuple):
+        return "A network of several inputs needs a wrapper that takes the image alone and holds the others."
+    if hasattr(images, "__array__"):
+        return "Convert arrays with torch.from_numpy, and PIL images with a transform that gives normalised tensors."
+    if isinstance(batch, str):
+        return "Load files first, for instance with snows_core.zoo.load_data('folder:<path>')."
+    return ""

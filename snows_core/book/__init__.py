@@ -1,0 +1,28 @@
+"""The machinery behind the notebooks: their outputs, profiles, expected values, plots.
+
+A name is loaded when it is first used: the command line reads profiles without a plotting library.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snows_core.book import plots
+    from snows_core.book.page import NotebookOutputs
+    from snows_core.book.profiles import check_needs, load_profile
+    from snows_core.book.slider import slider
+
+__all__ = ["NotebookOutputs", "check_needs", "load_profile", "plots", "slider"]
+
+_PLACES = {"NotebookOutputs": "page", "check_needs": "profiles", "load_profile": "profiles", "slider": "slider"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name of the notebooks when it is first asked for (PEP 562)."""
+    if name in _PLACES:
+        value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name == "plots":
+        return importlib.import_module(f"{__name__}.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

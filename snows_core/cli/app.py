@@ -1,0 +1,306 @@
+"""The command `snows`: options, help, exit codes. What the commands do is in commands.py and reproduce.py.
+
+Exit codes: 0 all is well; 1 something the user can put right, said in one sentence on stderr; 2 a wrong option;
+130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from snows_core.cli import completion
+from snows_core.cli.messages import INTERRUPTED, guarded
+from snows_core.cli.options import (
+    Data,
+    DataRoot,
+    Device,
+    Exclude,
+    Images,
+    KOption,
+    Layers,
+    LeafModules,
+    MaxMemory,
+    Model,
+    ModelName,
+    Pattern,
+    Quiet,
+    RecipeName,
+    Seed,
+    Settings,
+    Weights,
+    checked_seed,
+    home_expanded,
+    read_settings,
+)
+
+
+def example(*lines: str) -> str:
+    """Return examples for the end of a help text; the backspace keeps their lines as they are."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+app = typer.Typer(
+    name="snows",
+    help="Prune a trained vision network once, without retraining, and keep what it knows.",
+    epilog=example("snows prune --model digits-resnet20 --pattern 1:4 --out pruned"),
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from snows_core import __version__
+
+        typer.echo(f"snows-core {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    "prune",
+    epilog=example(
+        "snows prune --model digits-resnet20 --pattern 1:4 --k 5 --images 256 --out pruned",
+        "snows prune --model timm/resnet50 --data imagenette --pattern 2:4 --k 30 --out resnet50-2to4",
+        "snows prune --model resnet20 --pattern global:0.9:0.95 --refine 150 --max-memory 2GB --out resnet20-90",
+    ),
+)
+@guarded
+def prune_command(
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="Folder for weights, masks, manifest and report.", callback=home_expanded)],
+    data: Data = None,
+    pattern: Pattern = None,
+    k: KOption = None,
+    images: Images = None,
+    recipe: RecipeName = "fast",
+    settings: Settings = None,
+    layers: Layers = None,
+    exclude: Exclude = None,
+    leaf_modules: LeafModules = None,
+    refine: Annotated[
+        int, typer.Option(min=0, help="Steps of joint refinement after the sweep; pays at high sparsity.")
+    ] = 0,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Mirror and shift images during refinement (natural images only).")
+    ] = False,
+    max_memory: MaxMemory = None,
+    seed: Seed = 0,
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    device: Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prune a network on images, measure the result and save it.
+
+    The dense network's accuracy is checked first; calibration images come from the training split, the measurements
+    from the test split. Ctrl-C saves the layers solved so far.
+    """
+    changes = read_settings(settings or ())
+    from snows_core.cli.commands import PruneOptions, RunOptions, prune_to_folder
+    from snows_core.cli.source import Source
+
+    run = RunOptions(
+        pattern,
+        k,
+        images,
+        recipe,
+        changes,
+        tuple(layers or ()),
+        tuple(exclude or ()),
+        tuple(leaf_modules or ()),
+        max_memory,
+        seed,
+    )
+    options = PruneOptions(out, run, overwrite, not quiet, refine, augment)
+    result = prune_to_folder(Source(model, data, data_root, weights, device), options, typer.echo)
+    if not result.complete:
+        typer.echo(f"interrupted: {out} holds the layers solved so far, the others are dense", err=True)
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command(
+    "evaluate",
+    epilog=example(
+        "snows evaluate pruned",
+        "snows evaluate --model resnet20 --data cifar10",
+    ),
+)
+@guarded
+def evaluate_command(
+    folder: Annotated[
+        Path | None, typer.Argument(help="What `snows prune` wrote.", show_default=False, callback=home_expanded)
+    ] = None,
+    model: Model = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    device: Device = None,
+) -> None:
+    """Print accuracy, agreement with the dense network, and KL divergence on the test images."""
+    from snows_core.cli.commands import evaluate_folder
+    from snows_core.cli.source import source_of
+    from snows_core.tables import table
+
+    source = source_of(folder, model, data, data_root, weights, device)
+    typer.echo(table(evaluate_folder(folder, source, typer.echo), index=True))
+
+
+@app.command("estimate", epilog=example("snows estimate --model digits-resnet20 --pattern 1:4 --images 256"))
+@guarded
+def estimate_command(
+    model: ModelName,
+    data: Data = None,
+    pattern: Pattern = None,
+    k: KOption = None,
+    images: Images = None,
+    recipe: RecipeName = "fast",
+    settings: Settings = None,
+    layers: Layers = None,
+    exclude: Exclude = None,
+    leaf_modules: LeafModules = None,
+    max_memory: MaxMemory = None,
+    seed: Annotated[int, typer.Option(callback=checked_seed, help="Seed of the sample of images that is timed.")] = 0,
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    device: Device = None,
+) -> None:
+    """Say what pruning would cost: products, seconds and memory per layer, measured on a few images; prunes nothing."""
+    changes = read_settings(settings or ())
+    from snows_core.cli.commands import RunOptions, estimate_table
+    from snows_core.cli.source import Source
+
+    run = RunOptions(
+        pattern,
+        k,
+        images,
+        recipe,
+        changes,
+        tuple(layers or ()),
+        tuple(exclude or ()),
+        tuple(leaf_modules or ()),
+        max_memory,
+        seed,
+    )
+    typer.echo(estimate_table(Source(model, data, data_root, weights, device), run, typer.echo))
+
+
+@app.command(
+    "reproduce",
+    epilog=example(
+        "snows reproduce",
+        "snows reproduce --profile cifar 03",
+    ),
+)
+@guarded
+def reproduce_command(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NN", help="Numbers or names of notebooks.", show_default="all")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="digits (offline), or one of notebooks/profiles.")] = "digits",
+    notebooks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the notebooks.", show_default="notebooks/ of this clone", callback=home_expanded),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the figures.",
+            show_default="SNOWS_FIGURES, else figures/ of this clone",
+            callback=home_expanded,
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds a cell may take.", show_default="three times the profile's time"),
+    ] = None,
+    listing: Annotated[bool, typer.Option("--list", help="Show notebooks and profiles; run none.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the notebooks, refresh figures/ and compare every metric with figures/expected.yaml.
+
+    Executed notebooks and a record of each run go to runs/. A notebook that fails leaves the others' results.
+    """
+    from snows_core.book.reproduce import profiles_table, reproduce
+    from snows_core.tables import table
+
+    if listing:
+        typer.echo(table(profiles_table(notebooks)))
+        return
+    if data_root is not None:
+        os.environ["SNOWS_DATA"] = str(data_root.resolve())
+    summary = reproduce(
+        names or (),
+        profile,
+        notebooks=notebooks,
+        figures=figures,
+        timeout=timeout,
+        progress=not quiet,
+        report=typer.echo,
+    )
+    typer.echo("\n" + table(summary.metrics_table()))
+    typer.echo("\n" + table(summary.runs_table()))
+    for reason in summary.failures:
+        typer.echo(f"error: {reason}", err=True)
+    if summary.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if summary.failures:
+        raise typer.Exit(1)
+
+
+@app.command("train", epilog=example("snows train digits-resnet20 --out retrained"))
+@guarded
+def train_command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A network that the package ships, such as digits-resnet20.", autocompletion=completion.shipped
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for weights and record.", callback=home_expanded)] = Path("."),
+    seed: Annotated[
+        int,
+        typer.Option(callback=checked_seed, help="Of weights, batches and shifts; the shipped files have 0."),
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Train one of the shipped digits networks again, from scratch."""
+    from snows_core.zoo.train import train
+
+    metrics = train(name, out, seed, not quiet)
+    typer.echo(f"{name}: {metrics.accuracy:.2f} % on {metrics.images} test digits, saved to {out}")
+
+
+@app.command("experiments", epilog=example("snows experiments"))
+@guarded
+def experiments_command() -> None:
+    """List the networks that --model knows by name, with their data and defaults."""
+    from snows_core.cli.commands import experiments_frame
+    from snows_core.tables import table
+
+    typer.echo(table(experiments_frame()))
+
+
+def main() -> None:
+    """Run the command line; the console script `snows`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

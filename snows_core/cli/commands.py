@@ -1,0 +1,304 @@
+"""What the commands do once their options are read: load, check, prune, measure, save."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from snows_core.cli.source import Say, Source, check_dense, check_device, source_of
+from snows_core.errors import invalid_argument
+from snows_core.estimate import estimate
+from snows_core.evaluate import Metrics, evaluate
+from snows_core.masks.patterns import parse_pattern
+from snows_core.methods.choose_k import K
+from snows_core.prune import prune
+from snows_core.result import PruneResult, check_target, load
+from snows_core.settings import get_recipe
+from snows_core.sweep.refine import flip_and_shift
+from snows_core.tables import layer_table, metrics_frame, table
+from snows_core.zoo.bundle import DataBundle
+from snows_core.zoo.registry import EXPERIMENTS, Experiment
+
+__all__ = [
+    "PruneOptions",
+    "RunOptions",
+    "Source",
+    "check_dense",
+    "check_device",
+    "estimate_table",
+    "evaluate_folder",
+    "experiments_frame",
+    "measure",
+    "prune_to_folder",
+    "source_of",
+]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `snows prune` and `snows estimate` share; None and empty mean the experiment's default.
+
+    Attributes:
+        pattern: "2:4", "0.8", "global:0.8:0.95", ...
+        k: operations behind a layer, or "auto".
+        images: how many calibration images.
+        recipe: "fast" or "paper".
+        settings: single options of the recipe.
+        layers: globs of the layers to prune.
+        exclude: globs of the layers to leave dense.
+        leaf_modules: globs of modules not to be traced.
+        max_memory: bytes or a fraction; None for the default of ``prune``.
+        seed: of everything random.
+    """
+
+    pattern: str | None = None
+    k: K | None = None
+    images: int | None = None
+    recipe: str = "fast"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    leaf_modules: tuple[str, ...] = ()
+    max_memory: float | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what can be refused without a network.
+
+        Raises:
+            SnowsError: on an unknown recipe, an option or a pattern that cannot work.
+        """
+        get_recipe(self.recipe, **self.settings)
+        if self.pattern is not None:
+            parse_pattern(self.pattern)
+
+    def arguments(self, chosen: Experiment) -> dict[str, Any]:
+        """Return the arguments that ``prune`` and ``estimate`` share, filled up from the experiment."""
+        return {
+            "pattern": self.pattern or chosen.pattern,
+            "k": chosen.k if self.k is None else self.k,
+            "recipe": self.recipe,
+            "layers": list(self.layers) or None,
+            "exclude": list(self.exclude or chosen.exclude) or None,
+            "leaf_modules": list(self.leaf_modules),
+            "max_memory": self.max_memory,
+            **self.settings,
+        }
+
+    def count(self, chosen: Experiment, bundle: DataBundle, say: Say) -> int:
+        """Return how many calibration images there will be: as asked, else the experiment's number or all there are.
+
+        Raises:
+            SnowsError: when more were asked for than there are.
+        """
+        there = len(bundle.train)
+        if self.images is None:
+            if there < chosen.calibration_images:
+                say(f"{bundle.source}: all {there:,} training images are used, {chosen.calibration_images} are usual")
+            return min(there, chosen.calibration_images)
+        if self.images > there:
+            raise invalid_argument(
+                "--images", f"{self.images}", f"at most {there}, the training images of {bundle.source}"
+            )
+        return self.images
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """Options of `snows prune`.
+
+    Attributes:
+        out: folder of the result.
+        run: what is pruned how.
+        overwrite: replace a result that is there.
+        progress: whether to show bars.
+        refine: steps of joint refinement after the sweep.
+        augment: mirror and shift images during refinement.
+    """
+
+    out: Path
+    run: RunOptions = field(default_factory=RunOptions)
+    overwrite: bool = False
+    progress: bool = True
+    refine: int = 0
+    augment: bool = False
+
+    def check(self) -> None:
+        """Refuse what can be refused without a network, the folder first.
+
+        Raises:
+            SnowsError: on a folder that cannot be written, or options that cannot work.
+        """
+        check_target(self.out, self.overwrite)
+        if self.augment and not self.refine:
+            raise invalid_argument(
+                "--augment",
+                "no --refine",
+                "steps of refinement, during which images are changed",
+                "For instance --refine 150.",
+            )
+        self.run.check()
+
+
+def prune_to_folder(source: Source, options: PruneOptions, say: Say) -> PruneResult:
+    """Prune a network of the zoo, timm or torchvision, measure the result and save it.
+
+    Everything that can be wrong is looked at before the pruning starts, the folder included; the test images are
+    never used for calibration.
+
+    Args:
+        source: network and images.
+        options: what to do.
+        say: called with text for the user.
+
+    Returns:
+        The result; its manifest has the calibration images' positions and the measurements. Not ``complete`` after
+        Ctrl-C: the layers solved so far are saved.
+
+    Raises:
+        SnowsError: on anything that cannot work; nothing is written then.
+    """
+    options.check()
+    run = options.run
+    chosen, model, bundle = source.load()
+    count = run.count(chosen, bundle, say)
+    dense = check_dense(chosen, model, bundle, source.device, say)
+    images, _, positions = bundle.train.sample(count, run.seed)
+    result = prune(
+        model,
+        images,
+        **run.arguments(chosen),
+        device=source.device,
+        seed=run.seed,
+        progress=options.progress,
+        refine=options.refine,
+        augment=flip_and_shift if options.augment else None,
+    )
+    if not result.complete and not result.masks:
+        raise KeyboardInterrupt  # before the first layer was solved: there is nothing to keep
+    sample = {"data": bundle.name, "split": "train", "seed": run.seed, "indices": [int(i) for i in positions]}
+    result.manifest["source"] = source.record() | {"calibration": sample}
+    try:  # whatever happens from here on, the pruned network is kept
+        say(layer_table(result.report))
+        if result.complete:
+            pruned = measure(result.model, model, bundle, chosen, source.device)
+            result.manifest["evaluation"] = {"dense": dense.as_dict(), "pruned": pruned.as_dict()}
+            say(table(metrics_frame(dense, pruned), index=True))
+    finally:
+        _save(result, options.out, options.overwrite, say)
+    say(next_step(source, options.out, result.complete))
+    return result
+
+
+def _save(result: PruneResult, out: Path, overwrite: bool, say: Say) -> None:
+    """Save a result; where its folder has become impossible since it was checked, beside the temporary files."""
+    try:
+        result.save(out, overwrite=overwrite)
+    except Exception as error:  # a full disk, rights taken away: hours of work must not end with that
+        spare = Path(tempfile.mkdtemp(prefix="snows-")) / "result"
+        result.save(spare)
+        raise invalid_argument(
+            "--out",
+            f"{out}, which could not be written ({error})",
+            "a folder that can be written",
+            f"The result is in {spare} instead.",
+        ) from error
+    say(f"saved to {out}")
+
+
+def next_step(source: Source, out: Path, complete: bool) -> str:
+    """Return one line for the user: how to measure a saved result again, and how to load it in Python.
+
+    Args:
+        source: what was pruned.
+        out: where the result is.
+        complete: whether all layers were solved; if not, the line says how to go on.
+
+    Returns:
+        A line or two; their commands can be pasted.
+    """
+    words = ["snows", "evaluate", str(out)]
+    for option, value in (("--data-root", source.data_root), ("--device", source.device)):
+        words += [] if value is None else [option, str(value)]
+    weights = "" if source.weights is None else repr(str(source.weights))
+    network = f"snows_core.zoo.experiment({source.model!r}).load_model({weights})"
+    if not complete:
+        return f"next: snows_core.prune(..., resume=snows_core.load({str(out)!r})) in Python solves the other layers"
+    return f"next: {shlex.join(words)}\nin Python: snows_core.load({str(out)!r}, {network}).model"
+
+
+def estimate_table(source: Source, run: RunOptions, say: Say = lambda line: None) -> str:
+    """Return the cost of pruning, layer by layer and in all, as text.
+
+    Args:
+        source: network and images.
+        run: what would be pruned how.
+        say: called with text for the user.
+
+    Returns:
+        The table and a line of sums.
+
+    Raises:
+        SnowsError: on anything that `snows prune` would refuse.
+    """
+    run.check()
+    chosen, model, bundle = source.load()
+    count = run.count(chosen, bundle, say)
+    example, _, _ = bundle.train.sample(min(32, len(bundle.train)), run.seed)
+    frame = estimate(model, example, count=count, device=source.device, **run.arguments(chosen))
+    sums = (
+        f"in all: {frame['products'].sum():.0f} products, about {frame['seconds'].sum():.0f} s, "
+        f"at most {frame['peak_bytes'].max() / 1e9:.2f} GB beside the network if nothing is held back"
+    )
+    shown = frame.assign(
+        seconds=frame["seconds"].round(2), peak_MB=(frame["peak_bytes"] / 1e6).round(1), products=frame["products"]
+    )
+    return f"{table(shown[['layer', 'k', 'products', 'seconds', 'peak_MB']])}\n{sums}"
+
+
+def evaluate_folder(folder: Path | None, source: Source, say: Say) -> pd.DataFrame:
+    """Measure a saved result beside its dense network, or a dense network alone.
+
+    Args:
+        folder: what `snows prune` wrote, or None.
+        source: network and images.
+        say: called with one line on the dense network.
+
+    Returns:
+        Accuracy, agreement and KL, one row a network.
+
+    Raises:
+        SnowsError: on a folder without a result, one that does not name its network, or weights that do not fit.
+    """
+    if folder is not None and not folder.is_dir():
+        raise invalid_argument("folder", f"'{folder}', which is no folder", "a folder that `snows prune` wrote")
+    chosen, model, bundle = source.load()
+    result = None if folder is None else load(folder, copy.deepcopy(model))
+    dense = check_dense(chosen, model, bundle, source.device, say)
+    if result is None:
+        return metrics_frame(dense)
+    return metrics_frame(dense, measure(result.model, model, bundle, chosen, source.device))
+
+
+def measure(
+    model: nn.Module, dense: nn.Module, bundle: DataBundle, chosen: Experiment, device: str | None = None
+) -> Metrics:
+    """Return accuracy (where there are labels), agreement and KL on the test images."""
+    return evaluate(model, bundle.test.loader(chosen.batch_size), reference=dense, device=device)
+
+
+def experiments_frame() -> pd.DataFrame:
+    """Return the registry as a table."""
+    rows = [
+        (e.name, e.title, e.data, e.dense_accuracy, e.pattern, e.k, e.calibration_images, e.recorded_on)
+        for e in EXPERIMENTS.values()
+    ]
+    return pd.DataFrame(rows, columns=["name", "network", "data", "dense %", "pattern", "k", "images", "recorded on"])

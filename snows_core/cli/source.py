@@ -1,0 +1,151 @@
+"""Which network on which images a command works with, and whether the dense network is what it should be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from snows_core.devices import resolve_device
+from snows_core.errors import SnowsError, invalid_argument
+from snows_core.evaluate import Metrics
+from snows_core.zoo.bundle import DataBundle
+from snows_core.zoo.experiment import Experiment
+from snows_core.zoo.registry import experiment
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which network on which images.
+
+    Attributes:
+        model: name of an experiment, "timm/<name>" or "torchvision/<name>".
+        data: name of a data set; None means the experiment's own.
+        data_root: folder of the data sets.
+        weights: local file of weights instead of the usual ones.
+        device: where to compute.
+    """
+
+    model: str
+    data: str | None = None
+    data_root: Path | None = None
+    weights: Path | None = None
+    device: str | None = None
+
+    def load(self) -> tuple[Experiment, nn.Module, DataBundle]:
+        """Return the experiment, the dense network and the images.
+
+        Raises:
+            SnowsError: on an unknown name or device, or missing data or weights.
+        """
+        check_device(self.device)
+        chosen = experiment(self.model)
+        return chosen, chosen.load_model(self.weights), chosen.load_data(self.data_root, self.data)
+
+    def record(self) -> dict[str, Any]:
+        """Return model, data and weights for a manifest, so that `snows evaluate` finds them again, from any folder."""
+        data = self.data
+        if data is not None and data.startswith("folder:"):
+            data = f"folder:{Path(data.removeprefix('folder:')).expanduser().resolve()}"
+        return {
+            "model": self.model,
+            "data": data,
+            "weights": None if self.weights is None else str(self.weights.resolve()),
+        }
+
+
+def source_of(
+    folder: Path | None,
+    model: str | None = None,
+    data: str | None = None,
+    root: Path | None = None,
+    weights: Path | None = None,
+    device: str | None = None,
+) -> Source:
+    """Return what to measure: as named, filled up from the manifest of a saved result where no network is named.
+
+    Args:
+        folder: a saved result, or None.
+        model: network named by the user, or None.
+        data: data named by the user, or None.
+        root: folder of the data sets.
+        weights: file of the dense network's weights, or None.
+        device: where to compute.
+
+    Returns:
+        The source.
+
+    Raises:
+        SnowsError: when neither the user nor the manifest names a network.
+    """
+    if model is not None:
+        return Source(model, data, root, weights, device)
+    if folder is None:
+        raise SnowsError("model: got nothing to measure; expected a folder that `snows prune` wrote, or --model NAME.")
+    known = _recorded_source(folder)
+    recorded = known.get("weights")
+    weights = Path(recorded) if weights is None and recorded else weights
+    return Source(known["model"], data or known.get("data"), root, weights, device)
+
+
+def _recorded_source(folder: Path) -> dict[str, Any]:
+    """Return what a result's manifest says about its network and images, checked as far as it is used."""
+    path = folder / "manifest.json"
+    expected = "a folder that `snows prune` wrote"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise invalid_argument("folder", f"'{folder}', which has no manifest.json", expected) from error
+    except (ValueError, RecursionError) as error:
+        raise invalid_argument("folder", f"'{path}', which is no JSON", expected) from error
+    known = manifest.get("source", {}) if isinstance(manifest, dict) else None
+    names = ("model", "data", "weights")
+    if not isinstance(known, dict) or any(not isinstance(known.get(name), str | None) for name in names):
+        raise invalid_argument("folder", f"'{path}', which is no manifest of a result", expected)
+    if not known.get("model"):
+        raise invalid_argument("folder", f"'{folder}', whose manifest names no network", "--model NAME beside it")
+    return known
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that this machine does not have, or that holds no numbers.
+
+    Raises:
+        SnowsError: on an unknown name, or CUDA where there is none.
+    """
+    if device is not None and resolve_device(device, torch.device("cpu")).type == "meta":
+        raise invalid_argument("device", f"'{device}'", "a device that computes", "For instance --device cpu.")
+
+
+def check_dense(chosen: Experiment, model: nn.Module, bundle: DataBundle, device: str | None, say: Say) -> Metrics:
+    """Measure the dense network, before anything else is done with it.
+
+    Args:
+        chosen: the experiment, with the recorded accuracy.
+        model: the dense network.
+        bundle: its images.
+        device: where to compute.
+        say: called with one line on what was found.
+
+    Returns:
+        The metrics, without accuracy where the images have no labels.
+
+    Raises:
+        SnowsError: on images that do not fit, or an accuracy that is not the recorded one.
+    """
+    if not bundle.labelled:
+        chosen.check_images(bundle)
+        say(f"{chosen.title}: {bundle.source} has no labels; agreement with the dense network is measured")
+        return Metrics(images=len(bundle.test))
+    dense = chosen.check_dense(model, bundle, device=device)
+    known = next((record for record in chosen.records if record.data == bundle.name), None)
+    recorded = f"recorded {known.accuracy:.2f} % ({known.origin})" if known else "none recorded"
+    say(f"{chosen.title}: dense accuracy {dense.accuracy:.2f} % on {dense.images:,} test images, {recorded}")
+    return dense

@@ -1,0 +1,283 @@
+"""Which weights stay: sparsity patterns and saliency scores.
+
+A mask is a bool tensor of the weight's shape, True where the weight is kept. Scores are taken as they are, sign
+included: the highest stay. Among equal scores a lot decides, the same for the same seed
+(:mod:`snows_core.masks.lowest`). Masks that come from elsewhere are read by :mod:`snows_core.masks.given`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Real
+from typing import Literal
+
+from torch import Tensor
+
+from snows_core.errors import closest, invalid_argument, plain
+from snows_core.masks.given import foreign_masks as foreign_masks
+from snows_core.masks.lowest import comparable, exactly, highest_of_groups, lowest, seed_of, shares_of_lowest
+
+Masks = dict[str, Tensor]
+Saliency = Callable[[str, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class NM:
+    """Keep the ``n`` highest scores of every ``m`` consecutive inputs of an output (2:4 is what GPUs accelerate).
+
+    Groups run along the input axis of a linear layer, and along the input channels at each kernel position of a
+    convolution.
+
+    >>> import torch
+    >>> NM(2, 4).mask(torch.tensor([[1.0, -4.0, 3.0, 2.0]]).abs()).int().tolist()
+    [[0, 1, 1, 0]]
+    """
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        """Refuse patterns that keep nothing or everything."""
+        for field in ("n", "m"):
+            object.__setattr__(self, field, plain(getattr(self, field)))
+        if not (type(self.n) is type(self.m) is int and 0 < self.n < self.m):
+            raise invalid_argument(
+                "pattern", f"{self.n}:{self.m}", "n:m with integers 0 < n < m", 'For instance "2:4".'
+            )
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+    def misfit(self, weight: Tensor, groups: int = 1) -> str:
+        """Say why a weight (out, in / groups, ...) cannot take this pattern; empty when it can."""
+        if groups > 1:
+            return f"grouped convolution ({groups} groups): N:M groups would cross or split its channel groups"
+        if weight.shape[1] % self.m:
+            return f"{weight.shape[1]} inputs do not divide into groups of {self.m}"
+        return ""
+
+    def mask(self, scores: Tensor, seed: int = 0) -> Tensor:
+        """Return the mask that keeps the n highest scores of each group.
+
+        Args:
+            scores: (out, in) or (out, in, *kernel), of any real type; for magnitude pruning ``weight.abs()``.
+            seed: of the lots that decide among equal scores.
+
+        Returns:
+            Bool tensor of the same shape, on the same device.
+
+        Raises:
+            SnowsError: when the inputs do not divide into groups, or on scores that are not finite.
+        """
+        if reason := self.misfit(scores):
+            raise invalid_argument("scores", f"shape {tuple(scores.shape)}", f"inputs that fit {self} ({reason})")
+        last = comparable(scores).movedim(1, -1)
+        kept = highest_of_groups(last.reshape(*last.shape[:-1], -1, self.m), self.n, seed)
+        return kept.reshape(last.shape).movedim(-1, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    """Remove the fraction ``sparsity`` of least salient weights, per layer or over all selected layers together.
+
+    Attributes:
+        sparsity: fraction removed, in (0, 1).
+        scope: "layer" (the same fraction in each) or "global" (one threshold for all).
+        cap: with scope "global", the largest fraction that may be removed from any one layer; what a capped layer keeps
+            is taken from the others, so the overall sparsity is still met.
+    """
+
+    sparsity: float
+    scope: Literal["layer", "global"] = "layer"
+    cap: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse fractions outside (0, 1), unknown scopes and caps that cannot be met."""
+        for field in ("sparsity", "cap"):
+            value = plain(getattr(self, field))
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise invalid_argument("pattern" if field == "sparsity" else field, repr(value), "a number")
+            object.__setattr__(self, field, float(value))
+        if not 0 < self.sparsity < 1:
+            raise invalid_argument(
+                "pattern", self.sparsity, "a sparsity between 0 and 1", "0.8 removes four of five weights."
+            )
+        if self.scope not in ("layer", "global"):
+            raise invalid_argument("scope", repr(self.scope), "'layer' or 'global'")
+        if not self.sparsity <= self.cap <= 1:
+            raise invalid_argument("cap", self.cap, f"a fraction between the sparsity ({self.sparsity}) and 1")
+
+    def __str__(self) -> str:
+        cap = f" cap {self.cap:g}" if self.scope == "global" and self.cap < 1 else ""
+        return f"unstructured {self.sparsity:g}" + (" global" if self.scope == "global" else "") + cap
+
+    def misfit(self, weight: Tensor, groups: int = 1) -> str:
+        """Return an empty string: every weight can take this pattern."""
+        return ""
+
+    def mask(self, scores: Tensor, seed: int = 0) -> Tensor:
+        """Return the mask that removes round(sparsity * count) weights of lowest score, but never all of them.
+
+        Args:
+            scores: of any shape and real type; for magnitude pruning ``weight.abs()``.
+            seed: of the lots that decide among equal scores.
+
+        Returns:
+            Bool tensor of the same shape, on the same device.
+        """
+        count = min(round(exactly(self.sparsity) * scores.numel()), scores.numel() - 1)
+        return ~lowest(comparable(scores), count, seed)
+
+    def masks(self, scores: Mapping[str, Tensor], seed: int = 0) -> Masks:
+        """Return the masks of all layers for their scores, by scope.
+
+        Args:
+            scores: layer name to scores.
+            seed: of the lots that decide among equal scores, within a layer and across layers.
+
+        Returns:
+            Layer name to mask.
+
+        Raises:
+            SnowsError: when the threshold would empty a whole layer.
+        """
+        if self.scope == "layer":
+            return {name: self.mask(score, seed_of(seed, name)) for name, score in scores.items()}
+        read = {name: comparable(score, name).cpu() for name, score in scores.items()}
+        if len({score.dtype for score in read.values()}) > 1:
+            read = {name: score.double() for name, score in read.items()}
+        removed, thresholds = self._removed_per_layer({name: score.flatten() for name, score in read.items()}, seed)
+        for name, count in removed.items():
+            if count == scores[name].numel():
+                raise invalid_argument(
+                    "pattern",
+                    str(self),
+                    f"weights left in every layer, but '{name}' would lose all",
+                    "Set a cap, for instance Unstructured(0.9, scope='global', cap=0.95).",
+                )
+        return {
+            name: ~lowest(score, removed[name], seed_of(seed, name), thresholds.get(name)).to(scores[name].device)
+            for name, score in read.items()
+        }
+
+    def _removed_per_layer(
+        self, scores: Mapping[str, Tensor], seed: int
+    ) -> tuple[dict[str, int], dict[str, Tensor | None]]:
+        """Share the weights to remove among layers by one threshold, again and again until no layer is over the cap.
+
+        Returns:
+            How many weights each layer loses, and the threshold of every layer that is not at its cap.
+        """
+        total = round(exactly(self.sparsity) * sum(score.numel() for score in scores.values()))
+        limit = {name: int(exactly(self.cap) * score.numel()) for name, score in scores.items()}
+        total = min(total, sum(limit.values()))
+        removed: dict[str, int] = {}
+        open_layers = dict(scores)
+        while open_layers:
+            shares, threshold = shares_of_lowest(open_layers, total - sum(removed.values()), seed)
+            over = [name for name, count in shares.items() if count > limit[name]]
+            if not over:
+                return removed | shares, dict.fromkeys(open_layers, threshold)
+            for name in over:
+                removed[name] = limit[name]
+                del open_layers[name]
+        return removed, {}
+
+
+Pattern = NM | Unstructured
+
+
+def parse_pattern(pattern: Pattern | str | float) -> Pattern:
+    """Read a pattern: ``NM``/``Unstructured`` objects, "2:4", 0.8, "0.8", "80%", "global:0.8", "global:0.8:0.95" (cap).
+
+    Returns:
+        The pattern.
+
+    Raises:
+        SnowsError: on anything else.
+
+    >>> parse_pattern("2:4"), str(parse_pattern("global:0.9:0.95"))
+    (NM(n=2, m=4), 'unstructured 0.9 global cap 0.95')
+    """
+    if isinstance(pattern, NM | Unstructured):
+        return pattern
+    if isinstance(pattern, int | float) and not isinstance(pattern, bool):
+        return Unstructured(float(pattern))
+    text = str(pattern).strip().lower()
+    if match := re.fullmatch(r"(\d+):(\d+)", text):
+        return NM(int(match[1]), int(match[2]))
+    number = r"(\d*\.?\d+(?:e-?\d+)?)"
+    if match := re.fullmatch(
+        rf"(?:global:{number}(?::{number})?|unstructured {number} global(?: cap {number})?)", text
+    ):
+        sparsity, cap = match[1] or match[3], match[2] or match[4] or 1.0
+        return Unstructured(float(sparsity), "global", float(cap))
+    if match := re.fullmatch(rf"(?:layer:|unstructured )?{number}(%?)", text):
+        return Unstructured(float(Fraction(match[1]) / (100 if match[2] else 1)))
+    raise invalid_argument(
+        "pattern", repr(pattern), '"n:m", a sparsity such as 0.8, "global:0.8", NM(n, m) or Unstructured(s)'
+    )
+
+
+def magnitude(name: str, weight: Tensor) -> Tensor:
+    """Score a weight by its absolute value, the published choice."""
+    return weight.abs()
+
+
+SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude}
+
+
+def make_scores(weights: Mapping[str, Tensor], saliency: str | Saliency) -> dict[str, Tensor]:
+    """Score every weight by a named saliency or by a function of (layer name, weight).
+
+    Args:
+        weights: layer name to weight.
+        saliency: "magnitude", or a function that returns scores of the weight's shape, of any real type and sign.
+
+    Returns:
+        Layer name to scores of the weight's shape.
+
+    Raises:
+        SnowsError: on an unknown saliency, or scores of another shape or with NaN or infinite values.
+    """
+    if isinstance(saliency, str):
+        if saliency not in SALIENCIES:
+            raise invalid_argument(
+                "saliency", repr(saliency), f"one of {sorted(SALIENCIES)} or a function", closest(saliency, SALIENCIES)
+            )
+        saliency = SALIENCIES[saliency]
+    return {name: _checked(saliency(name, weight), name, weight) for name, weight in weights.items()}
+
+
+def _checked(scores: Tensor, name: str, weight: Tensor) -> Tensor:
+    if not isinstance(scores, Tensor) or scores.shape != weight.shape:
+        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise invalid_argument("saliency", f"{got} for '{name}'", f"a tensor of scores of shape {tuple(weight.shape)}")
+    return comparable(scores, name).to(weight.device)
+
+
+def masks_for(
+    weights: Mapping[str, Tensor], pattern: Pattern, saliency: str | Saliency = "magnitude", seed: int = 0
+) -> Masks:
+    """Return masks of one pattern for layer weights that fit it, by their saliency.
+
+    Args:
+        weights: layer name to weight (out, in, ...).
+        pattern: the sparsity pattern.
+        saliency: "magnitude", or a function of (name, weight) that returns scores of the weight's shape. Scores are
+            taken as they are, sign included: the highest stay.
+        seed: of the lots that decide among equal scores.
+
+    Returns:
+        Layer name to mask.
+
+    Raises:
+        SnowsError: on an unknown saliency, or scores of another shape or with NaN or infinite values.
+    """
+    scores = make_scores(weights, saliency)
+    if isinstance(pattern, Unstructured):
+        return pattern.masks(scores, seed)
+    return {name: pattern.mask(score, seed_of(seed, name)) for name, score in scores.items()}

@@ -1,0 +1,1 @@
+"""How one layer is solved: SNOWS, and what it needs to decide."""

@@ -1,0 +1,179 @@
+"""What the values of a graph look like (shapes, types, devices) while it is recorded, without computing their numbers.
+
+Every recorded node is run on fake tensors (``torch._subclasses``), for two numbers of images: what is equal for both
+may be used as a constant, what differs must stay a node. Numbers are never looked at, so nothing that is decided by
+them is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+COUNTS = (2, 7)  # numbers of images; what is equal for both is taken for independent of it
+_SHAPE_KEEPING = {
+    nn.LayerNorm,
+    nn.BatchNorm2d,
+    nn.GroupNorm,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.GELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Hardswish,
+}
+_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+class Shapes:
+    """Fake values of the nodes of a growing graph.
+
+    Args:
+        root: the module that ``get_attr`` and ``call_module`` nodes refer to.
+        image: a few images (N, ...); only shape, type and device are used.
+
+    Attributes:
+        running: true while a node is run: modules are then called as they are, not traced.
+        written: node to those of its inputs that it writes into.
+    """
+
+    def __init__(self, root: nn.Module, image: Tensor) -> None:
+        from torch._subclasses.fake_tensor import FakeTensorMode  # here: the import takes a while
+
+        self.root = root
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.running = False
+        self.written: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        self._values: dict[fx.Node, tuple[Any, Any] | None] = {}
+        self._last: fx.Node | None = None
+        with self.mode:
+            shape = image.shape[1:]
+            self.images = tuple(torch.empty(n, *shape, dtype=image.dtype, device=image.device) for n in COUNTS)
+
+    def of(self, node: fx.Node) -> tuple[Any, Any] | None:
+        """Return a node's fake values for both numbers of images, or None where they cannot be told."""
+        if node not in self._values:
+            for other in self._pending(node):
+                if other not in self._values:
+                    self._values[other] = self._run(other)
+                self._last = other
+        return self._values[node]
+
+    def _pending(self, node: fx.Node) -> Iterator[fx.Node]:
+        """Yield the nodes not run yet, in the order of the graph, up to a given one: in-place work comes in order."""
+        start = self._last
+        if start is None or getattr(start, "_erased", False):
+            start = node.graph._root
+        while start is not node:
+            start = start.next
+            if start.op == "root":
+                return
+            yield start
+
+    def forget(self, node: fx.Node) -> None:
+        """Drop what is known of a node that is about to be erased."""
+        self._values.pop(node, None)
+        self.written.pop(node, None)
+        if self._last is node:
+            self._last = None
+
+    def _run(self, node: fx.Node) -> tuple[Any, Any] | None:
+        if node.op == "placeholder":
+            return self.images
+        if node.op == "output":
+            return None
+        inputs = [self._values.get(source) for source in node.all_input_nodes]
+        if any(value is None for value in inputs):
+            return None
+        self.running = True
+        try:
+            with torch.no_grad():
+                return tuple(self._call(node, i) for i in range(len(COUNTS)))
+        except Exception:  # whatever an operation has against fake values: they cannot be told
+            return self._guess(node)
+        finally:
+            self.running = False
+
+    def _call(self, node: fx.Node, i: int) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: self._values[source][i])
+        before = {source: _versions(self._values[source][i]) for source in node.all_input_nodes}
+        with self.mode:
+            value = self._quickly(node, args)
+            value = self._target(node)(*args, **kwargs) if value is None else value
+        written = tuple(source for source, old in before.items() if _versions(self._values[source][i]) != old)
+        if written:
+            self.written[node] = written
+        return value
+
+    def _quickly(self, node: fx.Node, args: tuple[Any, ...]) -> Tensor | None:
+        """Return the output of the most frequent modules, whose shape is plain; None for all others."""
+        module = self.root.get_submodule(node.target) if node.op == "call_module" else None
+        if getattr(module, "inplace", False) or len(args) != 1 or module is None or module._forward_pre_hooks:
+            return None
+        if type(module) is nn.Linear:
+            return args[0].new_empty(*args[0].shape[:-1], module.out_features)
+        return torch.empty_like(args[0]) if type(module) in _SHAPE_KEEPING else None
+
+    def _target(self, node: fx.Node) -> Callable[..., Any]:
+        if node.op == "call_function":
+            return node.target
+        if node.op == "call_method":
+            return lambda first, *args, **kwargs: getattr(first, node.target)(*args, **kwargs)
+        if node.op == "call_module":
+            return self.root.get_submodule(node.target)
+        return lambda: self._attribute(node.target)
+
+    def _attribute(self, target: str) -> Any:
+        value: Any = self.root
+        for part in target.split("."):
+            value = getattr(value, part)
+        return self.mode.from_tensor(value) if isinstance(value, Tensor) else value
+
+    def _guess(self, node: fx.Node) -> tuple[Any, Any] | None:
+        """Run a module that fake values cannot pass (its forward looks at numbers) on random ones, for its shapes."""
+        if node.op != "call_module":
+            return None
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                return tuple(self._on_random_numbers(node, i) for i in range(len(COUNTS)))
+        except Exception:
+            return None
+
+    def _on_random_numbers(self, node: fx.Node, i: int) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: self._values[source][i])
+        args, kwargs = pytree.tree_map_only(Tensor, _random_like, (args, kwargs))
+        before = _versions((args, kwargs))
+        value = self.root.get_submodule(node.target)(*args, **kwargs)
+        if _versions((args, kwargs)) != before:
+            self.written[node] = tuple(node.all_input_nodes)
+        return pytree.tree_map_only(Tensor, self.mode.from_tensor, value)
+
+
+def _random_like(fake: Tensor) -> Tensor:
+    if fake.is_floating_point():
+        return torch.randn(tuple(fake.shape), dtype=fake.dtype, device=fake.device)
+    return torch.zeros(tuple(fake.shape), dtype=fake.dtype, device=fake.device)
+
+
+def _versions(value: Any) -> list[int]:
+    return [leaf._version for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def is_constant(values: tuple[Any, Any] | None) -> bool:
+    """Tell whether a value is plain Python (no tensor inside) and the same for both numbers of images."""
+    if values is None:
+        return False
+    first, second = values
+    if isinstance(first, tuple | list) and type(first) is type(second) and len(first) == len(second):
+        return all(is_constant(pair) for pair in zip(first, second, strict=True))
+    return isinstance(first, _PLAIN) and type(first) is type(second) and first == second
+
+
+def storages(value: Any) -> set[int]:
+    """Return the identities of the storages behind the tensors of a (fake) value."""
+    return {leaf.untyped_storage()._cdata for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)}

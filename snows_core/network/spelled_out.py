@@ -1,0 +1,153 @@
+"""Modules of PyTorch and timm that hide layers, written as the operations that they perform in eval mode.
+
+A module that is one node of a graph keeps its weights to itself: the stacked projection of ``nn.MultiheadAttention``
+could neither be pruned nor differentiated. Each function here (and in :mod:`snows_core.network.attention`) computes
+what its module's ``forward`` does, in the open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from timm.layers.norm_act import BatchNormAct2d
+from torch import nn
+from torch.nn import functional as F
+
+from snows_core.network.attention import attention, multi_head_attention_forward
+from snows_core.network.operations import hard_sigmoid
+
+
+def spelled_out(module: nn.Module) -> Callable[..., Any] | None:
+    """Return a function that computes a module's forward in the open, or None where the module itself is traced."""
+    if type(module) is BatchNormAct2d:
+        return partial(_batch_norm_act, module)
+    for kind, function in _MODULES.items():
+        if isinstance(module, kind) and type(module).forward is kind.forward and "forward" not in vars(module):
+            return partial(function, module)
+    return None
+
+
+def spelled_out_function(function: Any) -> Callable[..., Any] | None:
+    """Return a function that computes what ``function`` does in the open, or None."""
+    return multi_head_attention_forward if function is F.multi_head_attention_forward else None
+
+
+def _batch_norm_act(m: BatchNormAct2d, x: Any) -> Any:
+    return m.act(m.drop(F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps)))
+
+
+def _hard_sigmoid(m: nn.Hardsigmoid, input: Any) -> Any:
+    return input.tracer.create_proxy("call_function", hard_sigmoid, (input,), {"inplace": m.inplace})
+
+
+def _encoder_layer(
+    m: nn.TransformerEncoderLayer,
+    src: Any,
+    src_mask: Any = None,
+    src_key_padding_mask: Any = None,
+    is_causal: bool = False,
+) -> Any:
+    if m.norm_first:
+        src = src + m._sa_block(m.norm1(src), src_mask, src_key_padding_mask, is_causal=is_causal)
+        return src + m._ff_block(m.norm2(src))
+    src = m.norm1(src + m._sa_block(src, src_mask, src_key_padding_mask, is_causal=is_causal))
+    return m.norm2(src + m._ff_block(src))
+
+
+def _encoder(
+    m: nn.TransformerEncoder,
+    src: Any,
+    mask: Any = None,
+    src_key_padding_mask: Any = None,
+    is_causal: bool | None = None,
+) -> Any:
+    for layer in m.layers:
+        src = layer(src, src_mask=mask, is_causal=bool(is_causal), src_key_padding_mask=src_key_padding_mask)
+    return src if m.norm is None else m.norm(src)
+
+
+def _decoder_layer(
+    m: nn.TransformerDecoderLayer,
+    tgt: Any,
+    memory: Any,
+    tgt_mask: Any = None,
+    memory_mask: Any = None,
+    tgt_key_padding_mask: Any = None,
+    memory_key_padding_mask: Any = None,
+    tgt_is_causal: bool = False,
+    memory_is_causal: bool = False,
+) -> Any:
+    own = (tgt_mask, tgt_key_padding_mask, tgt_is_causal)
+    other = (memory_mask, memory_key_padding_mask, memory_is_causal)
+    if m.norm_first:
+        tgt = tgt + m._sa_block(m.norm1(tgt), *own)
+        tgt = tgt + m._mha_block(m.norm2(tgt), memory, *other)
+        return tgt + m._ff_block(m.norm3(tgt))
+    tgt = m.norm1(tgt + m._sa_block(tgt, *own))
+    tgt = m.norm2(tgt + m._mha_block(tgt, memory, *other))
+    return m.norm3(tgt + m._ff_block(tgt))
+
+
+def _decoder(
+    m: nn.TransformerDecoder,
+    tgt: Any,
+    memory: Any,
+    tgt_mask: Any = None,
+    memory_mask: Any = None,
+    tgt_key_padding_mask: Any = None,
+    memory_key_padding_mask: Any = None,
+    tgt_is_causal: bool | None = None,
+    memory_is_causal: bool = False,
+) -> Any:
+    for layer in m.layers:
+        tgt = layer(
+            tgt,
+            memory,
+            tgt_mask=tgt_mask,
+            memory_mask=memory_mask,
+            tgt_key_padding_mask=tgt_key_padding_mask,
+            memory_key_padding_mask=memory_key_padding_mask,
+            tgt_is_causal=bool(tgt_is_causal),
+            memory_is_causal=memory_is_causal,
+        )
+    return tgt if m.norm is None else m.norm(tgt)
+
+
+def _transformer(
+    m: nn.Transformer,
+    src: Any,
+    tgt: Any,
+    src_mask: Any = None,
+    tgt_mask: Any = None,
+    memory_mask: Any = None,
+    src_key_padding_mask: Any = None,
+    tgt_key_padding_mask: Any = None,
+    memory_key_padding_mask: Any = None,
+    src_is_causal: bool | None = None,
+    tgt_is_causal: bool | None = None,
+    memory_is_causal: bool = False,
+) -> Any:
+    memory = m.encoder(src, mask=src_mask, src_key_padding_mask=src_key_padding_mask, is_causal=src_is_causal)
+    return m.decoder(
+        tgt,
+        memory,
+        tgt_mask=tgt_mask,
+        memory_mask=memory_mask,
+        tgt_key_padding_mask=tgt_key_padding_mask,
+        memory_key_padding_mask=memory_key_padding_mask,
+        tgt_is_causal=tgt_is_causal,
+        memory_is_causal=memory_is_causal,
+    )
+
+
+_MODULES: dict[type[nn.Module], Callable[..., Any]] = {
+    nn.MultiheadAttention: attention,
+    nn.TransformerEncoderLayer: _encoder_layer,
+    nn.TransformerEncoder: _encoder,
+    nn.TransformerDecoderLayer: _decoder_layer,
+    nn.TransformerDecoder: _decoder,
+    nn.Transformer: _transformer,
+    nn.Hardsigmoid: _hard_sigmoid,
+}

@@ -1,0 +1,19 @@
+"""Newton, conjugate gradients, line search and least squares: tensors and functions only, no network in sight."""
+
+from snows_core.solvers.conjugate_gradients import CGSolution, StopReason, conjugate_gradients
+from snows_core.solvers.least_squares import masked_least_squares
+from snows_core.solvers.line_search import LineSearch, armijo
+from snows_core.solvers.newton_cg import NewtonSolution, newton
+from snows_core.solvers.row_factors import RowFactors
+
+__all__ = [
+    "CGSolution",
+    "LineSearch",
+    "NewtonSolution",
+    "RowFactors",
+    "StopReason",
+    "armijo",
+    "conjugate_gradients",
+    "masked_least_squares",
+    "newton",
+]

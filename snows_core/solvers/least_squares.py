@@ -1,0 +1,69 @@
+"""Layer-wise least squares (K = 0): Gram matrices, masked row-wise factors, and the ridge solution on a mask.
+
+For a layer with weight rows ``w_i`` (out of them), inputs ``X`` (one column per image and position) and dense inputs
+``X0``, the K = 0 problem is, row by row on the kept set ``S_i``::
+
+    minimise || w_i X - w0_i X0 ||^2 + damping || w_i - w0_i ||^2
+    so that  (A_SS + damping I) w_S = (C w0 + damping w0)_S
+
+with the Gram matrix ``A = X X'`` and the cross Gram matrix ``C = X X0'``, of which only the products ``C w0 = X y0'``
+with the dense outputs ``y0 = w0 X0`` (without bias) are needed. Every row has its own support, hence its own
+Cholesky factor; the same factors precondition the K-step Newton system. (L-OBS, Net-Trim, OBC, SparseGPT and ALPS stop
+at K = 0; the mask has to be inside the factor, see the benchmarks.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snows_core.solvers.row_factors import RowFactors
+
+
+def masked_least_squares(
+    factors: RowFactors,
+    dense: Tensor,
+    cross: Tensor | None = None,
+    *,
+    response: Tensor | None = None,
+    iterations: int = 50,
+    tolerance: float = 1e-5,
+) -> Tensor:
+    """Solve the K = 0 problem on the mask (formula at the top of this file).
+
+    Args:
+        factors: row factors without ``scale``; they hold Gram matrix, mask and damping.
+        dense: (out, d) dense weight rows w0.
+        cross: (groups, d, d) cross Gram matrix C; default: the Gram matrix itself (dense inputs equal inputs).
+        response: (out, d) rows ``X y0'`` of :func:`normal_equations`, in place of ``cross``.
+        iterations: cap on conjugate-gradient iterations; full factors need one or two, blocks a few more.
+        tolerance: relative residual at which a solve ends.
+
+    Returns:
+        (out, d) rows, zero off the mask.
+    """
+    mask, damping = factors.mask, factors.damping
+
+    def times(matrix: Tensor, rows: Tensor) -> Tensor:
+        grouped = rows.view(matrix.shape[0], -1, rows.shape[1])
+        return (grouped @ matrix.transpose(1, 2)).reshape(rows.shape)
+
+    if response is None:
+        response = times(factors.gram if cross is None else cross, dense)
+    rhs = torch.where(mask, response + damping * dense, 0.0)
+    x = factors.solve(rhs)
+    residual = rhs - torch.where(mask, times(factors.gram, x) + damping * x, 0.0)
+    target = tolerance * float(rhs.norm())
+    z = factors.solve(residual)
+    p, rz = z, (residual * z).sum(1, keepdim=True)
+    for _ in range(iterations):
+        if float(residual.norm()) <= target:
+            break
+        product = torch.where(mask, times(factors.gram, p) + damping * p, 0.0)
+        curvature = (p * product).sum(1, keepdim=True)
+        alpha = torch.where(curvature > 0, rz / curvature, 0.0)
+        x, residual = x + alpha * p, residual - alpha * product
+        z = factors.solve(residual)
+        new = (residual * z).sum(1, keepdim=True)
+        p, rz = z + torch.where(rz > 0, new / rz, 0.0) * p, new
+    return x

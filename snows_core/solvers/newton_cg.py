@@ -1,0 +1,139 @@
+"""Hessian-free Newton: directions by conjugate gradients, a truncated Newton loop around them.
+
+It works on tensors of any one shape and returns its solution, why it stopped and what it spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from snows_core.settings import NewtonOptions
+from snows_core.solvers.conjugate_gradients import CGSolution, StopReason, conjugate_gradients, dot
+from snows_core.solvers.line_search import armijo
+
+# A step that gains more or less than the quadratic model foretold, by this share, tells that the sample is too small.
+MISLEADS = 0.1
+GROWTH = 4  # what a sample that misled is multiplied by: a step on one that misleads again is lost
+
+
+class Linear(Protocol):
+    """Loss, gradient and curvature product at one weight (see ``objective.Linearisation``)."""
+
+    loss: float
+    gradient: Tensor
+    product: Callable[[Tensor], Tensor]
+
+
+class Objective(Protocol):
+    """A loss that can be evaluated and linearised."""
+
+    def value(self, weight: Tensor) -> float:
+        """Return the loss."""
+
+    images: int
+
+    def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linear:
+        """Return loss, gradient and curvature product; the product from a sample of the images where one is named."""
+
+
+@dataclass(frozen=True)
+class NewtonSolution:
+    """What the Newton loop found.
+
+    Attributes:
+        weight: the best weight; its loss is never above the start's.
+        stop: why the loop ended.
+        losses: loss at the start and after each accepted step.
+        steps: accepted Newton steps.
+        products: curvature products.
+        cg_stops: why conjugate gradients ended, step by step.
+    """
+
+    weight: Tensor
+    stop: StopReason
+    losses: list[float]
+    steps: int
+    products: int
+    cg_stops: list[StopReason]
+
+
+def newton(
+    objective: Objective,
+    weight: Tensor,
+    options: NewtonOptions,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+) -> NewtonSolution:
+    """Minimise an objective from ``weight`` by truncated Newton steps ``H d = -g`` with Armijo backtracking.
+
+    Args:
+        objective: loss, gradient and curvature products.
+        weight: start, zero off its mask (the objective masks gradient and products).
+        options: settings.
+        precondition: see :func:`conjugate_gradients`.
+
+    Returns:
+        Solution, stop reason and statistics. A rejected step leaves the weight as it was.
+    """
+    losses = [objective.value(weight)] if options.steps == 0 else []
+    cg_stops: list[StopReason] = []
+    products, stop, sample = 0, StopReason.STEPS, options.curvature_images
+    for _ in range(options.steps):
+        sample = None if sample is None or sample >= objective.images else sample
+        at = objective.linearise(weight) if sample is None else objective.linearise(weight, sample)
+        if not losses:
+            losses.append(at.loss)
+        solution = _direction(at, options, precondition)
+        products += solution.iterations
+        cg_stops.append(solution.stop)
+        if solution.iterations == 0:
+            stop = StopReason.NOT_FINITE if solution.stop is StopReason.NOT_FINITE else StopReason.ZERO_GRADIENT
+            break
+        search = armijo(
+            objective.value,
+            weight,
+            solution.x,
+            at.loss,
+            float(dot(at.gradient, solution.x)),
+            c=options.armijo,
+            shrink=options.shrink,
+            max_backtracks=options.backtracks,
+        )
+        foretold, gained = -solution.model[-1], at.loss - search.loss
+        least = options.tolerance * abs(at.loss)
+        if search.step > 0:
+            weight = weight + search.step * solution.x
+            assert gained >= 0, "an accepted step never raises the loss"
+            losses.append(search.loss)
+        missed = search.step < 1 or abs(gained - foretold) > MISLEADS * foretold
+        if sample is not None and missed and max(gained, foretold) > least:
+            sample *= GROWTH  # what such a step gains tells nothing of the next, which sees more images
+            continue
+        if search.step == 0:
+            stop = StopReason.NO_DESCENT
+            break
+        if gained <= least:
+            stop = StopReason.LOSS
+            break
+        solved = solution.stop in (StopReason.PROGRESS, StopReason.RESIDUAL, StopReason.EXACT)
+        if search.step == 1.0 and solved and abs(gained - foretold) <= least:
+            stop = StopReason.MODEL
+            break
+    return NewtonSolution(weight, stop, losses, len(losses) - 1, products, cg_stops)
+
+
+def _direction(at: Linear, options: NewtonOptions, precondition: Callable[[Tensor], Tensor] | None) -> CGSolution:
+    """Solve the damped Newton equation at one weight."""
+    return conjugate_gradients(
+        lambda v: at.product(v) + options.damping * v,
+        -at.gradient,
+        precondition=precondition,
+        max_iterations=options.cg_iterations,
+        relative=options.cg_relative,
+        absolute=options.cg_absolute,
+        progress=options.cg_progress,
+        window=options.cg_window,
+    )

@@ -1,0 +1,101 @@
+"""Where figures and metrics of a notebook land, and what the record holds."""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from snows_core.book import plots
+from snows_core.book.page import NotebookOutputs, figure_dir, figures_root
+from snows_core.errors import SnowsError
+from snows_core.files import write_whole
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    monkeypatch.setenv("SNOWS_FIGURES", str(tmp_path))
+    return NotebookOutputs("03_x", "cifar")
+
+
+def test_folders(page, tmp_path, monkeypatch):
+    assert page.folder == tmp_path / "03_x" / "cifar" and figure_dir("03_x") == tmp_path / "03_x"
+    monkeypatch.delenv("SNOWS_FIGURES")
+    assert figures_root().name == "figures"
+    for stem, profile in (("../x", "digits"), ("x", ""), ("x", "a/b")):
+        with pytest.raises(SnowsError):
+            NotebookOutputs(stem, profile)
+
+
+def test_a_page_records_figures_metrics_and_provenance(page):
+    figure, ax = plt.subplots()
+    ax.plot([1, 2], label="SNOWS", **plots.style("SNOWS"))
+    plots.labelled(ax, "K (operations)", "accuracy (%)", "a title")
+    page.save_figure(figure, "accuracy")
+    first = (page.folder / "accuracy.png").read_bytes()
+    table = page.save_metrics(
+        {"accuracy": torch.tensor(98.5), "layers": np.int64(3), "ok": True},
+        seed=1,
+        calibration=torch.arange(3),
+        tables={"by_k": pd.DataFrame({"k": [0, 5], "loss": [1.0, float("nan")]})},
+        recipe="fast",
+    )
+    plt.close(figure)
+    text = (page.folder / "metrics.json").read_text()
+    record = json.loads(text)
+    assert record["metrics"] == {"accuracy": 98.5, "layers": 3, "ok": True} == table["value"].to_dict()
+    assert record["figures"] == ["accuracy.png"] and first.startswith(b"\x89PNG")
+    assert record["tables"]["by_k"] == [{"k": 0, "loss": 1.0}, {"k": 5, "loss": None}]
+    made = record["provenance"]
+    assert made["calibration"] == [0, 1, 2] and "[0, 1, 2]" in text
+    assert {"commit", "versions", "seed", "device", "profile", "time", "peak_memory_mb", "recipe"} <= set(made)
+
+
+def test_equal_figures_are_equal_files(page, tmp_path):
+    images = []
+    for name in ("a", "b"):
+        figure, ax = plt.subplots()
+        ax.plot([1, 2])
+        images.append((page.folder / f"{name}.png", page.save_figure(figure, name)))
+        plt.close(figure)
+    assert images[0][0].read_bytes() == images[1][0].read_bytes()
+    with pytest.raises(SnowsError, match="used before"):
+        page.save_figure(figure, "a")
+    with pytest.raises(SnowsError, match=r"\.png is added"):
+        page.save_figure(figure, "a.png")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "98", [1.0], object()])
+def test_a_metric_is_a_finite_number(page, value):
+    with pytest.raises(SnowsError, match="metrics"):
+        page.save_metrics({"accuracy": value}, seed=0)
+    assert not page.folder.exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_whole(path, lambda temporary: temporary.write_text("old"))
+
+    def fails(temporary):
+        temporary.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_whole(path, fails)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_plots():
+    plots.theme()
+    assert len({(s["color"], s["linestyle"], s["marker"]) for s in plots.METHODS.values()}) == len(plots.METHODS)
+    with pytest.raises(SnowsError, match="Nearest: magnitude"):
+        plots.style("magnitud")
+    mask = torch.zeros(4, 8, 3, 3, dtype=torch.bool)
+    mask[0, 0, 0, 1] = True
+    shown = plots.mask_image(mask, title="a mask").images[0].get_array()
+    assert shown.shape == (4, 64) and shown[0, 8] == 1  # kernel positions outside, input channels inside
+    plt.close("all")

@@ -1,0 +1,154 @@
+"""sweep.py: one run gives the same weights however little memory it may take."""
+
+import importlib
+
+import pytest
+import torch
+from toys import random_images, small_resnet, small_vit
+
+import snows_core as snows
+from snows_core.activations.cache import LazyBatches, move
+from snows_core.activations.calibration import near_equal
+from snows_core.activations.offload import DiskTensor
+from snows_core.sweep import memory
+
+module = importlib.import_module("snows_core.sweep.sweep")
+pytestmark = pytest.mark.usefixtures("few_images_are_fine")
+NETWORKS = {"resnet": (small_resnet, 8), "vit": (small_vit, 4)}
+EXACT = {"precondition": False, "cg_relative": 1e-10, "cg_progress": 0.0, "cg_iterations": 2000, "steps": 1}
+
+
+def run(name, **options):
+    make, size = NETWORKS[name]
+    layers = {"resnet": ["layer1.conv2", "layer2.conv1"], "vit": ["blocks.0.mlp.fc1", "blocks.1.attn.proj"]}[name]
+    options = {"k": 3, "progress": False, "batch_size": 4, "layers": layers, **options}
+    return snows.prune(make(), random_images(10, size), "2:4", **options)
+
+
+def forced(monkeypatch, **changes):
+    """Let the memory plan come out as told."""
+    plan = module.plan_memory
+
+    def told(*args, **kwargs):
+        found = plan(*args, **kwargs)
+        return type(found)(**{**vars(found), **changes})
+
+    monkeypatch.setattr(module, "plan_memory", told)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("recipe", ["fast", "paper"])
+@pytest.mark.parametrize("changes", [{"storage": "cpu"}, {"storage": "disk"}, {"bytes": 1.0}])
+def test_resting_places_and_rebuilt_graphs_change_nothing(monkeypatch, name, recipe, changes):
+    expected = run(name, recipe=recipe)
+    assert expected.complete and set(expected.report["status"]) == {"pruned", "skipped"}
+    forced(monkeypatch, **changes)
+    got = run(name, recipe=recipe)
+    for key, value in expected.state.items():
+        assert torch.allclose(got.state[key], value, rtol=1e-9, atol=1e-12), key
+    assert got.report["products"].equals(expected.report["products"])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("recipe", ["fast", "paper"])
+def test_the_same_numbers_whatever_the_memory(name, recipe, monkeypatch):
+    expected = run(name, recipe=recipe)
+    # Less than one batch takes: values, graphs and row factors rest on disk or are made again.
+    monkeypatch.setattr(memory, "LEAST", 1.0)
+    with pytest.warns(UserWarning, match="max_memory: 0 MB are less than"):
+        got = run(name, recipe=recipe, max_memory=1e4)
+    assert got.manifest["memory"]["storage"] == "disk" != expected.manifest["memory"]["storage"]
+    assert got.manifest["memory"]["batch_size"] == expected.manifest["memory"]["batch_size"]
+    for key, value in expected.state.items():
+        assert torch.equal(got.state[key], value), key
+
+
+def test_a_short_last_batch_is_shared_out():
+    assert near_equal(65, 64) == [33, 32] and near_equal(64, 64) == [64] and near_equal(7, 3) == [3, 2, 2]
+    assert all(sum(near_equal(n, 7)) == n and max(near_equal(n, 7)) <= 7 for n in range(1, 60))
+
+
+def test_one_image_more_than_a_mini_batch_is_no_mini_batch_of_its_own():
+    losses = {}
+    for count in (16, 17):
+        result = snows.prune(
+            small_resnet(),
+            random_images(count),
+            "2:4",
+            k=3,
+            recipe="paper",
+            batch_size=16,
+            cg_iterations=20,
+            progress=False,
+        )
+        rows = result.report[result.report.status == "pruned"]
+        losses[count] = float((rows["loss_end"] / rows["loss_masked"]).mean())
+    assert losses[17] < 1.3 * losses[16]
+
+
+def test_mini_batches_are_cut_to_fit_and_their_steps_stay_those_of_the_whole(monkeypatch):
+    few = {"recipe": "paper", "batch_size": 10, "cg_iterations": 5}  # so few that rounding does not grow
+    expected = run("resnet", **few)
+    forced(monkeypatch, batch_size=3)
+    got = run("resnet", **few)
+    for key, value in expected.state.items():
+        assert torch.allclose(got.state[key], value, rtol=1e-6, atol=1e-9), key
+    assert got.report["newton_steps"].equals(expected.report["newton_steps"])
+
+
+def test_a_full_device_halves_the_batches_and_begins_the_layer_again(monkeypatch):
+    expected, solve, sizes = run("resnet", **EXACT), module.solve_layer, []
+
+    def full(network, entry, segments, mask, pruned, *others):
+        sizes.append(max(pruned.sizes))
+        if max(pruned.sizes) > 2 and entry.name == "layer2.conv1":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return solve(network, entry, segments, mask, pruned, *others)
+
+    monkeypatch.setattr(module, "solve_layer", full)
+    with pytest.warns(UserWarning, match=r"out of memory at 'layer2\.conv1': batches of 4 are halved"):
+        got = run("resnet", **EXACT)
+    assert sizes == [4, 4, 2] and got.manifest["memory"]["batch_size"] == 2
+    for key, value in expected.state.items():
+        assert torch.allclose(got.state[key], value, rtol=1e-5, atol=1e-7), key
+
+
+def test_a_device_too_small_for_one_image_is_an_error(monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "solve_layer", full)
+    with pytest.warns(UserWarning, match="halved"), pytest.raises(torch.OutOfMemoryError):
+        run("resnet")
+
+
+def test_resting_on_disk_keeps_every_kind_of_tensor_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    for value in (
+        torch.randn(3, 4),
+        torch.randn(4, 3).T,
+        torch.arange(5),
+        torch.ones(2, dtype=torch.bool),
+        torch.tensor(2.5),
+        torch.ones(0, 3),
+        torch.randn(2, dtype=torch.float64),
+    ):
+        shelved = DiskTensor(value)
+        copy = shelved.load("cpu")
+        assert torch.equal(copy, value) and copy.dtype == value.dtype and copy.stride() == value.stride()
+        nested = move({"a": (shelved, 3)}, "cpu")
+        assert torch.equal(nested["a"][0], value) and nested["a"][1] == 3
+        assert len(list(tmp_path.iterdir())) == 1
+        del shelved
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_items_per_batch_are_made_on_demand_and_kept_where_there_is_room():
+    for keep, count in ((True, 3), (False, 7)):
+        made = []
+        items = LazyBatches(lambda batch, made=made: made.append(batch) or 10 * batch, 3, keep)
+        assert len(items) == 3 and list(items) == [0, 10, 20] and items[1] == 10 and items[0:3] == [0, 10, 20]
+        assert len(made) == count
+        with pytest.raises(IndexError):
+            items[3]
