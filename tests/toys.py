@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from snows_core.activations.cache import ActivationCache
 from snows_core.loss.reconstruction import ReconstructionLoss
+from snows_core.methods import LayerProblem, LayerValues
+from snows_core.methods.snows import Snows
 from snows_core.network.graph import Layer, Network, Segment
 from snows_core.sweep.select import select_layers
 
@@ -181,9 +183,35 @@ def plan(model, images=None, **choice):
     return select_layers(Network(model, example=images), model, images, **choice)
 
 
-def chosen(planned):
-    return [entry.name for entry in planned if not entry.reason]
+def chosen(selection):
+    return [entry.name for entry in selection.prunable]
 
 
-def reasons(planned):
-    return {entry.name: entry.reason for entry in planned if entry.reason}
+def reasons(selection):
+    return {entry.name: entry.sentence for entry in selection.dense}
+
+
+def layer_problem(network, segments, mask, pruned, dense=None):
+    """What a method is given, from caches that stand where they should; default: targets from the pruned network."""
+    values = LayerValues(pruned, pruned if dense is None else dense, [range(len(pruned.sizes))])
+    return LayerProblem(network, segments, mask, values, torch.Generator().manual_seed(0))
+
+
+def loss_of(network, segment, mask, caches, recipe):
+    """The K-step loss that the recipe's own solve would see; ``caches`` are (pruned, dense)."""
+    problem = layer_problem(network, [segment], mask, *caches)
+    return problem.reconstruction(segment, Snows(recipe, segment.k).needs, recipe.normalise, len(problem.sizes))
+
+
+def ctrl_c_after(monkeypatch, count, error=KeyboardInterrupt):
+    """Let Ctrl-C come after ``count`` solved layers; return the problems solved so far, as they come."""
+    solve, done = Snows.solve, []
+
+    def interrupted(method, problem):
+        if len(done) == count:
+            raise error
+        done.append(problem)
+        return solve(method, problem)
+
+    monkeypatch.setattr(Snows, "solve", interrupted)
+    return done

@@ -1,1 +1,32 @@
-"""How one layer is solved: SNOWS, and what it needs to decide."""
+"""How one layer is solved: the methods by name, and the interface between them and the sweep."""
+
+from snows_core.methods.base import (
+    Budget,
+    LayerMethod,
+    LayerProblem,
+    LayerSolution,
+    LayerStatistics,
+    LayerValues,
+    Needs,
+)
+from snows_core.methods.layerwise import Layerwise
+from snows_core.methods.snows import Snows
+from snows_core.methods.unchanged import Unchanged
+
+# Every layer-wise method; each is a mask=, an update=, or both.
+METHODS: dict[str, type[LayerMethod]] = {
+    "layerwise": Layerwise,
+    "none": Unchanged,
+    "snows": Snows,
+}
+
+__all__ = [
+    "METHODS",
+    "Budget",
+    "LayerMethod",
+    "LayerProblem",
+    "LayerSolution",
+    "LayerStatistics",
+    "LayerValues",
+    "Needs",
+]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from clock import best, slope
+from toys import loss_of
 
 from snows_core import zoo
 from snows_core.activations.cache import ActivationCache
-from snows_core.methods.snows import make_objective
 from snows_core.network.graph import Network
 from snows_core.settings import get_recipe
 
@@ -19,7 +19,7 @@ def objective_for(model, images, layer, k, batch_size=32):
     segment = network.segment(entry, k)
     weight = network.weight(entry)
     mask = torch.rand_like(weight) < 0.5
-    objective = make_objective(network, segment, mask, stream, stream, get_recipe("fast", normalise=False))
+    objective = loss_of(network, segment, mask, (stream,), get_recipe("fast", normalise=False))
     return objective, torch.where(mask, weight, 0.0) * 0.9
 
 

@@ -8,13 +8,12 @@ import torch
 from test_snows import streams
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from toys import awake, layer_named, random_images, random_mask, relative, small_resnet
+from toys import awake, layer_named, loss_of, random_images, random_mask, relative, small_resnet
 
 import snows_core as snows
 from snows_core.activations.cache import ActivationCache
 from snows_core.methods import choose_k
 from snows_core.methods.choose_k import choose_segment, ladder
-from snows_core.methods.snows import make_objective
 from snows_core.network.graph import Network
 from snows_core.settings import NewtonOptions, get_recipe
 from snows_core.solvers.newton_cg import newton
@@ -198,7 +197,7 @@ def ladder_problem(seed, network):
     dense.advance(len(network.nodes))
     mask = random_mask(network.weight(layer).shape, 0.3, seed)
     recipe = get_recipe("fast", normalise=False)
-    return segments, lambda s: make_objective(network, s, mask, pruned, dense, recipe), network.weight(layer) * mask
+    return segments, lambda s: loss_of(network, s, mask, (pruned, dense), recipe), network.weight(layer) * mask
 
 
 def climbed(segments, loss_of, start, share, judge):
