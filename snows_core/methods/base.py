@@ -46,7 +46,7 @@ class Needs:
     targets: Literal["dense", "pruned"] = "dense"
     batch_size: int = 64
     mini_batches: bool = False
-    row_factors: bool = True
+    row_factors: bool = False
     curvature: Curvature = "gauss-newton"
     precision: Precision = "float32"
     tap_rule: TapRule = "all"

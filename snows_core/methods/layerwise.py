@@ -6,10 +6,12 @@ L-OBS, Net-Trim, OBC, SparseGPT and ALPS minimise this loss; on a given mask its
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from snows_core.methods.base import LayerMethod, LayerProblem, LayerSolution
+from snows_core.methods.base import LayerMethod, LayerProblem, LayerSolution, Needs
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.row_factors import RowFactors
 
@@ -35,6 +37,11 @@ def least_squares(problem: LayerProblem, ridge: float, images: int | None = None
 
 class Layerwise(LayerMethod):
     """Re-fit a layer by masked least squares, whatever K its report is for."""
+
+    @property
+    def needs(self) -> Needs:
+        """Row factors, beside what every method needs."""
+        return replace(super().needs, row_factors=True)
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the least-squares weight, or the masked dense one where it is not finite."""
