@@ -296,6 +296,10 @@ class LayerMethod(ABC):
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Solve one layer."""
 
+    def choose(self, problem: LayerProblem) -> Tensor:
+        """Return the mask alone of a method that chooses masks, for another one to re-fit weights on."""
+        return self.solve(problem).mask
+
     def solution(self, problem: LayerProblem, weight: Tensor, mask: Tensor, stop: str) -> LayerSolution:
         """Return a solution without Newton steps, its losses measured on the segment of the report.
 

@@ -164,7 +164,7 @@ class Sweep:
                 self._advance(entry)
                 problem = self._problem(entry)
                 if self.steps.choose not in (None, self.steps.update):
-                    problem.mask = self.steps.choose.solve(problem).mask
+                    problem.mask = self.steps.choose.choose(problem)
                 return self.steps.update.solve(problem)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
