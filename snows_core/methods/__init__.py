@@ -1,5 +1,6 @@
 """How one layer is solved: the methods by name, and the interface between them and the sweep."""
 
+from snows_core.methods.adaprune import AdaPrune
 from snows_core.methods.base import (
     Budget,
     LayerMethod,
@@ -15,6 +16,7 @@ from snows_core.methods.unchanged import Unchanged
 
 # Every layer-wise method; each is a mask=, an update=, or both.
 METHODS: dict[str, type[LayerMethod]] = {
+    "adaprune": AdaPrune,
     "layerwise": Layerwise,
     "none": Unchanged,
     "snows": Snows,
