@@ -13,6 +13,7 @@ from snows_core.methods.base import (
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.snows import Snows
 from snows_core.methods.unchanged import Unchanged
+from snows_core.methods.wanda import Wanda
 
 # Every layer-wise method; each is a mask=, an update=, or both.
 METHODS: dict[str, type[LayerMethod]] = {
@@ -20,6 +21,7 @@ METHODS: dict[str, type[LayerMethod]] = {
     "layerwise": Layerwise,
     "none": Unchanged,
     "snows": Snows,
+    "wanda": Wanda,
 }
 
 __all__ = [
