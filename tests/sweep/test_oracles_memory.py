@@ -214,7 +214,7 @@ def test_values_are_kept_for_the_last_layer_that_needs_them_and_no_longer():
     early, late = network.nodes[2], network.nodes[4]
     stream.needed_until = {early: 6, late: 9}
     stream.advance(8)
-    read_later = {node for node in network.nodes if network.last_use.get(node, -1) >= 8}
+    read_later = {node for node in network.nodes if network.liveness.is_read_from(8, node)}
     for values in stream.values:
         assert {early, late} <= set(values)
     stream.forget(6)
