@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.utils.flop_counter import FlopCounterMode
 
 from snows_core.activations.cache import ActivationCache
+from snows_core.loss.curvature import gauss_newton, hessian
 from snows_core.methods.snows import make_objective
 from snows_core.network.graph import Layer, Network
 from snows_core.settings import get_recipe
@@ -52,7 +53,7 @@ def product_cost(network: Network, layer: Layer, stream: ActivationCache, k: int
 
     free = weight.clone().requires_grad_(True)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        product = objective.curved_batch(free, 0)[2]
+        product = (gauss_newton if objective.by_gauss_newton else hessian)(objective.batch(0), free).product
     with FlopCounterMode(display=False) as counter:
         product(weight)
     return float(counter.get_total_flops()), float(sum(held.values()))

@@ -15,6 +15,7 @@ from torch import Tensor
 from snows_core.activations.cache import ActivationCache, LazyBatches, whole_batches
 from snows_core.activations.gram_matrices import normal_equations
 from snows_core.activations.offload import DiskTensor
+from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.methods.choose_k import choose_segment
 from snows_core.methods.enough import Enough, enough_for
@@ -265,10 +266,6 @@ def make_objective(
         LazyBatches(lambda batch: pruned.context(segment, batch), count, keep),
         LazyBatches(target, count, keep),
         mask,
-        recipe.curvature,
-        retain,
-        recipe.taps,
-        recipe.normalise,
+        LossOptions(recipe.curvature, recipe.normalise, recipe.precision, recipe.taps, retain),
         pruned.sizes[:count],
-        recipe.precision,
     )

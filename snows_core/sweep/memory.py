@@ -18,6 +18,7 @@ from snows_core.activations.cache import ActivationCache
 from snows_core.devices import batch_bytes, factor_bytes, free_memory
 from snows_core.errors import invalid_argument
 from snows_core.loss.graph_bytes import saved_bytes
+from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.network.graph import Network, Segment
 from snows_core.settings import Recipe
@@ -138,9 +139,7 @@ def probe_layers(
             [context],
             [targets],
             masks[name],
-            recipe.curvature,
-            rule=recipe.taps,
-            precision=recipe.precision,
+            LossOptions(recipe.curvature, precision=recipe.precision, tap_rule=recipe.taps),
         )
         live = _live_bytes(stream, targets)
         try:

@@ -9,6 +9,7 @@ import snows_core as snows
 from snows_core import devices
 from snows_core.activations.cache import ActivationCache, LazyBatches
 from snows_core.errors import SnowsError
+from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.network.graph import Network
 from snows_core.settings import get_recipe
@@ -142,7 +143,7 @@ def test_the_graph_is_what_autograd_holds_without_the_weights():
         [stream.context(segment, 0)],
         [stream.taps(segment, 0)],
         torch.ones_like(network.weight(segment.layer), dtype=torch.bool),
-        "gauss-newton",
+        LossOptions("gauss-newton"),
     )
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.module.parameters()}
     keep = []
