@@ -101,11 +101,11 @@ def estimate(
     example = first_images(parts, FEW[-1]).to(place, next(network.module.parameters()).dtype)
     example = channels_last(network, example)
     few, many = (min(size, len(example)) for size in FEW[:2])
-    small = probe_layers(network, segments, masks, example[:few], needs, REPEATS)
-    large = probe_layers(network, segments, masks, example[:many], needs, REPEATS)
+    small = probe_layers(network, segments, masks, example[:few], needs.loss, REPEATS)
+    large = probe_layers(network, segments, masks, example[:many], needs.loss, REPEATS)
     if len(example) > many and sum(probe.product for probe in large.values()) * many < SHORT * len(large):
         many = len(example)
-        large = probe_layers(network, segments, masks, example, needs, REPEATS)
+        large = probe_layers(network, segments, masks, example, needs.loss, REPEATS)
     memory = plan_memory(large, count, recipe.batch_size, memory_budget(max_memory, place), place)
     rows: list[dict[str, Any]] = []
     known: dict[tuple[int, ...], float] = {}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snows_core.activations.cache import ActivationCache
+from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.methods import LayerProblem, LayerValues
 from snows_core.methods.snows import Snows
@@ -144,11 +145,15 @@ def layer_named(network, name):
     return next(layer for layer in network.layers if layer.name == name)
 
 
-def make_problem(model, batches, name, k, *, mask=None, damaged=None, rule="all", leaf_modules=(), **options):
-    """Set up a layer's loss: contexts from a network with ``damaged`` earlier weights, targets from the dense one."""
+def make_problem(model, batches, name, k, *, mask=None, damaged=None, leaf_modules=(), **options):
+    """Set up a layer's loss: contexts from a network with ``damaged`` earlier weights, targets from the dense one.
+
+    ``options`` are those of ``LossOptions``.
+    """
     network = Network(model, leaf_modules)
     layer = layer_named(network, name)
-    segment = network.segment(layer, k, rule)
+    options = LossOptions(**options)
+    segment = network.segment(layer, k, options.tap_rule)
     batches = [batches] if isinstance(batches, Tensor) else list(batches)
     dense, pruned = ActivationCache(network, batches), ActivationCache(network, batches)
     pruned.weights.update(damaged or {})
@@ -158,7 +163,7 @@ def make_problem(model, batches, name, k, *, mask=None, damaged=None, rule="all"
     mask = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
     contexts = [pruned.context(segment, i) for i in range(len(batches))]
     targets = [dense.taps(segment, i) for i in range(len(batches))]
-    objective = ReconstructionLoss(network, segment, contexts, targets, mask, rule=rule, sizes=pruned.sizes, **options)
+    objective = ReconstructionLoss(network, segment, contexts, targets, mask, options, pruned.sizes)
     return Problem(network, layer, segment, objective, weight, mask, pruned, dense)
 
 
@@ -200,7 +205,7 @@ def layer_problem(network, segments, mask, pruned, dense=None):
 def loss_of(network, segment, mask, caches, recipe):
     """The K-step loss that the recipe's own solve would see; ``caches`` are (pruned, dense)."""
     problem = layer_problem(network, [segment], mask, *caches)
-    return problem.reconstruction(segment, Snows(recipe, segment.k).needs, recipe.normalise, len(problem.sizes))
+    return problem.reconstruction(segment, Snows(recipe, segment.k).needs.loss, len(problem.sizes))
 
 
 def ctrl_c_after(monkeypatch, count, error=KeyboardInterrupt):

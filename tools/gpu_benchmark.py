@@ -61,7 +61,7 @@ def product_rate(name: str, images: torch.Tensor, k: int, precision: Precision) 
     segment = network.segment(layer, k)
     recipe = get_recipe("fast", normalise=False, precision=precision)
     problem = LayerProblem(network, [segment], mask, LayerValues(stream, stream, [range(1)]), torch.Generator())
-    at = problem.reconstruction(segment, Snows(recipe, k).needs, recipe.normalise, 1).linearise(weight)
+    at = problem.reconstruction(segment, Snows(recipe, k).needs.loss, 1).linearise(weight)
     with FlopCounterMode(display=False) as counter:
         at.product(weight)
     start = clock(images.device)

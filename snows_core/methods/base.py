@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -18,13 +18,14 @@ from torch import Tensor
 from snows_core.activations.cache import ActivationCache, LazyBatches, whole_batches
 from snows_core.activations.gram_matrices import normal_equations
 from snows_core.activations.offload import DiskTensor
+from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.masks.patterns import Pattern
 from snows_core.methods.choose_k import K, ladder
 from snows_core.network.geometry import Geometry, geometry_of
 from snows_core.network.graph import Layer, Network, Segment
 from snows_core.network.residual import restart
-from snows_core.settings import Curvature, Precision, Recipe, TapRule
+from snows_core.settings import Recipe
 from snows_core.solvers.row_factors import RowFactors
 
 
@@ -38,18 +39,14 @@ class Needs:
         batch_size: images per batch at most.
         mini_batches: each step sees one batch of ``batch_size`` images, not all of them.
         row_factors: whether Cholesky factors of the input's Gram matrix are kept.
-        curvature: of the products that graphs are kept for.
-        precision: of these products.
-        tap_rule: which operations K counts.
+        loss: how its K-step loss is weighed and computed; graphs are probed with it.
     """
 
     targets: Literal["dense", "pruned"] = "dense"
     batch_size: int = 64
     mini_batches: bool = False
     row_factors: bool = False
-    curvature: Curvature = "gauss-newton"
-    precision: Precision = "float32"
-    tap_rule: TapRule = "all"
+    loss: LossOptions = field(default_factory=lambda: LossOptions("gauss-newton", normalise=True))
 
 
 @dataclass(frozen=True)
@@ -228,7 +225,7 @@ class LayerProblem:
         rest = DiskTensor if self.budget.factors_on_disk else None
         return RowFactors(gram, self.mask.flatten(1), damping, None, self.budget.factor_bytes, rest)
 
-    def reconstruction(self, segment: Segment, needs: Needs, normalise: bool, batches: int) -> ReconstructionLoss:
+    def reconstruction(self, segment: Segment, options: LossOptions, batches: int) -> ReconstructionLoss:
         """Return the K-step loss of a segment over the first batches.
 
         Contexts come from the pruned network's values, targets from the dense one's: those have run ahead to the last
@@ -236,8 +233,7 @@ class LayerProblem:
 
         Args:
             segment: one of ``segments``.
-            needs: what the method needs.
-            normalise: whether taps weigh alike.
+            options: how it is weighed and computed; how many graphs are kept is for the budget to say.
             batches: how many.
         """
         keep = not self.values.pruned.rests_elsewhere
@@ -254,12 +250,8 @@ class LayerProblem:
             LazyBatches(lambda batch: self.values.pruned.context(segment, batch), batches, keep),
             LazyBatches(target, batches, keep),
             self.mask,
-            needs.curvature,
-            self.budget.retain,
-            needs.tap_rule,
-            normalise,
+            replace(options, retain=self.budget.retain),
             self.sizes[:batches],
-            needs.precision,
         )
 
 
@@ -286,11 +278,13 @@ class LayerMethod(ABC):
     @property
     def needs(self) -> Needs:
         """What the sweep has to hold ready."""
-        return Needs(batch_size=self.recipe.batch_size, tap_rule=self.recipe.taps)
+        recipe = self.recipe
+        options = LossOptions("gauss-newton", recipe.normalise, tap_rule=recipe.taps)
+        return Needs(batch_size=recipe.batch_size, loss=options)
 
     def segments(self, network: Network, layer: Layer) -> tuple[Segment, ...]:
         """Return the segments to choose from, shortest first; losses of the report are those of the longest."""
-        return ladder(network, layer, self.k, self.needs.tap_rule)
+        return ladder(network, layer, self.k, self.needs.loss.tap_rule)
 
     @abstractmethod
     def solve(self, problem: LayerProblem) -> LayerSolution:
@@ -310,6 +304,6 @@ class LayerMethod(ABC):
             stop: one sentence for the report.
         """
         segment = problem.segments[-1]
-        loss = problem.reconstruction(segment, self.needs, self.recipe.normalise, len(problem.sizes))
+        loss = problem.reconstruction(segment, self.needs.loss, len(problem.sizes))
         before, after = (loss.value(torch.where(mask, w, 0.0)) for w in (problem.weight, weight))
         return LayerSolution(weight, mask, LayerStatistics(segment.k, before, before, after, stop=stop))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from snows_core.activations.cache import whole_batches
+from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.methods.base import LayerMethod, LayerProblem, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.choose_k import choose_segment
@@ -43,9 +44,7 @@ class Snows(LayerMethod):
             recipe.batch_size,
             recipe.mini_batches,
             recipe.warm_start or recipe.precondition,
-            recipe.curvature,
-            recipe.precision,
-            recipe.taps,
+            LossOptions(recipe.curvature, recipe.normalise, recipe.precision, recipe.taps),
         )
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
@@ -98,7 +97,7 @@ class Snows(LayerMethod):
 
     def _losses(self, problem: LayerProblem, enough: Enough) -> Callable[[Segment], ReconstructionLoss]:
         batches = whole_batches(problem.sizes, enough.loss)
-        return lambda segment: problem.reconstruction(segment, self.needs, self.recipe.normalise, batches)
+        return lambda segment: problem.reconstruction(segment, self.needs.loss, batches)
 
     def _preconditioner(
         self, objective: ReconstructionLoss, factors: RowFactors | None, start: Tensor, generator: torch.Generator

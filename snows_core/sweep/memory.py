@@ -18,8 +18,8 @@ from snows_core.activations.cache import ActivationCache
 from snows_core.devices import batch_bytes, factor_bytes, free_memory
 from snows_core.errors import invalid_argument
 from snows_core.loss.graph_bytes import saved_bytes
+from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
-from snows_core.methods.base import Needs
 from snows_core.network.graph import Network, Segment
 
 HOLES = 0.2  # share of a bound that freed memory between blocks in use takes
@@ -110,7 +110,7 @@ def probe_layers(
     segments: Mapping[str, Segment],
     masks: Mapping[str, Tensor],
     example: Tensor,
-    needs: Needs,
+    loss: LossOptions,
     repeats: int = 0,
 ) -> dict[str, Probe]:
     """Measure every layer to be solved on a few images of the dense network.
@@ -120,7 +120,7 @@ def probe_layers(
         segments: layer name to segment, in execution order.
         masks: layer name to mask.
         example: a few images on that device.
-        needs: what the method needs that will solve them.
+        loss: how the loss of the method is computed that will solve them.
         repeats: how often to time what is timed (the shortest counts); 0 for bytes alone.
 
     Returns:
@@ -138,9 +138,7 @@ def probe_layers(
             [context],
             [targets],
             masks[name],
-            needs.curvature,
-            rule=needs.tap_rule,
-            precision=needs.precision,
+            replace(loss, normalise=False),
         )
         live = _live_bytes(stream, targets)
         try:

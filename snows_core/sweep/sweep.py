@@ -89,11 +89,11 @@ class Sweep:
         """Measure each layer's longest segment; one that cannot be differentiated twice gets shorter until it can."""
         todo = {name: segments[-1] for name, segments in self.ladders.items()}
         while todo:
-            found = probe_layers(self.network, todo, self.masks, example, self.needs)
+            found = probe_layers(self.network, todo, self.masks, example, self.needs.loss)
             self.probes |= found
             todo = {name: segment for name, segment in todo.items() if name not in found}
             for name, segment in todo.items():
-                shorter = self.network.segment(segment.layer, segment.k - 1, self.needs.tap_rule)
+                shorter = self.network.segment(segment.layer, segment.k - 1, self.needs.loss.tap_rule)
                 self.ladders[name] = (*(s for s in self.ladders[name] if s.k < shorter.k), shorter)
                 todo[name] = shorter
         self.segments = {name: segments[-1] for name, segments in self.ladders.items()}

@@ -26,8 +26,7 @@ def objective_for(model, images, layer, k, batch_size=32):
 def forward_backward(objective, weight):
     for batch in range(len(objective.contexts)):
         free = weight.clone().requires_grad_(True)
-        errors = objective.errors(objective.program.run(objective.contexts[batch], free), batch)
-        loss = sum(c * error.square().sum() for c, error in zip(objective.tap_weights, errors, strict=True))
+        loss, _ = objective.batch(batch).at(free)
         torch.autograd.grad(loss, free)
 
 
@@ -50,8 +49,7 @@ def test_double_backward_against_forward_over_reverse(benchmark, resnet, layer):
     def loss(free):
         parts = []
         for batch in range(len(objective.contexts)):
-            errors = objective.errors(objective.program.run(objective.contexts[batch], free), batch)
-            parts += [c * error.square().sum() for c, error in zip(objective.tap_weights, errors, strict=True)]
+            parts.append(objective.batch(batch).at(free)[0])
         return sum(parts)
 
     at = objective.linearise(weight)

@@ -61,7 +61,7 @@ def test_every_update_keeps_the_mask_and_reports_its_k_step_loss(name, case):
     assert solution.weight.shape == problem.weight.shape and solution.mask is problem.mask
     assert bool(torch.isfinite(solution.weight).all()) and not solution.weight[~problem.mask].any()
     method, segment = METHODS[name](RECIPES["fast"], 2), problem.segments[-1]
-    loss = problem.reconstruction(segment, method.needs, True, 2)
+    loss = problem.reconstruction(segment, method.needs.loss, 2)
     got = solution.statistics
     assert got.loss_end == pytest.approx(loss.value(solution.weight), rel=1e-9)
     assert got.loss_end <= got.loss_masked * (1 + 1e-9) and got.k == segment.k and got.stop

@@ -20,7 +20,7 @@ def probes(model, images, k=3):
     layers = [layer for layer in network.layers if not network.is_first(layer)]
     segments = {layer.name: network.segment(layer, k) for layer in layers}
     masks = {layer.name: random_mask(network.weight(layer).shape) for layer in layers}
-    return probe_layers(network, segments, masks, images, Needs(), repeats=1)
+    return probe_layers(network, segments, masks, images, Needs().loss, repeats=1)
 
 
 @pytest.mark.parametrize("make, size", [(small_resnet, 8), (small_vit, 4)])

@@ -9,6 +9,7 @@ import snows_core as snows
 from snows_core import devices
 from snows_core.activations.cache import ActivationCache, LazyBatches
 from snows_core.errors import SnowsError
+from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.methods import Needs
 from snows_core.network.graph import Network
@@ -113,7 +114,7 @@ def probed(model, images, k, name, repeats=0):
     network = Network(model)
     segment = network.segment(layer_named(network, name), k)
     mask = torch.ones_like(network.weight(segment.layer), dtype=torch.bool)
-    found = probe_layers(network, {name: segment}, {name: mask}, images, Needs(), repeats)
+    found = probe_layers(network, {name: segment}, {name: mask}, images, Needs().loss, repeats)
     return found[name], network, segment
 
 
@@ -139,7 +140,7 @@ def test_the_graph_is_what_autograd_holds_without_the_weights():
         [stream.context(segment, 0)],
         [stream.taps(segment, 0)],
         torch.ones_like(network.weight(segment.layer), dtype=torch.bool),
-        "gauss-newton",
+        LossOptions("gauss-newton"),
     )
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.module.parameters()}
     keep = []
@@ -211,7 +212,7 @@ def test_values_are_kept_for_the_last_layer_that_needs_them_and_no_longer():
     early, late = network.nodes[2], network.nodes[4]
     stream.needed_until = {early: 6, late: 9}
     stream.advance(8)
-    read_later = {node for node in network.nodes if network.last_use.get(node, -1) >= 8}
+    read_later = {node for node in network.nodes if network.liveness.is_read_from(8, node)}
     for values in stream.values:
         assert {early, late} <= set(values)
     stream.forget(6)

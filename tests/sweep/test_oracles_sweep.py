@@ -288,7 +288,7 @@ def test_a_sweep_holds_no_values_of_layers_that_are_done(monkeypatch):
     snows.prune(small_resnet(), random_images(6), "2:4", k=2, progress=False)
     sizes = []
     for stop, values, needed, network in held:
-        ahead = {node for node in values if network.last_use.get(node, -1) >= stop}
+        ahead = {node for node in values if network.liveness.is_read_from(stop, node)}
         assert values - ahead <= set(needed), "what nobody reads any more is dropped"
         sizes.append(len(values - ahead))
     assert max(sizes) <= 6, "three taps and an input a layer, of two layers at most"
