@@ -9,6 +9,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 LIMIT = 2**63  # the first integer that PyTorch cannot hold
@@ -129,3 +130,23 @@ def switch(argument: str, value: Any) -> bool:
     if not isinstance(plain(value), bool):
         raise invalid_argument(argument, repr(value), "True or False")
     return plain(value)
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Refuse to go on where modules of an optional part of the package are not installed; none is loaded.
+
+    Args:
+        extra: name of the extra in pyproject.toml that brings them, for instance "zoo".
+        modules: names to import, without dots.
+
+    Raises:
+        SnowsError: names what is missing, and the command that installs it.
+
+    >>> require_extra("zoo", "math")
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise SnowsError(
+            f"This part of snows_core needs {' and '.join(missing)}, not installed here. "
+            f'Install what it needs with: pip install "snows-core[{extra}]"'
+        )

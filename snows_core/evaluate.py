@@ -6,7 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from snows_core.errors import SnowsError, invalid_argument
 from snows_core.loss.scores import Scores, Tally, read_scores
 from snows_core.network.copies import plain_copy
 from snows_core.network.example import run_on_example
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -42,6 +45,15 @@ class Metrics:
     def as_dict(self) -> dict[str, float | int | None]:
         """Return the figures as a plain dictionary, for JSON and tables."""
         return asdict(self)
+
+
+def metrics_frame(dense: Metrics, pruned: Metrics | None = None) -> pd.DataFrame:
+    """Return one row a network: accuracy and agreement in percent, KL in nats, and on how many images."""
+    import pandas as pd
+
+    rows = {"dense": dense.as_dict()} | ({} if pruned is None else {"pruned": pruned.as_dict()})
+    names = {"accuracy": "accuracy %", "agreement": "agreement %", "kl": "KL (nats)", "images": "images"}
+    return pd.DataFrame(rows).T.rename(columns=names)[list(names.values())]
 
 
 @torch.no_grad()

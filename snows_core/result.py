@@ -18,6 +18,7 @@ from snows_core.errors import SnowsError, invalid_argument
 from snows_core.files import contents, fill_folder, try_to_write
 from snows_core.masks.given import read_mask
 from snows_core.network.fitting import load_weights, zero_by_masks
+from snows_core.tables import result_summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +49,7 @@ class PruneResult:
     weight_names: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        from snows_core.tables import result_summary
-
-        return result_summary(self)
+        return result_summary(self.report, self.manifest, self.model)
 
     @property
     def complete(self) -> bool:

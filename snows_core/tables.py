@@ -9,21 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from snows_core.evaluate import Metrics
-    from snows_core.result import PruneResult
+    from torch import nn
 
 WIDTH = 100
 _COLUMNS = ("shape", "sparsity", "k", "loss_start", "loss_end", "products", "seconds")
-
-
-def metrics_frame(dense: Metrics, pruned: Metrics | None = None) -> pd.DataFrame:
-    """Return one row a network: accuracy and agreement in percent, KL in nats, and on how many images."""
-    import pandas as pd
-
-    rows = {"dense": dense.as_dict()} | ({} if pruned is None else {"pruned": pruned.as_dict()})
-    names = {"accuracy": "accuracy %", "agreement": "agreement %", "kl": "KL (nats)", "images": "images"}
-    return pd.DataFrame(rows).T.rename(columns=names)[list(names.values())]
 
 
 def table(frame: pd.DataFrame, index: bool = False) -> str:
@@ -113,21 +102,22 @@ def _overall(report: pd.DataFrame) -> str:
     )
 
 
-def result_summary(result: PruneResult) -> str:
+def result_summary(report: pd.DataFrame, record: Mapping[str, Any], network: nn.Module | None) -> str:
     """Return what a result is on one screen: what was done to which layers, at what loss, on what, and what comes next.
 
     Args:
-        result: also one that was loaded, whose record may lack anything.
+        report: of the result, one row a layer.
+        record: its manifest; that of a loaded result may lack anything.
+        network: the pruned network, or None where a result was loaded without one.
 
     Returns:
         About ten lines, at most 100 columns wide.
     """
-    report, record = result.report, result.manifest
     counts = report["status"].value_counts()
     made, recipe = record.get("calibration"), record.get("recipe")
     images = made.get("images", "unknown") if isinstance(made, Mapping) else "unknown"
     recipe = recipe.get("name") if isinstance(recipe, Mapping) else recipe
-    model = "weights without a model" if result.model is None else type(result.model).__name__
+    model = "weights without a model" if network is None else type(network).__name__
     facts = {
         "pattern": f"{record.get('pattern', 'unknown')}, recipe {recipe or 'unknown'}, k {record.get('k', 'unknown')}",
         "layers": f"{counts.get('pruned', 0)} pruned, {counts.get('skipped', 0)} left dense, "
@@ -137,8 +127,10 @@ def result_summary(result: PruneResult) -> str:
         "refined": _refinement_words(record.get("refinement")),
         "made with": f"{images} calibration images, on {record.get('device', 'unknown')}, "
         f"seed {record.get('seed', 'unknown')}",
-        "complete": "yes" if result.complete else "no, interrupted: pass it as resume= in the same call to go on",
-        "next": _next_step(result),
+        "complete": "no, interrupted: pass it as resume= in the same call to go on"
+        if counts.get("not reached", 0)
+        else "yes",
+        "next": _next_step(network),
     }
     lines = [f"PruneResult: {model}"]
     for name, words in facts.items():
@@ -166,7 +158,7 @@ def _refinement_words(done: Any) -> str:
     return f"{done.get('steps', 'unknown')} joint steps{fall}"
 
 
-def _next_step(result: PruneResult) -> str:
-    if result.model is None:
+def _next_step(network: nn.Module | None) -> str:
+    if network is None:
         return 'result.state (the pruned weights), result.report, or snows.load("folder", model)'
     return 'result.model (the pruned network), print(result.report), result.save("folder")'

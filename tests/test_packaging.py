@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ CONDA_NAMES = {  # conda-forge's name, the lighter one where a package is split
     "seaborn": "seaborn-base",
     "nbconvert": "nbconvert-core",
 }
+CORE = {"torch", "numpy", "safetensors", "tqdm", "pandas", "psutil"}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
@@ -37,10 +39,15 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def bounds(requirements: list[str]) -> dict[str, str]:
-    """Return name to specifier, without the package's own extras."""
-    parsed = [Requirement(text) for text in requirements]
-    return {CONDA_NAMES.get(r.name, r.name): str(r.specifier) for r in parsed if r.name != "snows-core"}
+def bounds(project: dict, extra: str) -> dict[str, str]:
+    """Return name to specifier of all that the package with an extra requires, through the extras that it names."""
+    found, waiting = {}, [project["dependencies"], project["optional-dependencies"][extra]]
+    for requirements in waiting:
+        for requirement in map(Requirement, requirements):
+            waiting += [project["optional-dependencies"][name] for name in sorted(requirement.extras)]
+            if requirement.name != "snows-core":
+                found[CONDA_NAMES.get(requirement.name, requirement.name)] = str(requirement.specifier)
+    return found
 
 
 def conda_bounds(path: Path) -> dict[str, str]:
@@ -53,14 +60,19 @@ def conda_bounds(path: Path) -> dict[str, str]:
 
 
 def test_environment_repeats_pyproject(project):
-    extras = project["optional-dependencies"]
-    wanted = bounds(project["dependencies"] + extras["notebooks"] + extras["dev"])
-    assert conda_bounds(ROOT / "environment.yml") == wanted
+    assert conda_bounds(ROOT / "environment.yml") == bounds(project, "dev")
 
 
 def test_binder_repeats_pyproject_without_dev(project):
-    wanted = bounds(project["dependencies"] + project["optional-dependencies"]["notebooks"])
-    assert conda_bounds(ROOT / "binder" / "environment.yml") == wanted
+    assert conda_bounds(ROOT / "binder" / "environment.yml") == bounds(project, "book")
+
+
+def test_the_core_requires_little_and_each_extra_holds_those_below_it(project):
+    assert {Requirement(text).name for text in project["dependencies"]} == CORE
+    sizes = [len(bounds(project, extra)) for extra in ("zoo", "cli", "cells", "book", "dev")]
+    assert sizes == sorted(set(sizes))
+    held = [bounds(project, extra).items() for extra in ("zoo", "cli", "cells", "book", "dev")]
+    assert all(below <= above for below, above in itertools.pairwise(held))
 
 
 @pytest.mark.parametrize("name", ["environment.yml", "binder/environment.yml"])

@@ -33,7 +33,7 @@ if importlib.util.find_spec("snows_core") is None:
     there = [name for name in ("torch", "torchvision", "numpy") if importlib.util.find_spec(name)]
     kept = pathlib.Path("kept.txt")
     kept.write_text("\\n".join(f"{{name}}=={{importlib.metadata.version(name)}}" for name in there))
-    package = "snows-core @ git+https://github.com/{slug}@{tag}"
+    package = "snows-core[cells] @ git+https://github.com/{slug}@{tag}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-c", str(kept), package], check=True)"""
 
 

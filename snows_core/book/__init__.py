@@ -6,6 +6,8 @@ A name is loaded when it is first used: the command line reads profiles without 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from snows_core.errors import require_extra
+
 if TYPE_CHECKING:
     from snows_core.book import plots
     from snows_core.book.page import NotebookOutputs
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from snows_core.book.slider import slider
 
 __all__ = ["NotebookOutputs", "check_needs", "load_profile", "plots", "slider"]
+
+require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
 
 _PLACES = {"NotebookOutputs": "page", "check_needs": "profiles", "load_profile": "profiles", "slider": "slider"}
 

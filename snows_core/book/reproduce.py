@@ -220,7 +220,7 @@ def _execute(notebook: Notebook, output: Path, parameters: dict[str, Any], limit
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
         from papermill.exceptions import PapermillExecutionError
     except ImportError as error:
-        raise SnowsError(f"papermill is missing ({error}); run: pip install 'snows-core[notebooks]'") from error
+        raise SnowsError(f"papermill is missing ({error}); run: pip install 'snows-core[book]'") from error
     try:
         papermill.execute_notebook(
             str(notebook.path),

@@ -34,7 +34,7 @@ def slider(draw: Callable[[Any], Figure], control: Any) -> VBox:
     try:
         from ipywidgets import Image, VBox
     except ImportError as error:
-        raise SnowsError(f"ipywidgets is missing ({error}); run: pip install 'snows-core[notebooks]'") from error
+        raise SnowsError(f"ipywidgets is missing ({error}); run: pip install 'snows-core[book]'") from error
 
     def picture(value: Any) -> bytes:
         with plt.ioff():  # else the notebook would show the figure a second time

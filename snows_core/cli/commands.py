@@ -16,14 +16,14 @@ from torch import nn
 from snows_core.cli.source import Say, Source, check_dense, check_device, source_of
 from snows_core.errors import invalid_argument
 from snows_core.estimate import estimate
-from snows_core.evaluate import Metrics, evaluate
+from snows_core.evaluate import Metrics, evaluate, metrics_frame
 from snows_core.masks.patterns import parse_pattern
 from snows_core.methods.choose_k import K
 from snows_core.prune import prune
 from snows_core.result import PruneResult, check_target, load
 from snows_core.settings import get_recipe
 from snows_core.sweep.refine import flip_and_shift
-from snows_core.tables import layer_table, metrics_frame, table
+from snows_core.tables import layer_table, table
 from snows_core.zoo.bundle import DataBundle
 from snows_core.zoo.registry import EXPERIMENTS, Experiment
 

@@ -40,14 +40,9 @@ def models(incomplete: str) -> list[str]:
     if not slash or library not in ("timm", "torchvision"):
         return _begin([*EXPERIMENT_NAMES, "timm/", "torchvision/"], incomplete)
     try:
-        if library == "timm":
-            import timm
+        from snows_core.zoo.sources import library_names
 
-            names = timm.list_models()
-        else:
-            import torchvision
-
-            names = torchvision.models.list_models(module=torchvision.models)
+        names = library_names(library)
     except Exception:  # a Tab never ends in a trace
         return []
     return _begin([f"{library}/{name}" for name in names], incomplete)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -38,17 +39,20 @@ def _parse_k(text: str) -> str | int:
     return text if text == "auto" else int(text)
 
 
+_UNITS = ("", "k", "m", "g", "t", "p", "e")  # each 1000 times the one before, or 1024 times as in GiB
+_BYTES = re.compile(
+    r"\s*(?P<number>\d+\.?\d*|\.\d+)\s*(?P<unit>[kmgtpe]?)(?P<binary>(?<=[kmgtpe])i(?=b))?b?\s*", re.IGNORECASE
+)
+
+
 def _parse_memory(text: str) -> float:
     """Read bytes (2e9), bytes with a unit (500MB, 3GB, 1.5GiB), or a fraction of what is free (0.5)."""
     try:
         size = float(text)
     except ValueError:
-        from pydantic import ByteSize, TypeAdapter, ValidationError
-
-        try:
-            size = float(TypeAdapter(ByteSize).validate_python(text))
-        except ValidationError:
-            size = math.nan
+        found = _BYTES.fullmatch(text)
+        base = 1024 if found and found["binary"] else 1000
+        size = int(float(found["number"]) * base ** _UNITS.index(found["unit"].lower())) if found else math.nan
     if not (math.isfinite(size) and size > 0):
         expected = "bytes as 2e9, 500MB or 3GB, or a fraction of the free memory as 0.5"
         raise typer.BadParameter(f"got {text!r}; expected {expected}")

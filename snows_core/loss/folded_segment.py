@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 
 from snows_core.loss.frozen import ConvolutionModule, Shape, frozen_convolution, shape_of
 from snows_core.network.graph import Network, Segment, Values
 from snows_core.network.liveness import Liveness
 from snows_core.network.operations import batch_norm_arguments, is_batch_norm, module_of, tap_of, uses_batch_statistics
+from snows_core.network.timm_layers import is_plain_same_padded, is_same_padded, pad_same
 from snows_core.settings import TapRule
 
 
@@ -89,7 +88,8 @@ class FoldedSegment:
     def _foldable(self, node: fx.Node) -> fx.Node | None:
         """Return the convolution in front of a batch norm, where it is a plain one that nobody else reads."""
         source = node.all_input_nodes[0]
-        plain = type(module_of(source)) in (nn.Conv2d, Conv2dSame)  # behind a linear layer, axis 1 may hold tokens
+        module = module_of(source)  # of another kind axis 1 may hold tokens, as behind a linear layer
+        plain = type(module) is nn.Conv2d or is_plain_same_padded(module)
         return source if plain and tap_of(source) is node and source in self.segment.nodes else None
 
     def _constant(self, node: fx.Node) -> _Constant | None:
@@ -97,7 +97,7 @@ class FoldedSegment:
         affine = self.affine.get(node)
         source = node if affine is None else affine.source
         module = None if source is None else module_of(source)
-        shape = _same_shape(module) if isinstance(module, Conv2dSame) else shape_of(module)
+        shape = _same_shape(module) if is_same_padded(module) else shape_of(module)
         if source is None or shape is None:
             return None
         module = _convolution(source)
@@ -200,14 +200,15 @@ def _convolution(node: fx.Node) -> ConvolutionModule:
     return module
 
 
-def _same_shape(module: Conv2dSame) -> Shape:
+def _same_shape(module: nn.Conv2d) -> Shape:
+    """Return the shape of a convolution whose padding is added to its input beforehand."""
     return Shape(module.stride, (0, 0), module.dilation, module.groups)
 
 
 def _padded(source: fx.Node, x: Tensor) -> Tensor:
     """Pad an input as its convolution does where that depends on its size (TensorFlow's "same", in timm)."""
     module = module_of(source)
-    if not isinstance(module, Conv2dSame):
+    if not is_same_padded(module):
         return x
     padded: Tensor = pad_same(x, list(module.kernel_size), list(module.stride), list(module.dilation))
     return padded

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from timm.layers import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from snows_core.network.operations import module_of
+from snows_core.network.timm_layers import is_same_padded, pad_same
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def geometry_of(node: fx.Node, weight: Tensor) -> Geometry:
     kernel = (int(weight.shape[-2]), int(weight.shape[-1]))
     module = module_of(node)
     if isinstance(module, nn.Conv2d):
-        padding = "timm-same" if isinstance(module, Conv2dSame) else module.padding
+        padding = "timm-same" if is_same_padded(module) else module.padding
         return Geometry(kernel, module.stride, padding, module.dilation, module.groups, module.padding_mode)
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}

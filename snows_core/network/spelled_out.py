@@ -11,17 +11,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn import functional as F
 
 from snows_core.network.attention import attention, multi_head_attention_forward
 from snows_core.network.operations import hard_sigmoid
+from snows_core.network.timm_layers import is_norm_act
 
 
 def spelled_out(module: nn.Module) -> Callable[..., Any] | None:
     """Return a function that computes a module's forward in the open, or None where the module itself is traced."""
-    if type(module) is BatchNormAct2d:
+    if is_norm_act(module):
         return partial(_batch_norm_act, module)
     for kind, function in _MODULES.items():
         if isinstance(module, kind) and type(module).forward is kind.forward and "forward" not in vars(module):
@@ -34,7 +34,7 @@ def spelled_out_function(function: Any) -> Callable[..., Any] | None:
     return multi_head_attention_forward if function is F.multi_head_attention_forward else None
 
 
-def _batch_norm_act(m: BatchNormAct2d, x: Any) -> Any:
+def _batch_norm_act(m: nn.Module, x: Any) -> Any:
     return m.act(m.drop(F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps)))
 
 

@@ -14,9 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
-from torchvision import ops as vision_ops
 
 from snows_core.network.answers import AnsweringTracer
 from snows_core.network.arguments import positional
@@ -33,6 +31,7 @@ from snows_core.network.proxies import (
 from snows_core.network.recording import recorded_sizes
 from snows_core.network.shapes import Shapes
 from snows_core.network.spelled_out import spelled_out, spelled_out_function
+from snows_core.network.timm_layers import untraced_functions, untraced_modules
 from snows_core.network.writes import ORDINARY_OPERATORS, is_in_place_name
 
 # A tensor that is no symbolic value records ``table[index] = value`` as a method of this name.
@@ -76,8 +75,8 @@ class Tracer(AnsweringTracer):
         holds_all: Callable[[nn.Module], bool] = lambda module: True,
         example: Tensor | None = None,
     ) -> None:
-        super().__init__(autowrap_functions=tuple(f for f in get_notrace_functions() if callable(f)))
-        unread = [kind for kind in get_notrace_modules() if example is None or not _can_be_read(kind)]
+        super().__init__(autowrap_functions=untraced_functions())
+        unread = [kind for kind in untraced_modules() if example is None or not _can_be_read(kind)]
         self.leaf_types = (*(leaf for leaf in leaves if not isinstance(leaf, str)), *unread)
         self.leaf_names = [leaf for leaf in leaves if isinstance(leaf, str)]
         self.holds_all, self.example = holds_all, example
@@ -151,7 +150,7 @@ class Tracer(AnsweringTracer):
             return True
         if spelled_out(m) is not None or inside_wrapper(m) is not None:
             return False
-        if isinstance(m, self.leaf_types) or type(m).__module__.startswith(vision_ops.__name__ + ".roi"):
+        if isinstance(m, self.leaf_types) or type(m).__module__.startswith("torchvision.ops.roi"):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 

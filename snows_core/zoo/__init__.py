@@ -1,5 +1,9 @@
 """Experiment networks and data: ``experiment(name)`` for both, ``load_data(name)`` for images alone."""
 
+from snows_core.errors import require_extra
+
+require_extra("zoo", "timm", "torchvision", "sklearn", "platformdirs")
+
 from snows_core.zoo.data import DATASETS, DataBundle, Split, load_data
 from snows_core.zoo.experiment import Experiment, Record
 from snows_core.zoo.registry import EXPERIMENTS, experiment

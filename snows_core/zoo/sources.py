@@ -207,6 +207,11 @@ def _by_library(what: str, file: Path, call: Callable[[], nn.Module]) -> nn.Modu
         return from_hub(what, call, fix, failed)
 
 
+def library_names(library: str) -> list[str]:
+    """Return the names of the networks that a library knows, "timm" or "torchvision"."""
+    return _timm_names() if library == "timm" else _torchvision_names()
+
+
 def _timm_names() -> list[str]:
     import timm
 
