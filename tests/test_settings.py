@@ -18,7 +18,7 @@ FAST = {
     "precondition": True,
     "mini_batches": False,
     "passes": 1,
-    "taps": "all",
+    "tap_rule": "all",
     "normalise": True,
     "curvature": "gauss-newton",
     "precision": "float32",
@@ -47,7 +47,7 @@ PAPER = {
     "precondition": False,
     "mini_batches": True,
     "passes": 3,
-    "taps": "published",
+    "tap_rule": "published",
     "normalise": False,
     "curvature": "hessian",
     "precision": "float32",
@@ -85,7 +85,7 @@ def test_the_two_lanes_are_what_design_says_they_are():
     paper, fast = get_recipe("paper"), get_recipe("fast")
     # DESIGN section 1 and FACTS section 2: the published procedure.
     assert (paper.targets, paper.warm_start, paper.precondition, paper.mini_batches) == ("pruned", False, False, True)
-    assert (paper.passes, paper.taps, paper.curvature, paper.newton.steps) == (3, "published", "hessian", 1)
+    assert (paper.passes, paper.tap_rule, paper.curvature, paper.newton.steps) == (3, "published", "hessian", 1)
     assert (paper.newton.damping, paper.newton.armijo, paper.newton.shrink) == (1e-4, 1e-5, 0.9)
     assert paper.newton.cg_absolute > 0 and paper.newton.cg_progress == 0
     # And what measurement showed to be worth it.
@@ -191,7 +191,7 @@ def test_switches_are_true_or_false(name):
     [
         {"targets": "densely"},
         {"curvature": "gauss_newton"},
-        {"taps": "paper"},
+        {"tap_rule": "paper"},
         {"passes": 0},
         {"batch_size": 2.5},
         {"batch_size": 0},

@@ -267,7 +267,7 @@ def make_objective(
         mask,
         recipe.curvature,
         retain,
-        recipe.taps,
+        recipe.tap_rule,
         recipe.normalise,
         pruned.sizes[:count],
         recipe.precision,

@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from snows_core.activations.calibration import first_images
-from snows_core.errors import invalid_argument
-from snows_core.masks.patterns import Masks, Pattern, Saliency
+from snows_core.errors import closest, invalid_argument
+from snows_core.masks.patterns import Masks, parse_pattern
 from snows_core.network.copies import unwrap
 from snows_core.network.graph import Network
-from snows_core.sweep.choice import LayerChoice
+from snows_core.settings import PruneSettings, settings_of
 from snows_core.sweep.select import LayerSelection, choose_masks, select_layers
 
-
-@dataclass(frozen=True)
-class Choice:
-    """Which layers get which masks, as the caller asked for it.
-
-    Attributes:
-        pattern: sparsity pattern, for masks that are made here.
-        saliency: "magnitude", or a function of (name, weight).
-        masks: masks made elsewhere, instead of the pattern.
-        layers: layers to prune; None for the default.
-        exclude: layers to leave dense.
-        leaf_modules: modules not to look into.
-        seed: decides between equal scores.
-    """
-
-    pattern: Pattern
-    saliency: str | Saliency = "magnitude"
-    masks: Mapping[str, Tensor] | nn.Module | None = None
-    layers: LayerChoice = None
-    exclude: LayerChoice = None
-    leaf_modules: Iterable[type[nn.Module] | str] = ()
-    seed: int = 0
+# Names of the methods that choose masks and that re-fit weights.
+METHOD_NAMES: dict[str, tuple[str, ...]] = {"mask": ("magnitude",), "update": ("snows",)}
 
 
 @dataclass(frozen=True)
@@ -69,25 +48,39 @@ class Prepared:
         return {name: mask.to(device) for name, mask in self.masks.items()}
 
 
-def arguments_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of a function's own arguments, for hints at a misspelt option."""
-    parameters = inspect.signature(function).parameters.values()
-    return tuple(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
+def read_settings(function: Callable[..., Any], /, **options: Any) -> PruneSettings:
+    """Read what a function was given, the pattern and the names of methods included.
+
+    Args:
+        function: who asks.
+        **options: see :func:`snows_core.settings.settings_of`.
+
+    Returns:
+        The settings, with the pattern itself instead of its text.
+
+    Raises:
+        SnowsError: on an unknown option or name, or a value that cannot be meant.
+    """
+    settings = settings_of(function, **options)
+    for name, choices in METHOD_NAMES.items():
+        if (value := getattr(settings, name)) not in choices:
+            raise invalid_argument(name, repr(value), f"one of {choices}", closest(value, choices))
+    return replace(settings, pattern=parse_pattern(settings.pattern))
 
 
-def prepare(model: nn.Module, parts: list[Tensor], choice: Choice) -> Prepared:
+def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> Prepared:
     """Trace a network, choose its layers and make or read their masks.
 
     Args:
         model: the caller's network in eval mode, possibly wrapped; not changed.
         parts: calibration images; two of them are run.
-        choice: what the caller asked for.
+        settings: what the caller asked for, from :func:`read_settings`.
 
     Returns:
         The network, its layers and masks.
 
     Raises:
-        SnowsError: on a model that cannot be pruned, images that do not fit it, or a choice that cannot be met.
+        SnowsError: on a model that cannot be pruned, images that do not fit it, or settings that cannot be met.
     """
     if not isinstance(model, nn.Module):
         raise invalid_argument(
@@ -98,7 +91,7 @@ def prepare(model: nn.Module, parts: list[Tensor], choice: Choice) -> Prepared:
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     if first is not None:
         example = example.to(first.device, torch.float64 if first.dtype == torch.float64 else torch.float32)
-    network = Network(model, choice.leaf_modules, example=example)
-    plan = select_layers(network, model, example, choice.layers, choice.exclude, keep_ends=choice.masks is None)
-    plan, masks = choose_masks(network, plan, choice.pattern, choice.saliency, choice.masks, seed=choice.seed)
+    network = Network(model, settings.leaf_modules, example=example)
+    plan = select_layers(network, model, example, settings.layers, settings.exclude, keep_ends=settings.masks is None)
+    plan, masks = choose_masks(network, plan, settings.pattern, settings.saliency, settings.masks, seed=settings.seed)
     return Prepared(model, network, plan, masks)

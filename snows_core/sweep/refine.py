@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from snows_core.errors import invalid_argument
 from snows_core.loss.joint import JointLoss
 from snows_core.masks.patterns import Masks
 from snows_core.network.copies import snapshot
@@ -47,13 +46,6 @@ class JointOptions:
     augment: Augment | None = None
     seed: int = 0
     progress: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
-            raise invalid_argument("refine", repr(self.steps), "a number of steps >= 0")
-        if self.augment is not None and not callable(self.augment):
-            raise invalid_argument("augment", type(self.augment).__name__, "a function of (images, generator)")
 
 
 @dataclass(frozen=True)

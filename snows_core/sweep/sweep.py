@@ -15,11 +15,11 @@ from tqdm.auto import tqdm
 from snows_core.activations.cache import ActivationCache
 from snows_core.activations.calibration import near_equal
 from snows_core.masks.patterns import Masks
-from snows_core.methods.choose_k import K, ladder
+from snows_core.methods.choose_k import ladder
 from snows_core.methods.snows import LayerOutcome, Work, solve_layer
 from snows_core.network.graph import Network, Segment
 from snows_core.network.residual import restart
-from snows_core.settings import Recipe
+from snows_core.settings import K, Recipe
 from snows_core.solvers.row_factors import full_factor_bytes
 from snows_core.sweep.memory import MemoryPlan, Probe, memory_budget, plan_memory, probe_layers
 from snows_core.sweep.select import LayerSelection
@@ -59,7 +59,7 @@ class Sweep:
         self.seed = seed
         self.outcomes: dict[str, LayerOutcome] = {}
         self.interrupted = False
-        self.ladders = {entry.name: ladder(network, entry.layer, k, recipe.taps) for entry in todo}
+        self.ladders = {entry.name: ladder(network, entry.layer, k, recipe.tap_rule) for entry in todo}
         self.probes: dict[str, Probe] = {}
         self._probe(images[:2].to(self.device))
         budget = memory_budget(max_memory, self.device)
@@ -76,7 +76,7 @@ class Sweep:
             self.probes |= found
             todo = {name: segment for name, segment in todo.items() if name not in found}
             for name, segment in todo.items():
-                shorter = self.network.segment(segment.layer, segment.k - 1, self.recipe.taps)
+                shorter = self.network.segment(segment.layer, segment.k - 1, self.recipe.tap_rule)
                 self.ladders[name] = (*(s for s in self.ladders[name] if s.k < shorter.k), shorter)
                 todo[name] = shorter
         self.segments = {name: segments[-1] for name, segments in self.ladders.items()}
