@@ -20,7 +20,7 @@ from snows_core.network.graph import Network, Segment
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import state_digest
 from snows_core.result import PruneResult, check_resume
-from snows_core.settings import PruneSettings, Recipe, takes_settings
+from snows_core.settings import PruneSettings, Recipe, get_recipe, takes_settings
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.row_factors import RowFactors
 from snows_core.sweep.memory import Probe, memory_budget, plan_memory, probe_layers, shortest
@@ -72,7 +72,7 @@ def estimate(
         SnowsError: as ``prune``.
     """
     settings = read_settings(estimate, pattern=pattern, **options)
-    recipe = settings.recipe
+    recipe = get_recipe(settings.recipe)
     if count is not None:
         count = min(integer("count", count, 1), settings.max_images or LIMIT)
     parts = calibration_parts(images, settings.max_images if count is None else min(count, FEW[-1]), few=0)

@@ -19,7 +19,7 @@ from snows_core.network.copies import plain_copy, snapshot
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult, check_resume
-from snows_core.settings import PruneSettings, takes_settings
+from snows_core.settings import PruneSettings, get_recipe, takes_settings
 from snows_core.sweep.prepare import Prepared, prepare, read_settings
 from snows_core.sweep.refine import JointOptions, refine_result
 from snows_core.sweep.select import LayerSelection
@@ -55,6 +55,7 @@ def prune(
         SnowsError: on any argument that cannot work; nothing is changed then.
     """
     settings = read_settings(prune, pattern=pattern, **options)
+    recipe = get_recipe(settings.recipe)
     parts = calibration_parts(images, settings.max_images)
     prepared = prepare(model, parts, settings)
     network = prepared.network
@@ -69,9 +70,7 @@ def prune(
     like = channels_last(network, first_images(parts, 2).to(place, next(network.module.parameters()).dtype))
     whole, order = shuffled(parts, settings.seed, like if parts[0].device == place else like.cpu())
     record["calibration"]["order"] = order.tolist()
-    sweep = Sweep(
-        network, prepared.todo, placed, settings.k, settings.recipe, whole, settings.max_memory, settings.seed
-    )
+    sweep = Sweep(network, prepared.todo, placed, settings.k, recipe, whole, settings.max_memory, settings.seed)
     sweep.run(settings.progress, _known_outcomes(resume, prepared.todo, place))
     record |= {
         "complete": not sweep.interrupted,

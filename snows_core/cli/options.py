@@ -211,8 +211,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def _parameter(setting: Field[Any]) -> Parameter:
     """Return the parameter of a command for a setting: None and False stand for what was not typed."""
-    plain = Annotated[type(setting.default), typer.Option(help=_MEANING[setting.name])]
-    annotation = _TYPED.get(setting.name, plain)
+    kind: Any = type(setting.default)
+    annotation = _TYPED.get(setting.name, Annotated[kind, typer.Option(help=_MEANING[setting.name])])
     kind = get_args(annotation)[0]
     default = setting.default if kind in (str, int) else False if kind is bool else None
     name = _SHELL_NAMES.get(setting.name, setting.name)

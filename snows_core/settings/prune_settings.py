@@ -93,7 +93,7 @@ class PruneSettings:
     exclude: LayerChoice = field(
         default=None, metadata=_meaning("Layers to leave dense, by names or globs.", "Chosen as ``layers`` are.")
     )
-    leaf_modules: Iterable[type[nn.Module] | str] | type[nn.Module] | str = field(
+    leaf_modules: Iterable[type[nn.Module] | str] = field(
         default=(),
         metadata=_meaning(
             "Modules that torch.fx must not look into, by names or globs; they stay dense.", "Also classes."

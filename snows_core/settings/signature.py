@@ -79,7 +79,7 @@ def takes_settings(function: _Function) -> _Function:
 
 def _with_settings(doc: str, first: list[str], rest: str) -> str:
     """Return a docstring with an entry for every setting: in the place of a line for it, the others before ``rest``."""
-    lines, entries = doc.split("\n"), _entries()
+    lines, entries = inspect.cleandoc(doc).split("\n"), _entries()
     for number, line in enumerate(lines):
         name = line.strip().split(":")[0]
         if name in first and name in entries:
@@ -91,7 +91,7 @@ def _with_settings(doc: str, first: list[str], rest: str) -> str:
 
 def _entries() -> dict[str, str]:
     """Return the lines of a docstring that describe each setting."""
-    first, rest = " " * 8, " " * 12
+    first, rest = " " * 4, " " * 8
     return {
         f.name: textwrap.fill(
             f"{f.name}: {f.metadata['help']} {f.metadata['python']}".rstrip(),
@@ -106,7 +106,5 @@ def _entries() -> dict[str, str]:
 
 
 if PruneSettings.__doc__:
-    _attributes = "\n".join(_entries().values())
-    PruneSettings.__doc__ = PruneSettings.__doc__.replace(
-        "    Raises:\n", f"    Attributes:\n{_attributes}\n\n    Raises:\n"
-    )
+    _attributes = "\n".join(["Attributes:", *_entries().values()])
+    PruneSettings.__doc__ = inspect.cleandoc(PruneSettings.__doc__).replace("Raises:\n", f"{_attributes}\n\nRaises:\n")

@@ -93,5 +93,7 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
         example = example.to(first.device, torch.float64 if first.dtype == torch.float64 else torch.float32)
     network = Network(model, settings.leaf_modules, example=example)
     plan = select_layers(network, model, example, settings.layers, settings.exclude, keep_ends=settings.masks is None)
-    plan, masks = choose_masks(network, plan, settings.pattern, settings.saliency, settings.masks, seed=settings.seed)
+    plan, masks = choose_masks(
+        network, plan, parse_pattern(settings.pattern), settings.saliency, settings.masks, seed=settings.seed
+    )
     return Prepared(model, network, plan, masks)
