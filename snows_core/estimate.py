@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -23,8 +23,8 @@ from snows_core.result import PruneResult, check_resume
 from snows_core.settings import PruneSettings, Recipe, get_recipe, takes_settings
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.row_factors import RowFactors
-from snows_core.sweep.memory import Probe, memory_budget, plan_memory, probe_layers, shortest
-from snows_core.sweep.prepare import Prepared, prepare, read_settings
+from snows_core.sweep.memory import MemoryPlan, Probe, memory_budget, plan_memory, probe_layers, shortest
+from snows_core.sweep.prepare import Prepared, checked_settings, prepare
 
 # Mean over the layers of ResNet-20 on CIFAR-10 and of the digits networks; tests/benchmarks compares with real runs.
 PRODUCTS_PER_LAYER = 7.0
@@ -71,11 +71,11 @@ def estimate(
     Raises:
         SnowsError: as ``prune``.
     """
-    settings = read_settings(estimate, pattern=pattern, **options)
+    settings = checked_settings(estimate, pattern=pattern, **options)
     recipe = get_recipe(settings.recipe)
     if count is not None:
         count = min(integer("count", count, 1), settings.max_images or LIMIT)
-    parts = calibration_parts(images, settings.max_images if count is None else min(count, FEW[-1]), few=0)
+    parts = calibration_parts(images, settings.max_images if count is None else FEW[-1], few=0)
     count = sum(map(len, parts)) if count is None else count
     prepared = prepare(model, parts, settings)
     solved = {} if resume is None else _solved(resume, settings, prepared)
@@ -90,26 +90,7 @@ def estimate(
     example = first_images(parts, FEW[-1]).to(place, next(network.module.parameters()).dtype)
     small, large = _measured(network, segments, masks, channels_last(network, example), recipe)
     memory = plan_memory(large.probes, count, recipe, memory_budget(settings.max_memory, place), place)
-    rows: list[dict[str, Any]] = []
-    known: dict[tuple[int, ...], float] = {}
-    for name, segment in segments.items():
-        probe = large.probes[name]
-        closed = segment.k == 0 and recipe.warm_start
-        enough = None if closed else Enough(curvature=recipe.newton.curvature_images)
-        if segment.k:
-            enough = enough_for(recipe, masks[name], probe.positions, count)
-        cost = _cost(
-            _lines(small.probes[name], small.images, probe, large.images),
-            probe,
-            count,
-            memory.batch_size,
-            recipe,
-            enough,
-        )
-        if recipe.warm_start or recipe.precondition:
-            cost["seconds"] += _factor_seconds(masks[name].flatten(1), memory.factors, known)
-        rows.append({"layer": name, "k": segment.k, **cost})
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(list(_rows(segments, masks, (small, large), recipe, memory, count)), columns=COLUMNS)
 
 
 def _solved(resume: PruneResult, settings: PruneSettings, prepared: Prepared) -> Masks:
@@ -121,10 +102,39 @@ def _solved(resume: PruneResult, settings: PruneSettings, prepared: Prepared) ->
 
 
 class Measured(NamedTuple):
-    """What every layer needs, measured on so many images."""
+    """What every layer needs, measured on one batch.
+
+    Attributes:
+        images: in the batch.
+        probes: layer name to what it needs.
+    """
 
     images: int
     probes: dict[str, Probe]
+
+
+def _rows(
+    segments: Mapping[str, Segment],
+    masks: Masks,
+    measured: tuple[Measured, Measured],
+    recipe: Recipe,
+    memory: MemoryPlan,
+    count: int,
+) -> Iterator[dict[str, Any]]:
+    """Yield one row a layer, from what was measured on few and on more images."""
+    known: dict[tuple[int, ...], float] = {}
+    small, large = measured
+    for name, segment in segments.items():
+        probe = large.probes[name]
+        closed = segment.k == 0 and recipe.warm_start
+        enough = None if closed else Enough(curvature=recipe.newton.curvature_images)
+        if segment.k:
+            enough = enough_for(recipe, masks[name], probe.positions, count)
+        lines = _lines(small.probes[name], small.images, probe, large.images)
+        cost = _cost(lines, probe, count, memory.batch_size, recipe, enough)
+        if recipe.warm_start or recipe.precondition:
+            cost["seconds"] += _factor_seconds(masks[name].flatten(1), memory.factors, known)
+        yield {"layer": name, "k": segment.k, **cost}
 
 
 def _measured(

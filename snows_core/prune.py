@@ -20,7 +20,7 @@ from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult, check_resume
 from snows_core.settings import PruneSettings, get_recipe, takes_settings
-from snows_core.sweep.prepare import Prepared, prepare, read_settings
+from snows_core.sweep.prepare import Prepared, checked_settings, prepare
 from snows_core.sweep.refine import JointOptions, refine_result
 from snows_core.sweep.select import LayerSelection
 from snows_core.sweep.sweep import Sweep
@@ -54,7 +54,7 @@ def prune(
     Raises:
         SnowsError: on any argument that cannot work; nothing is changed then.
     """
-    settings = read_settings(prune, pattern=pattern, **options)
+    settings = checked_settings(prune, pattern=pattern, **options)
     recipe = get_recipe(settings.recipe)
     parts = calibration_parts(images, settings.max_images)
     prepared = prepare(model, parts, settings)
@@ -111,7 +111,7 @@ def make_masks(
     Raises:
         SnowsError: as :func:`prune`.
     """
-    settings = read_settings(make_masks, pattern=pattern, **options)
+    settings = checked_settings(make_masks, pattern=pattern, **options)
     return prepare(model, calibration_parts(images, limit=2, few=0), settings).masks
 
 

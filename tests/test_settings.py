@@ -9,6 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from toys import random_images, small_resnet
 
 import snows_core as snows
 from snows_core.cli import app as cli
@@ -386,3 +387,12 @@ def test_a_function_without_a_docstring_takes_settings_too():
 
     assert run.__doc__ is None and run(1, k=2) == {"k": 2}
     assert list(inspect.signature(run).parameters) == ["model", *SETTINGS, "options"]
+
+
+@pytest.mark.usefixtures("few_images_are_fine")
+def test_the_manifest_holds_the_settings_of_the_run():
+    options = {"k": 0, "layers": ["layer1.conv1"], "max_memory": 1e9, "progress": False, "ridge": 1e-2}
+    manifest = snows.prune(small_resnet(), random_images(4), "1:4", **options).manifest
+    record = settings_of(snows.prune, pattern="1:4", **options).record()
+    assert {name: manifest[name] for name in ("pattern", "k", "recipe")} | manifest["settings"] == record
+    assert manifest["settings"]["max_memory"] == 1e9 and manifest["recipe"]["ridge"] == 1e-2

@@ -18,7 +18,7 @@ from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate
 from snows_core.prune import prune
 from snows_core.result import PruneResult, check_target, load
-from snows_core.sweep.prepare import read_settings
+from snows_core.sweep.prepare import checked_settings
 from snows_core.sweep.refine import flip_and_shift
 from snows_core.tables import layer_table, metrics_frame, table
 from snows_core.zoo.bundle import DataBundle
@@ -57,7 +57,7 @@ def image_count(asked: int | None, chosen: Experiment, bundle: DataBundle, say: 
 def _checked(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was typed as keywords of a function, after refusing what can be refused without a network."""
     keywords = {**options, **({"augment": flip_and_shift} if options.get("augment") else {})}
-    read_settings(function, **keywords)
+    checked_settings(function, **keywords)
     return keywords
 
 

@@ -48,7 +48,7 @@ class Prepared:
         return {name: mask.to(device) for name, mask in self.masks.items()}
 
 
-def read_settings(function: Callable[..., Any], /, **options: Any) -> PruneSettings:
+def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSettings:
     """Read what a function was given, the pattern and the names of methods included.
 
     Args:
@@ -74,7 +74,7 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
     Args:
         model: the caller's network in eval mode, possibly wrapped; not changed.
         parts: calibration images; two of them are run.
-        settings: what the caller asked for, from :func:`read_settings`.
+        settings: what the caller asked for, from :func:`checked_settings`.
 
     Returns:
         The network, its layers and masks.
