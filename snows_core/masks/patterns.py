@@ -8,7 +8,7 @@ included: the highest stay. Among equal scores a lot decides, the same for the s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
@@ -19,9 +19,9 @@ from torch import Tensor
 from snows_core.errors import closest, invalid_argument, plain
 from snows_core.masks.given import foreign_masks as foreign_masks
 from snows_core.masks.lowest import comparable, exactly, highest_of_groups, lowest, seed_of, shares_of_lowest
+from snows_core.settings import Saliency, SparsityPattern
 
 Masks = dict[str, Tensor]
-Saliency = Callable[[str, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Unstructured:
 Pattern = NM | Unstructured
 
 
-def parse_pattern(pattern: Pattern | str | float) -> Pattern:
+def parse_pattern(pattern: SparsityPattern | str | float) -> Pattern:
     """Read a pattern: ``NM``/``Unstructured`` objects, "2:4", 0.8, "0.8", "80%", "global:0.8", "global:0.8:0.95" (cap).
 
     Returns:
