@@ -48,8 +48,9 @@ def normal_equations(
                 own = columns.new_zeros(len(columns), columns.shape[1], columns.shape[1])
                 response = None if right is None else columns.new_zeros(len(columns), right.shape[1], columns.shape[1])
             own.baddbmm_(columns, columns.mT)
-            if right is not None:
+            if right is not None and response is not None:
                 response.baddbmm_(right, columns.mT)
+    assert own is not None, "there is a batch"
     return own, None if response is None else response.reshape(outputs, -1)
 
 
