@@ -40,8 +40,8 @@ def normal_equations(
     Returns:
         Gram matrix A (groups, d, d), and ``X y0'`` as rows (out, d), or None without y0.
     """
-    own: Tensor | None = None
-    response: Tensor | None = None
+    own: Tensor | None = None  # (groups, d, d)
+    response: Tensor | None = None  # (groups, out / groups, d)
     for x, y0 in inputs:
         for columns, right in _pieces(x, y0, geometry, outputs):
             if own is None:
