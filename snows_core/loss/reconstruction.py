@@ -23,8 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from snows_core.activations.cache import LazyBatches, whole_batches
 from snows_core.loss.folded_segment import FoldedSegment
 from snows_core.loss.precision import tensor_cores
+from snows_core.network.derivatives import is_piecewise_linear
 from snows_core.network.graph import Network, Segment, Values
-from snows_core.network.operations import is_piecewise_linear
 from snows_core.settings import Curvature, Precision, TapRule
 
 Product = Callable[[Tensor], Tensor]

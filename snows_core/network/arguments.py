@@ -36,12 +36,14 @@ def positional(
     return args, kwargs
 
 
-def _moved(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict]:
-    args, kwargs = list(args), dict(kwargs)
+def _moved(
+    names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    placed, kwargs = list(args), dict(kwargs)
     tensors_until = max(i for i, name in enumerate(names) if _is_tensor(kwargs.get(name)))
-    while len(args) <= tensors_until and names[len(args)] in kwargs:
-        args.append(kwargs.pop(names[len(args)]))
-    return tuple(args), kwargs
+    while len(placed) <= tensors_until and names[len(placed)] in kwargs:
+        placed.append(kwargs.pop(names[len(placed)]))
+    return tuple(placed), kwargs
 
 
 def _orders(root: nn.Module | None, kind: str, target: Any) -> Iterator[tuple[str, ...]]:

@@ -35,7 +35,7 @@ def attention(
     else:
         weights = (m.q_proj_weight, m.k_proj_weight, m.v_proj_weight)
         projected = _separate_projections((query, key, value), weights, bias)
-    q, k, v = _with_extra_tokens(*projected, m.bias_k, m.bias_v, m.add_zero_attn)
+    q, k, v = _with_extra_tokens(projected, m.bias_k, m.bias_v, m.add_zero_attn)
     mixed, weights = _mix(q, k, v, m.num_heads, attn_mask, key_padding_mask, need_weights, average_attn_weights)
     out = m.out_proj(mixed)
     if not batched:
@@ -87,7 +87,7 @@ def multi_head_attention_forward(
         projected = _separate_projections((query, key, value), weights, in_proj_bias)
     else:
         projected = _stacked_projection((query, key, value), in_proj_weight, in_proj_bias, embed_dim_to_check)
-    q, k, v = _with_extra_tokens(*projected, bias_k, bias_v, add_zero_attn)
+    q, k, v = _with_extra_tokens(projected, bias_k, bias_v, add_zero_attn)
     mixed, weights = _mix(q, k, v, num_heads, attn_mask, key_padding_mask, need_weights, average_attn_weights)
     out = F.linear(mixed, out_proj_weight, out_proj_bias)
     if not batched:
@@ -116,7 +116,7 @@ def _distinct(sources: Sequence[Any]) -> dict[Any, Any]:
     return {_identity(source): source for source in sources}
 
 
-def _stacked_projection(sources: list[Any], weight: Any, bias: Any, width: int) -> list[Any]:
+def _stacked_projection(sources: Sequence[Any], weight: Any, bias: Any, width: int) -> list[Any]:
     """Project query, key and value by one stacked weight (3 E, E): one layer, whatever they are.
 
     Different sources are put one behind the other along the tokens, and of each source's part the third that is asked
@@ -135,13 +135,14 @@ def _stacked_projection(sources: list[Any], weight: Any, bias: Any, width: int) 
     return [parts[place[_identity(source)]].narrow(-1, i * width, width) for i, source in enumerate(sources)]
 
 
-def _separate_projections(sources: list[Any], weights: tuple[Any, ...], bias: Any) -> list[Any]:
+def _separate_projections(sources: Sequence[Any], weights: tuple[Any, ...], bias: Any) -> list[Any]:
     biases = [None] * 3 if bias is None else [bias.chunk(3)[i] for i in range(3)]
     return [F.linear(x, weight, b) for x, weight, b in zip(sources, weights, biases, strict=True)]
 
 
-def _with_extra_tokens(q: Any, k: Any, v: Any, bias_k: Any, bias_v: Any, add_zero: bool) -> tuple[Any, Any, Any]:
+def _with_extra_tokens(projected: Sequence[Any], bias_k: Any, bias_v: Any, add_zero: bool) -> tuple[Any, Any, Any]:
     """Append the learnt token (1, 1, E) and the zero token that some attentions add to keys and values."""
+    q, k, v = projected  # (N, T, E), (N, S, E), (N, S, E)
     if bias_k is not None:
         k = torch.cat([k, bias_k.expand_as(k[:, :1])], 1)
         v = torch.cat([v, bias_v.expand_as(v[:, :1])], 1)
@@ -155,7 +156,7 @@ def _mix(
 ) -> tuple[Any, Any]:
     """Mix values by attention: (N, T, E) each; returns (N, T, E), and weights (N, T, S) or (N, H, T, S) or None."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    mask = ()
+    mask: tuple[Any, ...] = ()
     if attn_mask is not None or key_padding_mask is not None:
         mask = (q.tracer.create_proxy("call_function", merged_mask, (attn_mask, key_padding_mask, q, k), {}),)
     mixed = F.scaled_dot_product_attention(q, k, v, *mask).transpose(1, 2).flatten(2)

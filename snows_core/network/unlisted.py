@@ -10,7 +10,8 @@ from typing import NamedTuple
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from snows_core.network.operations import is_addition, module_of, name_of
+from snows_core.network.nodes import module_of, name_of
+from snows_core.network.operations import is_addition
 
 _KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "transposed convolution"),

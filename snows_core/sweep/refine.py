@@ -22,7 +22,8 @@ from snows_core.loss.joint import JointLoss
 from snows_core.masks.patterns import Masks
 from snows_core.network.copies import snapshot
 from snows_core.network.graph import Network
-from snows_core.network.operations import Kind, is_batch_norm, module_of
+from snows_core.network.nodes import module_of
+from snows_core.network.operations import Kind, is_batch_norm
 from snows_core.result import PruneResult
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]

@@ -14,9 +14,11 @@ from snows_core.masks.given import foreign_masks
 from snows_core.masks.patterns import Masks, Pattern, Saliency, masks_for
 from snows_core.network.check_trace import Example, check_trace
 from snows_core.network.copies import unwrap
+from snows_core.network.derivatives import reads_only_the_shape
 from snows_core.network.geometry import Geometry, geometry_of, patches
 from snows_core.network.graph import Layer, Network
-from snows_core.network.operations import Kind, module_of, reads_only_the_shape
+from snows_core.network.nodes import module_of
+from snows_core.network.operations import Kind
 from snows_core.network.unlisted import grouped, unlisted_weights
 from snows_core.sweep.choice import LayerChoice, matching
 
