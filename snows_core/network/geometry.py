@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from timm.layers import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -37,6 +35,8 @@ class Geometry:
 
 def geometry_of(node: fx.Node, weight: Tensor) -> Geometry:
     """Read a layer's geometry from its module or its function call; ``weight`` is (out, in, ...)."""
+    from timm.layers import Conv2dSame  # here: timm is loaded when a network is traced
+
     if weight.ndim == 2:
         return Geometry(None)
     kernel = (int(weight.shape[-2]), int(weight.shape[-1]))
@@ -94,6 +94,8 @@ def _padded(x: Tensor, geometry: Geometry, kernel: tuple[int, int]) -> tuple[Ten
     """Return the images with the borders that ``F.unfold`` cannot make, and the zero padding that is left to it."""
     padding = geometry.padding
     if padding == "timm-same":
+        from timm.layers.padding import pad_same
+
         return pad_same(x, [*kernel], [*geometry.stride], [*geometry.dilation]), (0, 0)
     if padding == "valid":
         return x, (0, 0)

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn import functional as F
 
 from snows_core.network.attention import attention, multi_head_attention_forward
 from snows_core.network.operations import hard_sigmoid
 
+if TYPE_CHECKING:
+    from timm.layers.norm_act import BatchNormAct2d
+
 
 def spelled_out(module: nn.Module) -> Callable[..., Any] | None:
     """Return a function that computes a module's forward in the open, or None where the module itself is traced."""
+    from timm.layers.norm_act import BatchNormAct2d  # here: timm is loaded when a network is traced
+
     if type(module) is BatchNormAct2d:
         return partial(_batch_norm_act, module)
     for kind, function in _MODULES.items():

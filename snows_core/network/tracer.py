@@ -14,9 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
-from torchvision import ops as vision_ops
 
 from snows_core.network.answers import AnsweringTracer
 from snows_core.network.arguments import positional
@@ -76,6 +74,8 @@ class Tracer(AnsweringTracer):
         holds_all: Callable[[nn.Module], bool] = lambda module: True,
         example: Tensor | None = None,
     ) -> None:
+        from timm.layers import get_notrace_functions, get_notrace_modules  # here: reading weights needs no timm
+
         super().__init__(autowrap_functions=tuple(f for f in get_notrace_functions() if callable(f)))
         unread = [kind for kind in get_notrace_modules() if example is None or not _can_be_read(kind)]
         self.leaf_types = (*(leaf for leaf in leaves if not isinstance(leaf, str)), *unread)
@@ -153,7 +153,7 @@ class Tracer(AnsweringTracer):
             return True
         if spelled_out(m) is not None or inside_wrapper(m) is not None:
             return False
-        if isinstance(m, self.leaf_types) or type(m).__module__.startswith(vision_ops.__name__ + ".roi"):
+        if isinstance(m, self.leaf_types) or type(m).__module__.startswith("torchvision.ops.roi"):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
