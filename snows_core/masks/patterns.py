@@ -17,7 +17,6 @@ from typing import Literal
 from torch import Tensor
 
 from snows_core.errors import closest, invalid_argument, plain
-from snows_core.masks.given import foreign_masks as foreign_masks
 from snows_core.masks.lowest import comparable, exactly, highest_of_groups, lowest, seed_of, shares_of_lowest
 
 Masks = dict[str, Tensor]
