@@ -62,6 +62,7 @@ class _Rewrite(Sharing):
         self.flags: list[Any] = []  # modules with a switch ``inplace``
 
     def run(self) -> None:
+        """Replace every operation that writes, and let later readers read what they would have read."""
         if not self._is_needed():
             return
         self.find_sources()
@@ -110,6 +111,7 @@ class _Rewrite(Sharing):
         return None
 
     def _operator(self, node: fx.Node, target: Any) -> None:
+        """Turn ``x += y`` into ``x + y``."""
         node.target = ORDINARY_OPERATORS[node.target]
         if isinstance(target, fx.Node) and not self._is_number(target):
             self._written(node, target)
@@ -123,12 +125,18 @@ class _Rewrite(Sharing):
         self._written(node, target)
 
     def _function(self, node: fx.Node, target: Any) -> None:
+        """Turn ``torch.relu_(x)`` into ``torch.relu(x)``."""
         form = ordinary_form(node.target)
         assert form is not None, node.target  # see _write_of
         node.target = form
         self._written(node, target)
 
     def _method(self, node: fx.Node, target: Any) -> None:
+        """Turn ``x.add_(y)`` into ``x.add(y)``, and what has no such twin into a call on a copy.
+
+        Raises:
+            CannotRewrite: on methods that exchange the storage of a tensor.
+        """
         name = path_of(node)
         if name in REFUSED:
             raise CannotRewrite(node, f"'{name}' changes a tensor in a way that cannot be followed")

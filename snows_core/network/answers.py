@@ -91,6 +91,7 @@ class AnsweringTracer(fx.Tracer):
         return values[0] if is_constant(values) else proxy
 
     def _sizes(self, proxy: fx.Proxy) -> Any:
+        """Return the shape with numbers where they are the same for any number of images, else with symbolic values."""
         values = self._known(proxy)
         if values is None or not all(isinstance(v, torch.Size) for v in values) or len(values[0]) != len(values[1]):
             return proxy
@@ -170,6 +171,11 @@ class AnsweringTracer(fx.Tracer):
         return item in values[0]
 
     def _values(self, proxy: fx.Proxy, what: str) -> Pair:
+        """Return the fake values of what was asked for.
+
+        Raises:
+            Undecided: where there are none.
+        """
         values = self._known(proxy)
         if values is None:
             why = "without an example" if self.shapes is None else "its shape cannot be told"

@@ -125,17 +125,18 @@ def _stacked_projection(sources: Sequence[Any], weight: Any, bias: Any, width: i
     Returns:
         Queries, keys and values, (N, T, E) each.
     """
-    distinct = list(_distinct(sources).values())
+    distinct = list(_distinct(sources).values())  # (N, T_i, E) each
     if len(distinct) == 1:
-        thirds = F.linear(distinct[0], weight, bias).chunk(3, -1)
+        thirds = F.linear(distinct[0], weight, bias).chunk(3, -1)  # three of (N, T, E)
         return [thirds[i] for i in range(3)]
     lengths = [source.shape[1] for source in distinct]
-    parts = F.linear(torch.cat(distinct, 1), weight, bias).split(lengths, 1)
+    parts = F.linear(torch.cat(distinct, 1), weight, bias).split(lengths, 1)  # (N, T_i, 3 E) each
     place = {_identity(source): i for i, source in enumerate(distinct)}
     return [parts[place[_identity(source)]].narrow(-1, i * width, width) for i, source in enumerate(sources)]
 
 
 def _separate_projections(sources: Sequence[Any], weights: tuple[Any, ...], bias: Any) -> list[Any]:
+    """Project query, key and value by a weight of its own each, (N, T, E) to (N, T, E)."""
     biases = [None] * 3 if bias is None else [bias.chunk(3)[i] for i in range(3)]
     return [F.linear(x, weight, b) for x, weight, b in zip(sources, weights, biases, strict=True)]
 
@@ -155,14 +156,14 @@ def _mix(
     q: Any, k: Any, v: Any, heads: int, attn_mask: Any, key_padding_mask: Any, need_weights: bool, average: bool
 ) -> tuple[Any, Any]:
     """Mix values by attention: (N, T, E) each; returns (N, T, E), and weights (N, T, S) or (N, H, T, S) or None."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (N, H, T, d), (N, H, S, d) twice
     mask: tuple[Any, ...] = ()
     if attn_mask is not None or key_padding_mask is not None:
         mask = (q.tracer.create_proxy("call_function", merged_mask, (attn_mask, key_padding_mask, q, k), {}),)
-    mixed = F.scaled_dot_product_attention(q, k, v, *mask).transpose(1, 2).flatten(2)
+    mixed = F.scaled_dot_product_attention(q, k, v, *mask).transpose(1, 2).flatten(2)  # (N, T, E)
     if not need_weights:
         return mixed, None
-    scores = q.tracer.create_proxy("call_function", attention_scores, (q, k, *mask), {})
+    scores = q.tracer.create_proxy("call_function", attention_scores, (q, k, *mask), {})  # (N, H, T, S)
     weights = scores.softmax(-1)
     return mixed, weights.mean(1) if average else weights
 
@@ -193,12 +194,13 @@ def merged_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Te
         total = F.pad(mask, (0, k.shape[2] - mask.shape[-1]))
     if key_padding_mask is not None:
         mask = _additive(key_padding_mask, q)
-        mask = mask.reshape(-1, 1, 1, mask.shape[-1])
+        mask = mask.reshape(-1, 1, 1, mask.shape[-1])  # (N, 1, 1, S)
         total = total + F.pad(mask, (0, k.shape[2] - mask.shape[-1]))
     return total
 
 
 def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a mask as numbers to be added to the scores: minus infinity where attention is forbidden."""
     if mask.dtype == torch.bool:
         return like.new_zeros(mask.shape).masked_fill(mask, float("-inf"))
     return mask.to(like.dtype)

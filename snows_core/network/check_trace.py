@@ -91,6 +91,7 @@ def _run(network: Network, values: Values, dtype: torch.dtype) -> dict[str, Exam
 
 
 def _observe(network: Network, layer: Layer, values: Values) -> Example:
+    """Return what a layer read and gave, and what it gives without its weight."""
     source = first_input(layer.node)
     x = values[source] if source in values else network.constant(source)
     offset = None

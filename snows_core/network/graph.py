@@ -167,6 +167,7 @@ class Network:
         return Segment(layer, tuple(taps), nodes, context, prelude)
 
     def _counts(self, node: fx.Node, rule: TapRule) -> bool:
+        """Tell whether K counts a node; see :meth:`segment` for the rules."""
         kind = self.kinds.get(node)
         if rule == "all" or kind is None:
             return kind is not None
@@ -218,6 +219,8 @@ class Network:
         return values
 
     def _call(self, node: fx.Node, values: Values, weights: Mapping[str, Tensor]) -> Any:
+        """Return the output of one node for the values and weights given."""
+
         def fetch(source: fx.Node) -> Any:
             if source.op != "get_attr":
                 return values[source]

@@ -139,6 +139,7 @@ def kind_of(node: fx.Node) -> Kind | None:
 
 
 def _kind_of_module(node: fx.Node, module: nn.Module) -> Kind | None:
+    """Classify a module by its class, and an activation by where its class comes from."""
     home = type(module).__module__
     if isinstance(module, CONVOLUTIONS):
         return Kind.CONVOLUTION

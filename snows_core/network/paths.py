@@ -88,6 +88,7 @@ def is_last_word(node: fx.Node, later: Sequence[fx.Node]) -> bool:
 
 
 def _closes_a_residual_unit(addition: fx.Node, reached: set[fx.Node], before: set[fx.Node]) -> bool:
+    """Tell whether an addition joins what was reached from a layer with a representation from before it."""
     skips = [source for source in summands(addition) if source not in reached]
     if len(skips) != 1:
         return False

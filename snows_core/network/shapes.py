@@ -89,6 +89,7 @@ class Shapes:
             self._last = None
 
     def _run(self, node: fx.Node) -> Pair | None:
+        """Return a node's fake values, or None where they, or those of an input, cannot be told."""
         if node.op == "placeholder":
             return self.images
         if node.op == "output":
@@ -106,6 +107,7 @@ class Shapes:
             self.running = False
 
     def _call(self, node: fx.Node, i: int) -> Any:
+        """Run a node on fake values of one number of images, and note into which inputs it writes."""
         args, kwargs = self._arguments(node, i)
         before = {source: _versions(self._known(source)[i]) for source in node.all_input_nodes}
         with self.mode:
@@ -136,6 +138,7 @@ class Shapes:
         return torch.empty_like(args[0]) if type(module) in _SHAPE_KEEPING else None
 
     def _target(self, node: fx.Node) -> Callable[..., Any]:
+        """Return what a node calls, as a function of its arguments."""
         if node.op == "call_function":
             return called_function(node)
         if node.op == "call_method":
@@ -159,6 +162,7 @@ class Shapes:
             return None
 
     def _on_random_numbers(self, node: fx.Node, i: int) -> Any:
+        """Run a module on random numbers of its inputs' shapes; return fake values of its output's."""
         args, kwargs = self._arguments(node, i)
         args, kwargs = pytree.tree_map_only(Tensor, _random_like, (args, kwargs))
         before = _versions((args, kwargs))

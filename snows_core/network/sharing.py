@@ -68,6 +68,7 @@ class Sharing:
             self.source[node] = found[0] if found else None
 
     def _sources_of(self, node: fx.Node) -> list[fx.Node]:
+        """Return the inputs with which a node shares numbers."""
         if not node.op.startswith("call"):
             return []
         values = self.values_of(node)

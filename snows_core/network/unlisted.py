@@ -203,6 +203,7 @@ def _holds(argument: object, node: fx.Node) -> bool:
 
 
 def _reason_of_use(user: fx.Node, node: fx.Node, name: str) -> str:
+    """Say why the use of a stored tensor makes it no layer; empty where it is no weight in the sense of pruning."""
     if user.target in _FUNCTIONS:
         return _FUNCTIONS[user.target]
     if user.target is operator.matmul or name in _PRODUCTS:
