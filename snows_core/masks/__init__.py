@@ -6,12 +6,12 @@ from snows_core.masks.patterns import (
     SALIENCIES,
     Masks,
     Pattern,
-    Saliency,
     Unstructured,
     make_scores,
     masks_for,
     parse_pattern,
 )
+from snows_core.settings.types import Saliency
 
 __all__ = [
     "NM",
