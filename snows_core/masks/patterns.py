@@ -21,7 +21,10 @@ from snows_core.masks.given import foreign_masks as foreign_masks
 from snows_core.masks.lowest import comparable, exactly, highest_of_groups, lowest, seed_of, shares_of_lowest
 
 Masks = dict[str, Tensor]
+"""Layer name to bool tensor of its weight's shape, True where a weight is kept."""
+
 Saliency = Callable[[str, Tensor], Tensor]
+"""A function of a layer's name and weight that returns a score a weight; in each group the highest stay."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class NM:
     >>> import torch
     >>> NM(2, 4).mask(torch.tensor([[1.0, -4.0, 3.0, 2.0]]).abs()).int().tolist()
     [[0, 1, 1, 0]]
+
+    Attributes:
+        n: how many stay of each group.
+        m: how many consecutive inputs form a group.
     """
 
     n: int
@@ -52,7 +59,15 @@ class NM:
         return f"{self.n}:{self.m}"
 
     def misfit(self, weight: Tensor, groups: int = 1) -> str:
-        """Say why a weight (out, in / groups, ...) cannot take this pattern; empty when it can."""
+        """Say why a weight cannot take this pattern.
+
+        Args:
+            weight: (out, in / groups, ...).
+            groups: groups of channels, of a convolution.
+
+        Returns:
+            The reason; empty when it can.
+        """
         if groups > 1:
             return f"grouped convolution ({groups} groups): N:M groups would cross or split its channel groups"
         if weight.shape[1] % self.m:
@@ -115,7 +130,7 @@ class Unstructured:
         return f"unstructured {self.sparsity:g}" + (" global" if self.scope == "global" else "") + cap
 
     def misfit(self, weight: Tensor, groups: int = 1) -> str:
-        """Return an empty string: every weight can take this pattern."""
+        """Return an empty string: every weight can take this pattern, whatever its ``groups``."""
         return ""
 
     def mask(self, scores: Tensor, seed: int = 0) -> Tensor:
@@ -188,6 +203,7 @@ class Unstructured:
 
 
 Pattern = NM | Unstructured
+"""Decides how many weights stay in which group."""
 
 
 def parse_pattern(pattern: Pattern | str | float) -> Pattern:
@@ -228,6 +244,7 @@ def magnitude(name: str, weight: Tensor) -> Tensor:
 
 
 SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude}
+"""Name to saliency, as ``saliency="magnitude"`` of ``prune`` looks it up."""
 
 
 def make_scores(weights: Mapping[str, Tensor], saliency: str | Saliency) -> dict[str, Tensor]:
