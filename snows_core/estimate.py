@@ -16,6 +16,7 @@ from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Pattern, Saliency, parse_pattern
 from snows_core.methods.choose_k import K, ladder, read_k
 from snows_core.methods.enough import Enough, enough_for
+from snows_core.methods.snows import Snows
 from snows_core.network.memory_format import channels_last
 from snows_core.settings import Recipe, get_recipe
 from snows_core.solvers.least_squares import masked_least_squares
@@ -95,16 +96,17 @@ def estimate(
     network = prepared.network
     place = resolve_device(device, next(network.module.parameters()).device)
     masks = prepared.move(place)
-    segments = {e.name: ladder(network, e.layer, k, recipe.taps)[-1] for e in prepared.todo}
+    needs = Snows(recipe, k).needs
+    segments = {e.name: ladder(network, e.layer, k, recipe.taps)[-1] for e in prepared.layers}
     example = first_images(parts, FEW[-1]).to(place, next(network.module.parameters()).dtype)
     example = channels_last(network, example)
     few, many = (min(size, len(example)) for size in FEW[:2])
-    small = probe_layers(network, segments, masks, example[:few], recipe, REPEATS)
-    large = probe_layers(network, segments, masks, example[:many], recipe, REPEATS)
+    small = probe_layers(network, segments, masks, example[:few], needs.loss, REPEATS)
+    large = probe_layers(network, segments, masks, example[:many], needs.loss, REPEATS)
     if len(example) > many and sum(probe.product for probe in large.values()) * many < SHORT * len(large):
         many = len(example)
-        large = probe_layers(network, segments, masks, example, recipe, REPEATS)
-    memory = plan_memory(large, count, recipe, memory_budget(max_memory, place), place)
+        large = probe_layers(network, segments, masks, example, needs.loss, REPEATS)
+    memory = plan_memory(large, count, recipe.batch_size, memory_budget(max_memory, place), place)
     rows: list[dict[str, Any]] = []
     known: dict[tuple[int, ...], float] = {}
     curvature = recipe.newton.curvature_images

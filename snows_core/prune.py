@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -16,17 +18,19 @@ from snows_core.devices import peak_memory, resolve_device
 from snows_core.errors import invalid_argument
 from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Masks, Pattern, Saliency, parse_pattern
+from snows_core.methods.base import LayerSolution, LayerStatistics
 from snows_core.methods.choose_k import K, read_k
-from snows_core.methods.snows import LayerOutcome
 from snows_core.network.copies import plain_copy, snapshot
+from snows_core.network.graph import Network
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult
 from snows_core.settings import Recipe, get_recipe
 from snows_core.sweep.choice import LayerChoice
-from snows_core.sweep.prepare import Choice, Prepared, arguments_of, prepare
-from snows_core.sweep.refine import Augment, JointOptions, refine_result
-from snows_core.sweep.select import LayerSelection
+from snows_core.sweep.prepare import Choice, Prepared, arguments_of, layer_steps, prepare
+from snows_core.sweep.refine import Augment, JointOptions
+from snows_core.sweep.refine import refine as refine_jointly
+from snows_core.sweep.select import DenseLayer, PrunableLayer
 from snows_core.sweep.sweep import Sweep
 
 
@@ -113,8 +117,9 @@ def prune(
     like = channels_last(network, first_images(parts, 2).to(place, next(network.module.parameters()).dtype))
     whole, order = shuffled(parts, seed, like if parts[0].device == place else like.cpu())
     record["calibration"]["order"] = order.tolist()
-    sweep = Sweep(network, prepared.todo, placed, k, recipe, whole, max_memory, seed)
-    sweep.run(progress, _known_outcomes(resume, prepared.todo, place))
+    steps = layer_steps("magnitude", "snows", recipe, k, choice)
+    sweep = Sweep(network, prepared.layers, placed, steps, whole, max_memory, seed)
+    sweep.run(progress, _known_solutions(resume, prepared.layers, place))
     record |= {
         "complete": not sweep.interrupted,
         "memory": {
@@ -179,52 +184,76 @@ def _check_resume(resume: PruneResult, masks: Masks, record: dict[str, Any]) -> 
             )
 
 
-def _known_outcomes(
-    resume: PruneResult | None, todo: list[LayerSelection], device: torch.device
-) -> dict[str, LayerOutcome]:
-    """Return the outcomes of the layers that an interrupted run has solved already."""
+def _known_solutions(
+    resume: PruneResult | None, layers: Sequence[PrunableLayer], device: torch.device
+) -> dict[str, LayerSolution]:
+    """Return the solutions of the layers that an interrupted run has solved already."""
     if resume is None:
         return {}
     rows = resume.report.set_index("layer")
-    fields = ("loss_masked", "loss_start", "loss_end", "newton_steps", "products", "image_products", "stop", "seconds")
+    names = [field.name for field in fields(LayerStatistics) if field.name != "k"]
     return {
-        entry.name: LayerOutcome(
-            weight=resume.state[entry.layer.weight_name].to(device).clone(),  # aligned: rounding as in one run
-            k=int(rows.loc[entry.name, "k"]),
-            **{name: rows.loc[entry.name, name] for name in fields},
+        entry.name: LayerSolution(
+            resume.state[entry.layer.weight_name].to(device).clone(),  # aligned: rounding as in one run
+            resume.masks[entry.name].to(device),
+            LayerStatistics(int(rows.loc[entry.name, "k"]), **{name: rows.loc[entry.name, name] for name in names}),
         )
-        for entry in todo
+        for entry in layers
         if entry.name in resume.masks
     }
 
 
 def _result(prepared: Prepared, sweep: Sweep, record: dict[str, Any]) -> PruneResult:
+    """Write the new weights into a copy of the model, and gather the report."""
     pruned = plain_copy(prepared.model)
     parameters = dict(pruned.named_parameters(remove_duplicate=False))  # a tied weight has several names
-    names = {entry.name: entry.layer.weight_name for entry in prepared.plan if entry.layer is not None}
-    chosen = prepared.masks
-    solved = [field.name for field in fields(LayerOutcome) if field.name != "weight"]  # there whatever was solved
-    rows = []
-    for entry in prepared.plan:
-        outcome = sweep.outcomes.get(entry.name)
-        weights = int(torch.Size(entry.shape).numel()) if entry.shape else 0
-        kept = int(chosen[entry.name].sum()) if outcome else weights
-        row = {
-            "layer": entry.name,
-            "kind": entry.layer.kind.value if entry.layer is not None else "hidden",
-            "shape": "x".join(map(str, entry.shape)),
-            "weights": weights,
-            "kept": kept,
-            "sparsity": 1 - kept / weights if weights else 0.0,
-            "status": "pruned" if outcome else "skipped" if entry.reason else "not reached",
-            "reason": entry.reason or ("" if outcome else "interrupted"),
-        }
-        row |= outcome.as_row() if outcome else {"stop": ""}
-        if outcome:
-            with torch.no_grad():
-                target = parameters[names[entry.name]]
-                target.copy_(outcome.weight.to(target))
-        rows.append(row)
+    names = {entry.name: entry.layer.weight_name for entry in prepared.layers if entry.name in sweep.solutions}
+    with torch.no_grad():
+        for layer, name in names.items():
+            parameters[name].copy_(sweep.solutions[layer].weight.to(parameters[name]))
+    rows = [_row(entry, sweep.solutions.get(entry.name)) for entry in prepared.selection.entries]
+    solved = [field.name for field in fields(LayerStatistics)]  # there whatever was solved
     report = pd.DataFrame(rows, columns=[*(name for name in rows[0] if name not in solved), *solved])
-    masks = {name: chosen[name].cpu() for name in sweep.outcomes}
-    return PruneResult(pruned, masks, report, record, snapshot(pruned), {name: names[name] for name in sweep.outcomes})
+    masks = {layer: sweep.solutions[layer].mask.cpu() for layer in names}
+    return PruneResult(pruned, masks, report, record, snapshot(pruned), names)
+
+
+def _row(entry: PrunableLayer | DenseLayer, solution: LayerSolution | None) -> dict[str, Any]:
+    """Return one row of the report."""
+    weights = math.prod(entry.shape) if entry.shape else 0
+    kept = weights if solution is None else int(solution.mask.sum())
+    row: dict[str, Any] = {
+        "layer": entry.name,
+        "kind": entry.kind,
+        "shape": "x".join(map(str, entry.shape)),
+        "weights": weights,
+        "kept": kept,
+        "sparsity": 1 - kept / weights if weights else 0.0,
+    }
+    if isinstance(entry, DenseLayer):
+        return row | {"status": "skipped", "reason": entry.sentence, "stop": ""}
+    if solution is None:
+        return row | {"status": "not reached", "reason": "interrupted", "stop": ""}
+    return row | {"status": "pruned", "reason": ""} | solution.statistics.as_row()
+
+
+def refine_result(result: PruneResult, network: Network, images: Tensor, options: JointOptions) -> None:
+    """Refine a result's weights in place and say so in its manifest; a failure leaves the weights of the sweep."""
+    record: dict[str, Any] = {
+        "steps": 0,
+        "augment": None if options.augment is None else getattr(options.augment, "__name__", str(options.augment)),
+    }
+    result.manifest["refinement"] = record
+    try:
+        done = refine_jointly(network, result.model, result.masks, result.weight_names, images, options)
+    except (RuntimeError, KeyboardInterrupt) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        record["failed"] = reason
+        warnings.warn(f"refine: failed ({reason}); the weights are those of the sweep", stacklevel=3)
+        return
+    parameters = dict(result.model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, value in done.state.items():
+            parameters[name].copy_(value.to(parameters[name]))
+    result.state = snapshot(result.model)
+    record |= {"steps": done.steps, "loss": list(done.loss), "interrupted": done.steps < options.steps}

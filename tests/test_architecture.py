@@ -22,8 +22,6 @@ TOO_MANY = {
     "cli.app.estimate_command",
     "cli.app.prune_command",
     "estimate.estimate",
-    "loss.reconstruction.ReconstructionLoss.__init__",
-    "methods.snows.solve_layer",
     "prune.prune",
 }
 

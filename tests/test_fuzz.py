@@ -119,7 +119,7 @@ def compare_with_autograd(problem, images):
     assert at.loss == pytest.approx(loss, rel=EXACT)
     assert problem.objective.value(weight) == pytest.approx(loss, rel=EXACT)
     assert relative(at.gradient, slope) < EXACT
-    assert relative(at.product(direction), products[problem.objective.curvature]) < EXACT
+    assert relative(at.product(direction), products[problem.objective.options.curvature]) < EXACT
 
 
 @pytest.mark.parametrize("seed", seeds(CALLS, range(6)))

@@ -8,6 +8,7 @@ from toys import SmallResNet, random_images, small_resnet
 
 import snows_core as snows
 from snows_core.errors import SnowsError
+from snows_core.methods.snows import Snows
 
 module = importlib.import_module("snows_core.sweep.sweep")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
@@ -42,7 +43,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_every_bad_argument_has_one_clear_error_before_any_work(name, monkeypatch):
-    monkeypatch.setattr(module, "solve_layer", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr(Snows, "solve", lambda *_: pytest.fail("work was done"))
     options, message = BAD[name]
     with pytest.raises(SnowsError, match=message):
         run(small_resnet(), **options)

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 import torch
-from toys import random_images, small_resnet, small_vit
+from toys import ctrl_c_after, random_images, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.errors import SnowsError
@@ -18,22 +18,8 @@ def run(model, count=10, size=8, **options):
     return snows.prune(model, random_images(count, size), options.pop("pattern", "2:4"), **options)
 
 
-def stop_after(monkeypatch, count):
-    """Let Ctrl-C come after ``count`` solved layers."""
-    solve, calls = module.solve_layer, []
-
-    def interrupted(*args, **kwargs):
-        if len(calls) == count:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return solve(*args, **kwargs)
-
-    monkeypatch.setattr(module, "solve_layer", interrupted)
-    return calls
-
-
 def test_an_interrupted_run_is_a_usable_partial_result(monkeypatch, tmp_path):
-    stop_after(monkeypatch, 2)
+    ctrl_c_after(monkeypatch, 2)
     model = small_resnet()
     result = run(model)
     status = result.report.set_index("layer")["status"]
@@ -47,7 +33,7 @@ def test_an_interrupted_run_is_a_usable_partial_result(monkeypatch, tmp_path):
 
 
 def test_an_interrupt_before_the_first_layer_leaves_an_empty_result(monkeypatch, tmp_path):
-    stop_after(monkeypatch, 0)
+    ctrl_c_after(monkeypatch, 0)
     result = run(small_resnet())
     assert not result.complete and result.masks == {} and result.sparsity == 0.0
     assert {"k", "loss_end", "seconds"} <= set(result.report) and (result.report["stop"] == "").all()
@@ -59,14 +45,14 @@ def test_an_interrupt_before_the_first_layer_leaves_an_empty_result(monkeypatch,
 @pytest.mark.parametrize("count", [0, 2])
 def test_resuming_gives_the_weights_of_an_uninterrupted_run(monkeypatch, tmp_path, saved, count):
     whole = run(small_vit(), size=4)
-    calls = stop_after(monkeypatch, count)
+    calls = ctrl_c_after(monkeypatch, count)
     partial = run(small_vit(), size=4)
     assert len(calls) == count
     monkeypatch.undo()
     if saved:
         partial.save(tmp_path / "partial")
         partial = snows.load(tmp_path / "partial")
-    calls = stop_after(monkeypatch, 99)
+    calls = ctrl_c_after(monkeypatch, 99)
     resumed = run(small_vit(), size=4, resume=partial)
     assert resumed.complete and len(calls) == 8 - count, "solved layers are not solved again"
     assert all(torch.equal(resumed.masks[name], mask) for name, mask in whole.masks.items())
@@ -85,7 +71,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(monkeypatch, tmp_pat
     ],
 )
 def test_resuming_another_call_is_refused(monkeypatch, change):
-    stop_after(monkeypatch, 2)
+    ctrl_c_after(monkeypatch, 2)
     partial = run(small_resnet())
     monkeypatch.undo()
     with pytest.raises(SnowsError, match=r"resume: got .*; expected an interrupted result of the same call"):
@@ -93,7 +79,7 @@ def test_resuming_another_call_is_refused(monkeypatch, change):
 
 
 def test_an_interrupt_prints_nothing_where_no_progress_is_wanted(monkeypatch, capsys):
-    stop_after(monkeypatch, 1)
+    ctrl_c_after(monkeypatch, 1)
     run(small_resnet(), progress=False)
     captured = capsys.readouterr()
     assert captured.err == captured.out == ""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune as torch_prune
-from toys import SmallResNet, random_images, small_resnet
+from toys import SmallResNet, ctrl_c_after, random_images, small_resnet
 
 import snows_core as snows
 from snows_core.activations import calibration
@@ -258,16 +258,8 @@ def test_the_order_follows_the_seed_and_is_recorded():
 
 
 def interrupted(monkeypatch, model, count=2, **options):
-    solve, calls = sweep.solve_layer, []
-
-    def stopping(*args, **kwargs):
-        if len(calls) == count:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return solve(*args, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "solve_layer", stopping)
+        ctrl_c_after(patch, count)
         return run(model, **options)
 
 

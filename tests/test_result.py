@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from toys import random_images, random_mask, small_resnet
+from toys import ctrl_c_after, random_images, random_mask, small_resnet
 
 import snows_core as snows
 from snows_core.errors import SnowsError
@@ -202,15 +202,7 @@ def test_an_interrupted_run_goes_on_from_a_loaded_result(tmp_path, monkeypatch, 
     net = nn.Sequential(net, nn.Flatten(), nn.Linear(4 * 36, 3)).double().eval()
     images = random_images(8, size=6)
     whole = snows.prune(net, images, **options)
-    solve, done = importlib.import_module("snows_core.sweep.sweep").solve_layer, []
-
-    def interrupted(*args, **kwargs):
-        if len(done) == 5:
-            raise KeyboardInterrupt
-        done.append(1)
-        return solve(*args, **kwargs)
-
-    monkeypatch.setattr("snows_core.sweep.sweep.solve_layer", interrupted)
+    ctrl_c_after(monkeypatch, 5)
     part = snows.prune(net, images, **options)
     assert not part.complete and len(part.masks) == 5
     monkeypatch.undo()

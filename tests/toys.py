@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snows_core.activations.cache import ActivationCache
+from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
+from snows_core.methods import LayerProblem, LayerValues
+from snows_core.methods.snows import Snows
 from snows_core.network.graph import Layer, Network, Segment
 from snows_core.sweep.select import select_layers
 
@@ -142,11 +145,15 @@ def layer_named(network, name):
     return next(layer for layer in network.layers if layer.name == name)
 
 
-def make_problem(model, batches, name, k, *, mask=None, damaged=None, rule="all", leaf_modules=(), **options):
-    """Set up a layer's loss: contexts from a network with ``damaged`` earlier weights, targets from the dense one."""
+def make_problem(model, batches, name, k, *, mask=None, damaged=None, leaf_modules=(), **options):
+    """Set up a layer's loss: contexts from a network with ``damaged`` earlier weights, targets from the dense one.
+
+    ``options`` are those of ``LossOptions``.
+    """
     network = Network(model, leaf_modules)
     layer = layer_named(network, name)
-    segment = network.segment(layer, k, rule)
+    options = LossOptions(**options)
+    segment = network.segment(layer, k, options.tap_rule)
     batches = [batches] if isinstance(batches, Tensor) else list(batches)
     dense, pruned = ActivationCache(network, batches), ActivationCache(network, batches)
     pruned.weights.update(damaged or {})
@@ -156,7 +163,7 @@ def make_problem(model, batches, name, k, *, mask=None, damaged=None, rule="all"
     mask = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
     contexts = [pruned.context(segment, i) for i in range(len(batches))]
     targets = [dense.taps(segment, i) for i in range(len(batches))]
-    objective = ReconstructionLoss(network, segment, contexts, targets, mask, rule=rule, sizes=pruned.sizes, **options)
+    objective = ReconstructionLoss(network, segment, contexts, targets, mask, options, pruned.sizes)
     return Problem(network, layer, segment, objective, weight, mask, pruned, dense)
 
 
@@ -181,9 +188,35 @@ def plan(model, images=None, **choice):
     return select_layers(Network(model, example=images), model, images, **choice)
 
 
-def chosen(planned):
-    return [entry.name for entry in planned if not entry.reason]
+def chosen(selection):
+    return [entry.name for entry in selection.prunable]
 
 
-def reasons(planned):
-    return {entry.name: entry.reason for entry in planned if entry.reason}
+def reasons(selection):
+    return {entry.name: entry.sentence for entry in selection.dense}
+
+
+def layer_problem(network, segments, mask, pruned, dense=None):
+    """What a method is given, from caches that stand where they should; default: targets from the pruned network."""
+    values = LayerValues(pruned, pruned if dense is None else dense, [range(len(pruned.sizes))])
+    return LayerProblem(network, segments, mask, values, torch.Generator().manual_seed(0))
+
+
+def loss_of(network, segment, mask, caches, recipe):
+    """The K-step loss that the recipe's own solve would see; ``caches`` are (pruned, dense)."""
+    problem = layer_problem(network, [segment], mask, *caches)
+    return problem.reconstruction(segment, Snows(recipe, segment.k).needs.loss, len(problem.sizes))
+
+
+def ctrl_c_after(monkeypatch, count, error=KeyboardInterrupt):
+    """Let Ctrl-C come after ``count`` solved layers; return the problems solved so far, as they come."""
+    solve, done = Snows.solve, []
+
+    def interrupted(method, problem):
+        if len(done) == count:
+            raise error
+        done.append(problem)
+        return solve(method, problem)
+
+    monkeypatch.setattr(Snows, "solve", interrupted)
+    return done

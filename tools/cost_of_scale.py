@@ -16,7 +16,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.utils.flop_counter import FlopCounterMode
 
 from snows_core.activations.cache import ActivationCache
-from snows_core.methods.snows import make_objective
+from snows_core.loss.curvature import gauss_newton, hessian
+from snows_core.methods import LayerProblem, LayerValues
+from snows_core.methods.snows import Snows
 from snows_core.network.graph import Layer, Network
 from snows_core.settings import get_recipe
 
@@ -42,7 +44,9 @@ def product_cost(network: Network, layer: Layer, stream: ActivationCache, k: int
     weight = network.weight(layer)
     mask = torch.ones_like(weight, dtype=torch.bool)
     recipe = get_recipe("fast", normalise=False)
-    objective = make_objective(network, network.segment(layer, k), mask, stream, stream, recipe)
+    segment, values = network.segment(layer, k), LayerValues(stream, stream, [range(1)])
+    problem = LayerProblem(network, [segment], mask, values, torch.Generator())
+    objective = problem.reconstruction(segment, Snows(recipe, k).needs.loss, 1)
     held: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -52,7 +56,7 @@ def product_cost(network: Network, layer: Layer, stream: ActivationCache, k: int
 
     free = weight.clone().requires_grad_(True)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        product = objective.curved_batch(free, 0)[2]
+        product = (gauss_newton if objective.by_gauss_newton else hessian)(objective.batch(0), free).product
     with FlopCounterMode(display=False) as counter:
         product(weight)
     return float(counter.get_total_flops()), float(sum(held.values()))

@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import snows_core as snows
 from snows_core.activations.cache import ActivationCache
 from snows_core.loss.precision import tensor_cores
-from snows_core.methods.snows import make_objective
+from snows_core.methods import LayerProblem, LayerValues
+from snows_core.methods.snows import Snows
 from snows_core.network.graph import Network
 from snows_core.settings import Precision, get_recipe
 
@@ -59,7 +60,8 @@ def product_rate(name: str, images: torch.Tensor, k: int, precision: Precision) 
     mask = torch.rand_like(weight) < 0.5
     segment = network.segment(layer, k)
     recipe = get_recipe("fast", normalise=False, precision=precision)
-    at = make_objective(network, segment, mask, stream, stream, recipe).linearise(weight)
+    problem = LayerProblem(network, [segment], mask, LayerValues(stream, stream, [range(1)]), torch.Generator())
+    at = problem.reconstruction(segment, Snows(recipe, k).needs.loss, 1).linearise(weight)
     with FlopCounterMode(display=False) as counter:
         at.product(weight)
     start = clock(images.device)

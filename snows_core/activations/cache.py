@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from snows_core.activations.offload import DiskTensor
 from snows_core.network.graph import Network, Segment, Values
+from snows_core.network.liveness import Liveness
 from snows_core.network.residual import Restart
 
 
@@ -79,20 +80,18 @@ class ActivationCache:
         if stop < self.position:
             raise ValueError(f"a stream only moves forward: it is at node {self.position}, asked for {stop}")
         nodes = self.network.nodes[self.position : stop]
-        last_use = self.network.last_use
+        liveness = self.network.liveness
         read = {source for node in nodes for source in node.all_input_nodes}
         for i, values in enumerate(self.values):
             working = {node: move(value, self.device) for node, value in values.items() if node in read}
             for node in nodes:
                 self.network.run((node,), working, self.weights)
-                for source in node.all_input_nodes:
-                    if last_use.get(source, -1) <= self.network.index[node] and source not in self.needed_until:
-                        working.pop(source, None)
+                liveness.drop(working, node, keep=self.needed_until)
             # What was there already rests where it did: only new values are moved.
             self.values[i] = {
                 node: values[node] if node in values else self._rest(working[node])
                 for node in (*values, *(node for node in working if node not in values))
-                if last_use.get(node, -1) >= stop or node in self.needed_until
+                if liveness.is_read_from(stop, node) or node in self.needed_until
             }
         self.executed += len(nodes) * len(self.values)
         self.position = stop
@@ -118,7 +117,7 @@ class ActivationCache:
                 del values[node]
 
     def _is_done(self, node: fx.Node) -> bool:
-        return self.network.last_use.get(node, -1) < self.position and node not in self.needed_until
+        return not self.network.liveness.is_read_from(self.position, node) and node not in self.needed_until
 
     def read(self, node: fx.Node, batch: int) -> Tensor:
         """Return one value of one batch on the network's device."""
@@ -188,19 +187,10 @@ def run_keeping(
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Run nodes, extending ``values`` in place and dropping every value after its last use unless it is to be kept."""
-    keep = set(keep)
-    last: dict[fx.Node, fx.Node] = {}
-    for node in nodes:
-        for source in node.all_input_nodes:
-            last[source] = node
-    done: dict[fx.Node, list[fx.Node]] = {}
-    for source, node in last.items():
-        done.setdefault(node, []).append(source)
+    liveness = Liveness(nodes, keep)
     for node in nodes:
         network.run((node,), values, weights)
-        for source in done.get(node, ()):
-            if source not in keep:
-                values.pop(source, None)
+        liveness.drop(values, node)
 
 
 Item = TypeVar("Item")

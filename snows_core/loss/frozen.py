@@ -8,12 +8,16 @@ convolution, and the derivative of that is the convolution again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+# Not ``_ConvNd``, which transposed convolutions are too.
+ConvolutionModule = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,21 @@ def frozen_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Sh
     """
     if not x.requires_grad or torch.is_autocast_enabled(x.device.type):
         return _convolve(x, weight, bias, shape)
-    return _Convolution.apply(x, weight.detach(), None if bias is None else bias.detach(), shape)
+    output: Tensor = _Convolution.apply(x, weight.detach(), None if bias is None else bias.detach(), shape)
+    return output
 
 
 def shape_of(module: nn.Module | None) -> Shape | None:
     """Return the shape of a plain convolution module; None for any other, or where padding is not explicit zeros."""
-    if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d) or module.padding_mode != "zeros":
-        return None
-    if isinstance(module.padding, str):
+    if not isinstance(module, ConvolutionModule) or type(module) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        return None  # a subclass may pad or compute as it likes
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
         return None
     return Shape(module.stride, module.padding, module.dilation, module.groups)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
-    function = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
+    function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
     return function(x, weight, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
 
 
@@ -75,7 +80,8 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
-        return _Convolution.apply(tangent, ctx.weight, None, ctx.shape)
+        output: Tensor = _Convolution.apply(tangent, ctx.weight, None, ctx.shape)
+        return output
 
 
 class _Transposed(torch.autograd.Function):
@@ -85,7 +91,7 @@ class _Transposed(torch.autograd.Function):
     def forward(gradient: Tensor, weight: Tensor, shape: Shape, size: torch.Size) -> Tensor:
         like = gradient.new_empty(()).expand(size)  # only its shape is read
         dimensions = weight.ndim - 2
-        return torch.ops.aten.convolution_backward(
+        parts: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
             gradient,
             like,
             weight,
@@ -97,7 +103,8 @@ class _Transposed(torch.autograd.Function):
             [0] * dimensions,
             shape.groups,
             [True, False, False],
-        )[0]
+        )
+        return parts[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -109,4 +116,5 @@ class _Transposed(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
-        return _Transposed.apply(tangent, ctx.weight, ctx.shape, ctx.size)
+        output: Tensor = _Transposed.apply(tangent, ctx.weight, ctx.shape, ctx.size)
+        return output

@@ -71,7 +71,7 @@ class JointLoss:
     def _measure(self, images: Tensor) -> None:
         """Take each tap's variance over the images."""
         sums: dict[fx.Node, Tensor] = {}
-        for x in images.split(self.piece):
+        for x in torch.split(images, self.piece):
             for tap, value in self._dense(x.to(self.device)).items():
                 wide = value.to(widest(self.device))
                 part = torch.stack([wide.sum(), wide.square().sum(), wide.new_tensor(float(wide.numel()))])
@@ -93,16 +93,16 @@ class JointLoss:
     @torch.no_grad()
     def value(self, images: Tensor, state: dict[str, Tensor]) -> float:
         """Return the loss on images, anywhere."""
-        parts = images.split(self.piece)
+        parts = torch.split(images, self.piece)
         return sum(float(self._squares(x.to(self.device), state)) for x in parts) / len(images)
 
     def backward(self, images: Tensor, state: dict[str, Tensor]) -> None:
         """Add the gradient of the loss on a batch to the parameters; halve the pieces where a GPU is too small."""
         while True:
             try:
-                for x in images.split(self.piece):
+                for x in torch.split(images, self.piece):
                     with torch.enable_grad():
-                        (self._squares(x, state) / len(images)).backward()
+                        torch.autograd.backward(self._squares(x, state) / len(images))
                 return
             except torch.OutOfMemoryError:
                 if self.piece == 1:

@@ -1,1 +1,36 @@
-"""How one layer is solved: SNOWS, and what it needs to decide."""
+"""How one layer is solved: the methods by name, and the interface between them and the sweep."""
+
+from snows_core.methods.adaprune import AdaPrune
+from snows_core.methods.base import (
+    Budget,
+    LayerMethod,
+    LayerProblem,
+    LayerSolution,
+    LayerStatistics,
+    LayerValues,
+    Needs,
+)
+from snows_core.methods.layerwise import Layerwise
+from snows_core.methods.snows import Snows
+from snows_core.methods.unchanged import Unchanged
+from snows_core.methods.wanda import Wanda
+
+# Every layer-wise method; each is a mask=, an update=, or both.
+METHODS: dict[str, type[LayerMethod]] = {
+    "adaprune": AdaPrune,
+    "layerwise": Layerwise,
+    "none": Unchanged,
+    "snows": Snows,
+    "wanda": Wanda,
+}
+
+__all__ = [
+    "METHODS",
+    "Budget",
+    "LayerMethod",
+    "LayerProblem",
+    "LayerSolution",
+    "LayerStatistics",
+    "LayerValues",
+    "Needs",
+]

@@ -84,9 +84,7 @@ def _run(network: Network, values: Values, dtype: torch.dtype) -> dict[str, Exam
         elif node.op == "call_module" and not type(module_of(node)).__module__.startswith("torch.nn"):
             if not _passes_gradients(network, node, values):
                 network.undifferentiable.add(node)
-        for source in node.all_input_nodes:
-            if network.last_use.get(source, -1) <= network.index[node]:
-                values.pop(source, None)
+        network.liveness.drop(values, node)
     return seen
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from snows_core.errors import SnowsError
 from snows_core.network.copies import unwrap
+from snows_core.network.liveness import Liveness
 from snows_core.network.operations import Kind, kind_of, module_of, tap_of, weight_of
 from snows_core.network.paths import ancestors, differentiable, is_last_word
 from snows_core.network.trace import trace
@@ -81,6 +82,7 @@ class Network:
         nodes: its operations in execution order, the image first; ``index`` is the place of each.
         kinds: what each operation is, for those that K counts.
         layers: convolution and linear layers in execution order.
+        liveness: where each value is read for the last time; the network's outputs stay.
         state_names: names of the model's state dict.
         undifferentiable: nodes known to pass no gradient on.
 
@@ -100,7 +102,8 @@ class Network:
         self.image = self.nodes[0]
         self.index = {node: i for i, node in enumerate(self.nodes)}
         self.kinds = {node: kind for node in self.nodes if (kind := kind_of(node)) is not None}
-        self.output = next(node for node in self.module.graph.nodes if node.op == "output").args[0]
+        end = next(node for node in self.module.graph.nodes if node.op == "output")
+        self.output = end.args[0]
         self.layers = [
             self._layer(node, kind) for node, kind in self.kinds.items() if kind in (Kind.CONVOLUTION, Kind.LINEAR)
         ]
@@ -110,7 +113,7 @@ class Network:
                 "model: got a network without a convolution or linear layer; there is nothing to prune."
                 + (f" Other weights are: {others}." if others else "")
             )
-        self.last_use = self._last_uses()
+        self.liveness = Liveness(self.nodes, keep=end.all_input_nodes)
         self.undifferentiable: set[fx.Node] = set()
         self._classifiers: dict[fx.Node, bool] = {}
 
@@ -125,10 +128,6 @@ class Network:
         path, kind = next(reversed((node.meta.get("nn_module_stack") or {"": ("", None)}).values()))
         layers = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
         return path if isinstance(kind, type) and issubclass(kind, layers) else ""
-
-    def _last_uses(self) -> dict[fx.Node, int]:
-        end = len(self.nodes)
-        return {node: max((self.index.get(user, end) for user in node.users), default=-1) for node in self.nodes}
 
     def weight(self, layer: Layer) -> Tensor:
         """Return the dense weight of a layer, shape as in the model: (out, in) or (out, in / groups, *kernel)."""

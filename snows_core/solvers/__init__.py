@@ -3,13 +3,15 @@
 from snows_core.solvers.conjugate_gradients import CGSolution, StopReason, conjugate_gradients
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.line_search import LineSearch, armijo
-from snows_core.solvers.newton_cg import NewtonSolution, newton
+from snows_core.solvers.newton_cg import Linearisation, NewtonSolution, Objective, newton
 from snows_core.solvers.row_factors import RowFactors
 
 __all__ = [
     "CGSolution",
     "LineSearch",
+    "Linearisation",
     "NewtonSolution",
+    "Objective",
     "RowFactors",
     "StopReason",
     "armijo",

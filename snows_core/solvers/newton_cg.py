@@ -13,15 +13,22 @@ from torch import Tensor
 
 from snows_core.settings import NewtonOptions
 from snows_core.solvers.conjugate_gradients import CGSolution, StopReason, conjugate_gradients, dot
-from snows_core.solvers.line_search import armijo
+from snows_core.solvers.line_search import LineSearch, armijo
 
-# A step that gains more or less than the quadratic model foretold, by this share, tells that the sample is too small.
+# A step that gains more or less than the quadratic model predicted, by this share, tells that the sample is too small.
 MISLEADS = 0.1
 GROWTH = 4  # what a sample that misled is multiplied by: a step on one that misleads again is lost
 
 
-class Linear(Protocol):
-    """Loss, gradient and curvature product at one weight (see ``objective.Linearisation``)."""
+@dataclass(frozen=True)
+class Linearisation:
+    """Loss, gradient and curvature at one weight.
+
+    Attributes:
+        loss: the loss over all images.
+        gradient: same shape as the weight, zero off the mask.
+        product: maps a direction (weight shape) to curvature times direction, masked on both sides.
+    """
 
     loss: float
     gradient: Tensor
@@ -31,12 +38,14 @@ class Linear(Protocol):
 class Objective(Protocol):
     """A loss that can be evaluated and linearised."""
 
+    @property
+    def images(self) -> int:
+        """How many images the loss is over."""
+
     def value(self, weight: Tensor) -> float:
         """Return the loss."""
 
-    images: int
-
-    def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linear:
+    def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linearisation:
         """Return loss, gradient and curvature product; the product from a sample of the images where one is named."""
 
 
@@ -92,24 +101,15 @@ def newton(
         if solution.iterations == 0:
             stop = StopReason.NOT_FINITE if solution.stop is StopReason.NOT_FINITE else StopReason.ZERO_GRADIENT
             break
-        search = armijo(
-            objective.value,
-            weight,
-            solution.x,
-            at.loss,
-            float(dot(at.gradient, solution.x)),
-            c=options.armijo,
-            shrink=options.shrink,
-            max_backtracks=options.backtracks,
-        )
-        foretold, gained = -solution.model[-1], at.loss - search.loss
+        search = _search(objective, weight, at, solution.x, options)
+        predicted_reduction, gained = -solution.model[-1], at.loss - search.loss
         least = options.tolerance * abs(at.loss)
         if search.step > 0:
             weight = weight + search.step * solution.x
             assert gained >= 0, "an accepted step never raises the loss"
             losses.append(search.loss)
-        missed = search.step < 1 or abs(gained - foretold) > MISLEADS * foretold
-        if sample is not None and missed and max(gained, foretold) > least:
+        missed = search.step < 1 or abs(gained - predicted_reduction) > MISLEADS * predicted_reduction
+        if sample is not None and missed and max(gained, predicted_reduction) > least:
             sample *= GROWTH  # what such a step gains tells nothing of the next, which sees more images
             continue
         if search.step == 0:
@@ -119,13 +119,15 @@ def newton(
             stop = StopReason.LOSS
             break
         solved = solution.stop in (StopReason.PROGRESS, StopReason.RESIDUAL, StopReason.EXACT)
-        if search.step == 1.0 and solved and abs(gained - foretold) <= least:
+        if search.step == 1.0 and solved and abs(gained - predicted_reduction) <= least:
             stop = StopReason.MODEL
             break
     return NewtonSolution(weight, stop, losses, len(losses) - 1, products, cg_stops)
 
 
-def _direction(at: Linear, options: NewtonOptions, precondition: Callable[[Tensor], Tensor] | None) -> CGSolution:
+def _direction(
+    at: Linearisation, options: NewtonOptions, precondition: Callable[[Tensor], Tensor] | None
+) -> CGSolution:
     """Solve the damped Newton equation at one weight."""
     return conjugate_gradients(
         lambda v: at.product(v) + options.damping * v,
@@ -136,4 +138,20 @@ def _direction(at: Linear, options: NewtonOptions, precondition: Callable[[Tenso
         absolute=options.cg_absolute,
         progress=options.cg_progress,
         window=options.cg_window,
+    )
+
+
+def _search(
+    objective: Objective, weight: Tensor, at: Linearisation, direction: Tensor, options: NewtonOptions
+) -> LineSearch:
+    """Backtrack along a direction, on the same images that loss and gradient are from."""
+    return armijo(
+        objective.value,
+        weight,
+        direction,
+        at.loss,
+        float(dot(at.gradient, direction)),
+        c=options.armijo,
+        shrink=options.shrink,
+        max_backtracks=options.backtracks,
     )

@@ -106,10 +106,10 @@ class RowFactors:
             factor, failed = torch.linalg.cholesky_ex(matrix)
             if not bool(failed.any()):
                 break
-            damping = max(
-                10 * damping, 1e-12 * float(matrix.diagonal(dim1=-2, dim2=-1).max())
-            )  # rounding made the matrix indefinite: damp until it factors
-        return factor.to(self.gram.dtype)
+            # Rounding made the matrix indefinite: damp until it factors.
+            damping = max(10 * damping, 1e-12 * float(matrix.diagonal(dim1=-2, dim2=-1).max()))
+        lower: Tensor = factor.to(self.gram.dtype)
+        return lower
 
     def solve(self, rhs: Tensor) -> Tensor:
         """Apply the inverse of the (block-diagonal) row-wise matrices to ``rhs`` (out, d); zero off the mask."""

@@ -18,9 +18,9 @@ from snows_core.activations.cache import ActivationCache
 from snows_core.devices import batch_bytes, factor_bytes, free_memory
 from snows_core.errors import invalid_argument
 from snows_core.loss.graph_bytes import saved_bytes
+from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.network.graph import Network, Segment
-from snows_core.settings import Recipe
 
 HOLES = 0.2  # share of a bound that freed memory between blocks in use takes
 LEAST = 1e6  # fewer bytes are no memory bound that anybody means
@@ -110,7 +110,7 @@ def probe_layers(
     segments: Mapping[str, Segment],
     masks: Mapping[str, Tensor],
     example: Tensor,
-    recipe: Recipe,
+    loss: LossOptions,
     repeats: int = 0,
 ) -> dict[str, Probe]:
     """Measure every layer to be solved on a few images of the dense network.
@@ -120,7 +120,7 @@ def probe_layers(
         segments: layer name to segment, in execution order.
         masks: layer name to mask.
         example: a few images on that device.
-        recipe: how layers will be solved.
+        loss: how the loss of the method is computed that will solve them.
         repeats: how often to time what is timed (the shortest counts); 0 for bytes alone.
 
     Returns:
@@ -138,9 +138,7 @@ def probe_layers(
             [context],
             [targets],
             masks[name],
-            recipe.curvature,
-            rule=recipe.taps,
-            precision=recipe.precision,
+            replace(loss, normalise=False),
         )
         live = _live_bytes(stream, targets)
         try:
@@ -187,19 +185,26 @@ def _clock(device: torch.device) -> float:
 
 
 def plan_memory(
-    probes: Mapping[str, Probe], images: int, recipe: Recipe, bytes_: float, device: torch.device
+    probes: Mapping[str, Probe], images: int, batch_size: int, bytes_: float, device: torch.device
 ) -> MemoryPlan:
     """Choose batch size and resting place for a run.
 
     The largest graph of one batch gets a fixed number of bytes (or one image's, where that is more); values rest where
     they are computed while they take less than half of the budget, else in host memory, else on disk.
 
+    Args:
+        probes: the layers' needs per image.
+        images: how many there will be.
+        batch_size: images per batch at most.
+        bytes_: the budget.
+        device: where the run computes.
+
     Returns:
         The plan.
     """
     graph = max(probe.graph for probe in probes.values())
     live = max(probe.live for probe in probes.values()) * images
-    batch = max(1, min(recipe.batch_size, int(batch_bytes(device) / max(graph, 1.0))))
+    batch = max(1, min(batch_size, int(batch_bytes(device) / max(graph, 1.0))))
     if 2 * graph * batch > bytes_:
         warnings.warn(
             f"max_memory: {bytes_ / 1e6:.0f} MB are less than the {2 * graph * batch / 1e6:.0f} MB that one batch of "

@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.activations.calibration import first_images
-from snows_core.errors import invalid_argument
-from snows_core.masks.patterns import Masks, Pattern, Saliency
+from snows_core.errors import closest, invalid_argument
+from snows_core.masks.patterns import Masks, Pattern, Saliency, Unstructured
+from snows_core.methods import METHODS
+from snows_core.methods.choose_k import K
 from snows_core.network.copies import unwrap
 from snows_core.network.graph import Network
+from snows_core.settings import Recipe
 from snows_core.sweep.choice import LayerChoice
-from snows_core.sweep.select import LayerSelection, choose_masks, select_layers
+from snows_core.sweep.choose_masks import choose_masks, read_masks
+from snows_core.sweep.select import LayerSelection, PrunableLayer, select_layers
+from snows_core.sweep.sweep import LayerSteps
 
 
 @dataclass(frozen=True)
@@ -49,19 +54,19 @@ class Prepared:
     Attributes:
         model: the caller's network without wrappers.
         network: its traced copy, in single or double precision, on the device of the model.
-        plan: every layer, with the reason where it stays dense.
+        selection: every layer, with the reason where it stays dense.
         masks: the masks of the others by name.
     """
 
     model: nn.Module
     network: Network
-    plan: list[LayerSelection]
+    selection: LayerSelection
     masks: Masks
 
     @property
-    def todo(self) -> list[LayerSelection]:
+    def layers(self) -> list[PrunableLayer]:
         """Layers to be pruned, in execution order."""
-        return [entry for entry in self.plan if not entry.reason]
+        return self.selection.prunable
 
     def move(self, device: torch.device) -> Masks:
         """Bring the traced network to a device, and return the masks there."""
@@ -99,6 +104,43 @@ def prepare(model: nn.Module, parts: list[Tensor], choice: Choice) -> Prepared:
     if first is not None:
         example = example.to(first.device, torch.float64 if first.dtype == torch.float64 else torch.float32)
     network = Network(model, choice.leaf_modules, example=example)
-    plan = select_layers(network, model, example, choice.layers, choice.exclude, keep_ends=choice.masks is None)
-    plan, masks = choose_masks(network, plan, choice.pattern, choice.saliency, choice.masks, seed=choice.seed)
-    return Prepared(model, network, plan, masks)
+    selection = select_layers(network, model, example, choice.layers, choice.exclude, keep_ends=choice.masks is None)
+    if choice.masks is None:
+        selection, masks = choose_masks(network, selection, choice.pattern, choice.saliency, choice.seed)
+    else:
+        selection, masks = read_masks(network, selection, choice.pattern, choice.masks)
+    return Prepared(model, network, selection, masks)
+
+
+def layer_steps(mask: str, update: str, recipe: Recipe, k: K, choice: Choice) -> LayerSteps:
+    """Return what is done with each layer, by the names of its methods.
+
+    Args:
+        mask: "magnitude" for masks that are made, or given, before the sweep; else a method that chooses masks.
+        update: a method that re-fits weights.
+        recipe: settings of both.
+        k: operations behind a layer that a loss sees, or "auto".
+        choice: what the caller asked for.
+
+    Returns:
+        The methods; one object where both are the same.
+
+    Raises:
+        SnowsError: on an unknown name, or a method that does not do what is asked of it.
+    """
+    choosers = [name for name, method in METHODS.items() if method.chooses_masks]
+    updates = [name for name, method in METHODS.items() if method.updates_weights]
+    if update not in updates:
+        raise invalid_argument("update", repr(update), f"one of {updates}", closest(str(update), updates))
+    fitted = METHODS[update](recipe, k)
+    if mask == "magnitude":
+        return LayerSteps(fitted)
+    if mask not in choosers:
+        known = ["magnitude", *choosers]
+        raise invalid_argument("mask", repr(mask), f"one of {known}", closest(str(mask), known))
+    if choice.masks is not None:
+        raise invalid_argument("mask", repr(mask), "no masks= beside it", "Masks are either given or chosen.")
+    if isinstance(choice.pattern, Unstructured) and choice.pattern.scope == "global":
+        fix = f"For instance pattern={choice.pattern.sparsity:g}: the same share in every layer."
+        raise invalid_argument("mask", f"{mask!r} with the pattern {choice.pattern}", "a pattern of one layer", fix)
+    return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), choice.pattern)

@@ -8,10 +8,8 @@ The free parameters are the kept weights and the scales and shifts of normalisat
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +18,8 @@ from tqdm.auto import tqdm
 from snows_core.errors import invalid_argument
 from snows_core.loss.joint import JointLoss
 from snows_core.masks.patterns import Masks
-from snows_core.network.copies import snapshot
 from snows_core.network.graph import Network
 from snows_core.network.operations import Kind, is_batch_norm, module_of
-from snows_core.result import PruneResult
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -165,25 +161,3 @@ def refine(
     }
     last = loss.value(images, after)
     return Refinement(after if last < first else before, (first, min(first, last)), taken)
-
-
-def refine_result(result: PruneResult, network: Network, images: Tensor, options: JointOptions) -> None:
-    """Refine a result's weights in place and say so in its manifest; a failure leaves the weights of the sweep."""
-    record: dict[str, Any] = {
-        "steps": 0,
-        "augment": None if options.augment is None else getattr(options.augment, "__name__", str(options.augment)),
-    }
-    result.manifest["refinement"] = record
-    try:
-        done = refine(network, result.model, result.masks, result.weight_names, images, options)
-    except (RuntimeError, KeyboardInterrupt) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        record["failed"] = reason
-        warnings.warn(f"refine: failed ({reason}); the weights are those of the sweep", stacklevel=3)
-        return
-    parameters = dict(result.model.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for name, value in done.state.items():
-            parameters[name].copy_(value.to(parameters[name]))
-    result.state = snapshot(result.model)
-    record |= {"steps": done.steps, "loss": list(done.loss), "interrupted": done.steps < options.steps}

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from clock import best, slope
+from toys import loss_of
 
 from snows_core import zoo
 from snows_core.activations.cache import ActivationCache
-from snows_core.methods.snows import make_objective
 from snows_core.network.graph import Network
 from snows_core.settings import get_recipe
 
@@ -19,15 +19,14 @@ def objective_for(model, images, layer, k, batch_size=32):
     segment = network.segment(entry, k)
     weight = network.weight(entry)
     mask = torch.rand_like(weight) < 0.5
-    objective = make_objective(network, segment, mask, stream, stream, get_recipe("fast", normalise=False))
+    objective = loss_of(network, segment, mask, (stream,), get_recipe("fast", normalise=False))
     return objective, torch.where(mask, weight, 0.0) * 0.9
 
 
 def forward_backward(objective, weight):
     for batch in range(len(objective.contexts)):
         free = weight.clone().requires_grad_(True)
-        errors = objective.errors(objective.program.run(objective.contexts[batch], free), batch)
-        loss = sum(c * error.square().sum() for c, error in zip(objective.tap_weights, errors, strict=True))
+        loss, _ = objective.batch(batch).at(free)
         torch.autograd.grad(loss, free)
 
 
@@ -50,8 +49,7 @@ def test_double_backward_against_forward_over_reverse(benchmark, resnet, layer):
     def loss(free):
         parts = []
         for batch in range(len(objective.contexts)):
-            errors = objective.errors(objective.program.run(objective.contexts[batch], free), batch)
-            parts += [c * error.square().sum() for c, error in zip(objective.tap_weights, errors, strict=True)]
+            parts.append(objective.batch(batch).at(free)[0])
         return sum(parts)
 
     at = objective.linearise(weight)

@@ -1,4 +1,4 @@
-"""program.py: a segment with batch norm folded computes what the segment computes, and so do its derivatives."""
+"""folded_segment.py: a segment with batch norm folded computes what the segment computes, and so do its derivatives."""
 
 import pytest
 import torch
@@ -12,9 +12,9 @@ from snows_core.network.graph import Network
 
 
 def both_ways(problem, weight):
-    """Tap outputs by the program, and by the graph as it stands."""
+    """Tap outputs by the folded segment, and by the graph as it stands."""
     context = problem.pruned.context(problem.segment, 0)
-    got = problem.objective.program.run(context, weight)
+    got = problem.objective.folded.run(context, weight)
     values = dict(context)
     problem.network.run(problem.segment.nodes, values, {problem.layer.weight_name: weight})
     return got, [values[tap] for tap in problem.segment.taps]
@@ -25,7 +25,7 @@ def both_ways(problem, weight):
 def test_every_layer_of_a_residual_network_gives_the_graphs_own_taps(k, rule):
     model, images = small_resnet(), random_images(3)
     for layer in Network(model).layers:
-        problem = make_problem(model, images, layer.name, k, rule=rule)
+        problem = make_problem(model, images, layer.name, k, tap_rule=rule)
         weight = nudged(problem.weight)
         for got, expected in zip(*both_ways(problem, weight), strict=True):
             assert relative(got, expected) < 1e-12
@@ -69,9 +69,9 @@ def test_batch_norms_of_every_kind(name):
 
 def test_folded_are_those_behind_plain_layers_with_no_other_reader():
     network = Network(norms())
-    program = FoldedSegment(network, network.segment(layer_named(network, "same"), 50))
-    folded = {str(node.target) for node in program.folded}
-    assert folded == {"conv", "same"}, "behind a linear layer axis 1 may hold tokens"
+    folded = FoldedSegment(network, network.segment(layer_named(network, "same"), 50))
+    merged = {str(node.target) for node in folded.merged}
+    assert merged == {"conv", "same"}, "behind a linear layer axis 1 may hold tokens"
 
 
 def test_gradients_pass_through_folded_batch_norm():
@@ -118,7 +118,7 @@ def test_published_taps_observe_a_convolution_before_its_batch_norm(sign):
     model, images = small_resnet(), random_images(4)
     with torch.no_grad():
         model.layer1.bn1.weight[0] *= sign
-    problem = make_problem(model, images, "layer1.conv1", 4, rule="published")
+    problem = make_problem(model, images, "layer1.conv1", 4, tap_rule="published")
     weight = nudged(problem.weight)
     seen = {}
 
@@ -143,17 +143,17 @@ def test_a_channel_that_its_batch_norm_switches_off_does_not_blow_the_published_
     model = small_resnet()
     with torch.no_grad():
         model.layer1.bn1.weight[1] = 0.0
-    problem = make_problem(model, random_images(4), "layer1.conv1", 4, rule="published")
+    problem = make_problem(model, random_images(4), "layer1.conv1", 4, tap_rule="published")
     at = problem.objective.linearise(nudged(problem.weight))
     assert torch.isfinite(at.gradient).all() and at.loss < 1e6
 
 
 def test_values_are_dropped_after_their_last_use():
     problem = make_problem(small_vit(), random_images(2, 4), "blocks.0.attn.qkv", 7)
-    program = problem.objective.program
-    values, node = program.start(problem.pruned.context(problem.segment, 0), problem.weight)
-    program.finish(values, node)
-    read_later = {source for user in program.steps for source in user.all_input_nodes}
+    folded = problem.objective.folded
+    values, node = folded.start(problem.pruned.context(problem.segment, 0), problem.weight)
+    folded.finish(values, node)
+    read_later = {source for user in folded.steps for source in user.all_input_nodes}
     assert set(values) <= set(problem.segment.taps) | (set(values) - read_later)
 
 

@@ -151,13 +151,13 @@ def test_losses_are_means_over_images_however_they_are_batched_and_retained():
 def test_tensor_cores_work_in_products_and_nowhere_else(monkeypatch, precision):
     images, seen = random_images(4, 4), {}
     objective = make_problem(small_resnet(), images, "layer1.conv2", 2, precision=precision, retain=False).objective
-    weight, own = nudged(objective.network.weight(objective.segment.layer)), objective.program.run
+    weight, own = nudged(objective.network.weight(objective.segment.layer)), objective.folded.run
 
     def noted(*args):
         seen.setdefault("now", []).append(torch.backends.cuda.matmul.allow_tf32)
         return own(*args)
 
-    monkeypatch.setattr(objective.program, "run", noted)
+    monkeypatch.setattr(objective.folded, "run", noted)
     at = objective.linearise(weight)
     assert seen.pop("now") == [False]
     at.product(weight)

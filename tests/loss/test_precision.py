@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from toys import random_images, relative, small_resnet, small_vit
+from toys import loss_of, random_images, relative, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.activations.cache import ActivationCache
 from snows_core.errors import SnowsError
 from snows_core.loss.precision import tensor_cores
-from snows_core.methods.snows import make_objective
 from snows_core.network.graph import Network
 from snows_core.settings import get_recipe
 
@@ -22,7 +21,7 @@ def problem(make, size, precision, layer=1, curvature="hessian"):
     mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
     recipe = get_recipe("fast", precision=precision, curvature=curvature)
     segment = network.segment(network.layers[layer], 3)
-    return make_objective(network, segment, mask, stream, stream, recipe), torch.where(mask, 0.9 * weight, 0.0)
+    return loss_of(network, segment, mask, (stream,), recipe), torch.where(mask, 0.9 * weight, 0.0)
 
 
 @pytest.mark.parametrize("make, size", [(small_resnet, 8), (small_vit, 4)])

@@ -1,6 +1,4 @@
-"""objective.py: loss, gradient and curvature products against torch.func, curvlinops and finite differences."""
-
-from types import SimpleNamespace
+"""reconstruction.py: loss, gradient and curvature products against torch.func, curvlinops and finite differences."""
 
 import pytest
 import torch
@@ -9,7 +7,7 @@ from oracles import CASES, RESNET_TAPS, Case, resnet_case, vit_case
 from torch import nn
 from toys import awake, dense_matrix, make_problem, random_images, relative, small_resnet
 
-from snows_core.loss.reconstruction import ReconstructionLoss
+from snows_core.loss.reconstruction import tap_weights
 
 LENGTHS = [("resnet", 0), ("resnet", 3), ("resnet", 9), ("vit", 0), ("vit", 1), ("vit", 8)]
 
@@ -210,8 +208,7 @@ def test_a_part_keeps_no_more_graphs_than_the_whole(retain, batches, expected):
 def test_variances_are_those_of_all_batches_and_survive_a_large_mean():
     batches = [1e4 + torch.randn(50, 40), 1e4 + 3 * torch.randn(30, 40)]
     targets = [[batch, torch.full((2, 3), 7.0)] for batch in batches]
-    given = SimpleNamespace(segment=SimpleNamespace(taps=[0, 1]), targets=targets, normalise=True)
-    varied, constant = ReconstructionLoss._tap_weights(given)
+    varied, constant = tap_weights(targets, 2, normalise=True)
     exact = torch.cat(batches).double().var(correction=0)
     assert varied == pytest.approx(1 / (3200 * float(exact)), rel=1e-4)
     assert constant == pytest.approx(1 / 12), "nothing to divide by"

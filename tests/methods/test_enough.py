@@ -9,6 +9,7 @@ from test_oracles_snows import told, wide
 from toys import random_images, random_mask
 
 import snows_core as snows
+from snows_core.methods import LayerProblem
 from snows_core.methods.enough import (
     CURVATURE_POSITIONS,
     GRAM_POSITIONS,
@@ -70,12 +71,12 @@ def test_a_solve_reads_what_is_enough_for_the_layers_size(monkeypatch, given, ex
     positions = {"GRAM_POSITIONS": 200, "CURVATURE_POSITIONS": 150, "LOSS_POSITIONS": 450}
     for name, value in (positions | {"IMAGES": 3, "LOSS_IMAGES": 5}).items():
         monkeypatch.setattr(enough, name, value)
-    solves, equations = told(monkeypatch, "newton"), told(monkeypatch, "layer_equations")
+    solves, equations = told(monkeypatch, "newton"), told(monkeypatch, "least_squares")
     x, mask = random_images(40), random_mask((5, 4, 1, 1), 0.7)
     snows.prune(wide(), x, masks={"2": mask}, k=2, batch_size=4, progress=False, curvature_images=given)
     unknowns = float(mask.flatten(1).sum(1).double().mean())
     gram, curvature, loss = (math.ceil(p * unknowns / 64) for p in positions.values())
-    assert equations[0][0][4] == gram == 11 and curvature == 8
+    assert equations[0][0][2] == gram == 11 and curvature == 8
     objective, _, options, *_ = solves[0][0]
     assert objective.images == 4 * math.ceil(loss / 4) < 40 and options.curvature_images == expected
 
@@ -101,8 +102,8 @@ def test_layerwise_solves_and_mini_batches_read_all_images(monkeypatch, recipe):
     monkeypatch.setattr(enough, "IMAGES", 4)
     monkeypatch.setattr(enough, "GRAM_POSITIONS", 1)
     made = []
-    original = solver.make_objective
-    monkeypatch.setattr(solver, "make_objective", lambda *a, **o: made.append(original(*a, **o)) or made[-1])
+    original = LayerProblem.reconstruction
+    monkeypatch.setattr(LayerProblem, "reconstruction", lambda *a: made.append(original(*a)) or made[-1])
     k = 0 if recipe == "fast" else 2
     snows.prune(
         wide(),

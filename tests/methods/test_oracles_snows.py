@@ -7,11 +7,10 @@ import pytest
 import torch
 from test_oracles_sweep import applied, refitted
 from torch import nn
-from toys import awake, layer_named, plan, random_images, random_mask, relative, small_resnet
+from toys import awake, layer_named, layer_problem, random_images, random_mask, relative, small_resnet
 
 import snows_core as snows
 from snows_core.activations.cache import ActivationCache
-from snows_core.methods.snows import layer_equations
 from snows_core.network.geometry import patches
 from snows_core.network.graph import Network
 from snows_core.settings import NewtonOptions
@@ -40,20 +39,20 @@ def test_least_squares_as_a_result_comes_from_all_images():
 def test_the_gram_matrix_takes_images_up_to_whole_batches(asked, taken):
     model, x = small_resnet(), random_images(11)
     network = Network(model)
-    entry = next(entry for entry in plan(model) if entry.name == "layer1.conv2")
     damaged = 0.5 * network.weight(layer_named(network, "layer1.conv1"))
     batches = list(x.split([4, 4, 3]))
     dense, pruned = ActivationCache(network, batches), ActivationCache(network, batches)
     pruned.weights["layer1.conv1.weight"] = damaged
-    place = network.index[layer_named(network, "layer1.conv2").node]
-    own_entry = type(entry)(layer_named(network, "layer1.conv2"), *list(vars(entry).values())[1:])
+    layer = layer_named(network, "layer1.conv2")
+    place, mask = network.index[layer.node], torch.ones_like(network.weight(layer), dtype=torch.bool)
     dense.advance(place), pruned.advance(place)
-    source = own_entry.layer.node.all_input_nodes[0]
-    a, a0 = (patches(torch.cat([v[source] for v in s.values])[:taken], entry.geometry)[0] for s in (pruned, dense))
-    gram, response = layer_equations(network, own_entry, pruned, dense, asked)
-    weight = network.weight(own_entry.layer).flatten(1)
+    problem = layer_problem(network, [network.segment(layer, 0)], mask, pruned, dense)
+    source = layer.node.all_input_nodes[0]
+    a, a0 = (patches(torch.cat([v[source] for v in s.values])[:taken], problem.geometry)[0] for s in (pruned, dense))
+    gram, response = problem.normal_equations(asked)
+    weight = problem.weight.flatten(1)
     assert relative(gram[0], a.T @ a) < 1e-10 and relative(response, (a0 @ weight.T).T @ a) < 1e-10
-    same, nothing = layer_equations(network, own_entry, dense, dense, asked)
+    same, nothing = layer_problem(network, problem.segments, mask, dense).normal_equations(asked)
     assert nothing is None and relative(same[0], a0.T @ a0) < 1e-10
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from toys import (
     awake,
     layer_named,
+    loss_of,
     make_problem,
     nudged,
     random_images,
@@ -20,7 +21,6 @@ from toys import (
 import snows_core as snows
 from snows_core.activations.cache import ActivationCache
 from snows_core.activations.gram_matrices import gram
-from snows_core.methods.snows import make_objective
 from snows_core.network.geometry import geometry_of, patches
 from snows_core.network.graph import Network
 from snows_core.network.residual import restart
@@ -135,7 +135,7 @@ def test_published_targets_come_from_the_input_of_the_residual_unit():
         pruned.weights = damaged
         pruned.needed_until = dict.fromkeys(unit.reads, 10**9)
         pruned.advance(network.index[layer.node])
-        return make_objective(network, segment, mask, pruned, pruned, get_recipe("paper"))
+        return loss_of(network, segment, mask, (pruned,), get_recipe("paper"))
 
     weight = network.weight(layer)
     assert loss(before).value(weight) < 1e-25  # what went wrong before the unit, its targets have too
@@ -153,7 +153,7 @@ def test_dense_targets_let_a_layer_repair_the_error_that_reached_it():
     dense.needed_until = {node: 10**9 for node in (*segment.taps, layer.node.all_input_nodes[0])}
     dense.advance(len(network.nodes))
     mask = torch.ones_like(network.weight(layer), dtype=torch.bool)
-    objective = make_objective(network, segment, mask, pruned, dense, get_recipe("fast", normalise=False))
+    objective = loss_of(network, segment, mask, (pruned, dense), get_recipe("fast", normalise=False))
     here = make_problem(small_resnet(), batches, "layer1.conv2", 3, damaged=damaged)
     value = objective.value(network.weight(layer))
     assert value > 1e-3 and value == pytest.approx(here.objective.value(here.weight), rel=1e-12)
@@ -318,13 +318,14 @@ def test_a_solve_that_overflows_leaves_the_masked_weights_and_says_so(monkeypatc
     model, images = small_resnet(), random_images(12)
     plain = snows.prune(model, images, k=k, progress=False)
     solver = importlib.import_module("snows_core.methods.snows")
-    solve = solver.masked_least_squares
+    layerwise = importlib.import_module("snows_core.methods.layerwise")
+    solve = layerwise.masked_least_squares
 
     def overflows(factors, weight, **options):
         found = solve(factors, weight, **options)
         return found * float("nan") if weight.shape[0] == 8 else found
 
-    monkeypatch.setattr(solver, "masked_least_squares", overflows)
+    monkeypatch.setattr(layerwise, "masked_least_squares", overflows)
     monkeypatch.setattr(
         solver,
         "newton",

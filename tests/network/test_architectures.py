@@ -107,8 +107,8 @@ def three_of(planned, pattern):
     """The first, middle and last layer that takes the pattern, of those small enough for a quick solve."""
     sizes = {
         entry.name: torch.Size(entry.shape).numel()
-        for entry in planned
-        if not entry.reason and not pattern.misfit(torch.empty(entry.shape, device="meta"), entry.geometry.groups)
+        for entry in planned.prunable
+        if not pattern.misfit(torch.empty(entry.shape, device="meta"), entry.geometry.groups)
     }
     fitting = [name for name, size in sizes.items() if size <= max(300_000, min(sizes.values()))]
     return [fitting[0], fitting[len(fitting) // 2], fitting[-1]]
@@ -119,8 +119,7 @@ def test_an_architecture_goes_all_the_way(library, name, size, options, layers, 
     model = build(library, name, options)
     images = torch.randn(4, 3, size, size)
     planned = select_layers(Network(model, example=images[:2]), model, images[:2])
-    chosen = [entry for entry in planned if not entry.reason]
-    assert len(chosen) >= layers, {entry.name: entry.reason for entry in planned if entry.reason}
+    assert len(planned.prunable) >= layers, planned.reasons()
     pattern = snows.NM(2, 4)
     picked = three_of(planned, pattern)
     result = snows.prune(model, images, pattern, k=2, layers=picked, steps=1, cg_iterations=3, progress=False)

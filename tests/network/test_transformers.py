@@ -67,8 +67,8 @@ def test_attention_and_mlp_layers_can_be_pruned(name):
     network = Network(model, example=images)
     assert not network.module.meta["opaque"]
     planned = select_layers(network, model, images)
-    assert sum(not entry.reason for entry in planned) == count
-    reasons = [entry.reason for entry in planned if entry.reason and entry.reason != "embedding"]
+    assert len(planned.prunable) == count
+    reasons = [entry.sentence for entry in planned.dense if entry.sentence != "embedding"]
     assert {reason: reasons.count(reason) for reason in reasons} == left
     more = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():

@@ -189,7 +189,7 @@ def test_every_weight_that_is_no_layer_has_a_row(case):
     ends = {"embed": "first layer (reads the image)", "head": "classifier"}
     assert reasons(planned) == ends | expected
     assert chosen(planned) == ["before", *(["p.fc"] if case == "beside a layer" else []), "after"]
-    shapes = {entry.name: entry.shape for entry in planned}
+    shapes = {entry.name: entry.shape for entry in planned.entries}
     names = dict(model.named_parameters())
     for name in expected.keys() & names.keys():
         assert shapes[name] == tuple(names[name].shape)
@@ -212,7 +212,7 @@ def test_usual_networks_have_no_row_beside_their_layers():
     for model, size in ((small_resnet(), 8), (small_vit(), 4)):
         network = Network(model)
         planned = select_layers(network, model, random_images(2, size))
-        assert [entry.name for entry in planned] == [layer.name for layer in network.layers]
+        assert [entry.name for entry in planned.entries] == [layer.name for layer in network.layers]
 
 
 def test_a_network_without_a_layer_lists_what_it_has():
@@ -244,6 +244,6 @@ def test_lists_of_real_networks_are_short():
     model = torchvision.models.swin_t(weights=None, num_classes=4).eval()
     images = torch.randn(2, 3, 64, 64)
     planned = select_layers(Network(model, example=images), model, images)
-    hidden = {entry.name: entry.reason for entry in planned if entry.layer is None}
+    hidden = {entry.name: entry.sentence for entry in planned.dense if entry.kind == "hidden"}
     assert set(hidden.values()) == {"used inside a function that is not traced"}
     assert all(name.endswith((".attn.qkv", ".attn.proj")) for name in hidden)

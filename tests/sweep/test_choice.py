@@ -13,7 +13,8 @@ from snows_core.errors import SnowsError
 from snows_core.masks.patterns import NM, Unstructured
 from snows_core.network.check_trace import check_trace
 from snows_core.network.graph import Network
-from snows_core.sweep.select import choose_masks, select_layers
+from snows_core.sweep.choose_masks import choose_masks, read_masks
+from snows_core.sweep.select import select_layers
 
 DEFAULT = ["layer1.conv1", "layer1.conv2", "layer2.conv1", "layer2.conv2", "layer2.downsample.0"]
 
@@ -110,7 +111,10 @@ def test_no_warning_where_no_zero_is_kept_and_given_masks_are_taken_as_they_are(
     _, masks = masks_of(small_resnet(), NM(2, 4))
     assert float(masks["layer1.conv1"].double().mean()) == 0.5
     given = {"layer1.conv1": random_mask((4, 4, 3, 3))}
-    _, masks = masks_of(sparse(), NM(2, 4), masks=given)
+    model = sparse()
+    network = Network(model)
+    planned = select_layers(network, model, random_images(2))
+    _, masks = read_masks(network, planned, NM(2, 4), given)
     assert torch.equal(masks["layer1.conv1"], given["layer1.conv1"])
 
 
@@ -136,9 +140,11 @@ def test_a_mask_for_what_cannot_be_pruned_is_refused_with_its_reason():
             return self.net(self.up(x))
 
     model = awake(Hidden())
+    network = Network(model)
+    selection = select_layers(network, model, random_images(2))
     for name in ("up", "up.weight"):
         with pytest.raises(SnowsError, match=r"masks: .*'up(\.weight)?'.*transposed convolution"):
-            masks_of(model, NM(2, 4), masks={name: random_mask((3, 3, 1, 1))})
+            read_masks(network, selection, NM(2, 4), {name: random_mask((3, 3, 1, 1))})
 
 
 def test_ties_follow_the_seed():

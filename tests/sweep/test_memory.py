@@ -6,6 +6,7 @@ from toys import random_images, random_mask, small_resnet, small_vit
 
 from snows_core.devices import BATCH_BYTES_HOST, _left_in_cgroups, free_memory
 from snows_core.errors import SnowsError
+from snows_core.methods import Needs
 from snows_core.network.graph import Network
 from snows_core.settings import get_recipe
 from snows_core.sweep import memory
@@ -19,7 +20,7 @@ def probes(model, images, k=3):
     layers = [layer for layer in network.layers if not network.is_first(layer)]
     segments = {layer.name: network.segment(layer, k) for layer in layers}
     masks = {layer.name: random_mask(network.weight(layer).shape) for layer in layers}
-    return probe_layers(network, segments, masks, images, get_recipe("fast"), repeats=1)
+    return probe_layers(network, segments, masks, images, Needs().loss, repeats=1)
 
 
 @pytest.mark.parametrize("make, size", [(small_resnet, 8), (small_vit, 4)])
@@ -52,17 +53,17 @@ def test_batches_depend_on_the_network_and_never_on_the_memory(recipe):
     recipe = get_recipe(recipe, batch_size=64)
     for graph, expected in ((BATCH_BYTES_HOST / 100, 64), (BATCH_BYTES_HOST / 10, 10), (2 * BATCH_BYTES_HOST, 1)):
         measured = {"a": Probe(1e3, 1e3, 1.0, 1.0), "b": Probe(graph, 1e3, 1.0, 1.0)}
-        plans = [plan_memory(measured, 100, recipe, bytes_, CPU) for bytes_ in (1e12, 1e10)]
+        plans = [plan_memory(measured, 100, recipe.batch_size, bytes_, CPU) for bytes_ in (1e12, 1e10)]
         with pytest.warns(UserWarning, match=r"max_memory: 1 MB are less than the .* MB that one batch"):
-            plans.append(plan_memory(measured, 100, recipe, 1e6, CPU))
+            plans.append(plan_memory(measured, 100, recipe.batch_size, 1e6, CPU))
         assert [plan.batch_size for plan in plans] == [expected] * 3
         assert len({plan.factors for plan in plans}) == 1
 
 
 def test_resting_values_go_to_disk_when_they_take_more_than_half():
     measured = {"a": Probe(1e3, 1e6, 1.0, 1.0)}
-    assert plan_memory(measured, 100, get_recipe("fast"), 1e9, CPU).storage is None
-    assert plan_memory(measured, 100, get_recipe("fast"), 1e8, CPU).storage == "disk"
+    assert plan_memory(measured, 100, 64, 1e9, CPU).storage is None
+    assert plan_memory(measured, 100, 64, 1e8, CPU).storage == "disk"
 
 
 def plan(storage, bytes_, factors=0.0):

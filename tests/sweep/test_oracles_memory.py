@@ -9,9 +9,10 @@ import snows_core as snows
 from snows_core import devices
 from snows_core.activations.cache import ActivationCache, LazyBatches
 from snows_core.errors import SnowsError
+from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
+from snows_core.methods import Needs
 from snows_core.network.graph import Network
-from snows_core.settings import get_recipe
 from snows_core.sweep import memory
 from snows_core.sweep.memory import MemoryPlan, Probe, memory_budget, plan_memory, probe_layers, shortest
 
@@ -36,10 +37,9 @@ def test_budgets_are_shares_of_what_is_free(monkeypatch):
 
 
 def test_where_values_rest(monkeypatch):
-    recipe = get_recipe("fast")
 
     def plan(live, device, images=100):
-        return plan_memory({"a": Probe(1.0, live / 3, 0, 0), "b": Probe(1.0, live, 0, 0)}, images, recipe, 1e9, device)
+        return plan_memory({"a": Probe(1.0, live / 3, 0, 0), "b": Probe(1.0, live, 0, 0)}, images, 64, 1e9, device)
 
     with_free(monkeypatch, host=4e9)
     assert plan(5e6, CPU).storage is plan(5e6, GPU).storage is None, "half of the budget is not too much"
@@ -51,18 +51,16 @@ def test_where_values_rest(monkeypatch):
 
 
 def test_a_batch_that_the_bound_cannot_hold_is_told_with_its_size():
-    recipe = get_recipe("fast", batch_size=10)
     measured = {"a": Probe(1e5, 1.0, 0, 0)}
-    assert plan_memory(measured, 1, recipe, 2e6, CPU).batch_size == 10  # 2 * 10 * 1e5 bytes fit
+    assert plan_memory(measured, 1, 10, 2e6, CPU).batch_size == 10  # 2 * 10 * 1e5 bytes fit
     with pytest.warns(UserWarning, match=r"max_memory: 2 MB are less than the 2 MB that one batch of 10 images"):
-        assert plan_memory(measured, 1, recipe, 1.99e6, CPU).batch_size == 10
+        assert plan_memory(measured, 1, 10, 1.99e6, CPU).batch_size == 10
 
 
 def test_batches_fill_their_bytes_and_no_more(monkeypatch):
     monkeypatch.setattr(devices, "BATCH_BYTES_HOST", 1000.0)
-    recipe = get_recipe("fast", batch_size=7)
     for graph, size in {0.0: 7, 100: 7, 200: 5, 333: 3, 334: 2, 5e3: 1}.items():
-        assert plan_memory({"a": Probe(graph, 1.0, 0, 0)}, 9, recipe, 1e9, CPU).batch_size == size
+        assert plan_memory({"a": Probe(graph, 1.0, 0, 0)}, 9, 7, 1e9, CPU).batch_size == size
 
 
 def test_a_fifth_of_a_bound_is_left_to_holes():
@@ -116,7 +114,7 @@ def probed(model, images, k, name, repeats=0):
     network = Network(model)
     segment = network.segment(layer_named(network, name), k)
     mask = torch.ones_like(network.weight(segment.layer), dtype=torch.bool)
-    found = probe_layers(network, {name: segment}, {name: mask}, images, get_recipe("fast"), repeats)
+    found = probe_layers(network, {name: segment}, {name: mask}, images, Needs().loss, repeats)
     return found[name], network, segment
 
 
@@ -142,7 +140,7 @@ def test_the_graph_is_what_autograd_holds_without_the_weights():
         [stream.context(segment, 0)],
         [stream.taps(segment, 0)],
         torch.ones_like(network.weight(segment.layer), dtype=torch.bool),
-        "gauss-newton",
+        LossOptions("gauss-newton"),
     )
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.module.parameters()}
     keep = []
@@ -214,7 +212,7 @@ def test_values_are_kept_for_the_last_layer_that_needs_them_and_no_longer():
     early, late = network.nodes[2], network.nodes[4]
     stream.needed_until = {early: 6, late: 9}
     stream.advance(8)
-    read_later = {node for node in network.nodes if network.last_use.get(node, -1) >= 8}
+    read_later = {node for node in network.nodes if network.liveness.is_read_from(8, node)}
     for values in stream.values:
         assert {early, late} <= set(values)
     stream.forget(6)

@@ -8,13 +8,12 @@ import torch
 from test_snows import streams
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from toys import awake, layer_named, random_images, random_mask, relative, small_resnet
+from toys import awake, layer_named, loss_of, random_images, random_mask, relative, small_resnet
 
 import snows_core as snows
 from snows_core.activations.cache import ActivationCache
 from snows_core.methods import choose_k
 from snows_core.methods.choose_k import choose_segment, ladder
-from snows_core.methods.snows import make_objective
 from snows_core.network.graph import Network
 from snows_core.settings import NewtonOptions, get_recipe
 from snows_core.solvers.newton_cg import newton
@@ -198,7 +197,7 @@ def ladder_problem(seed, network):
     dense.advance(len(network.nodes))
     mask = random_mask(network.weight(layer).shape, 0.3, seed)
     recipe = get_recipe("fast", normalise=False)
-    return segments, lambda s: make_objective(network, s, mask, pruned, dense, recipe), network.weight(layer) * mask
+    return segments, lambda s: loss_of(network, s, mask, (pruned, dense), recipe), network.weight(layer) * mask
 
 
 def climbed(segments, loss_of, start, share, judge):
@@ -289,7 +288,7 @@ def test_a_sweep_holds_no_values_of_layers_that_are_done(monkeypatch):
     snows.prune(small_resnet(), random_images(6), "2:4", k=2, progress=False)
     sizes = []
     for stop, values, needed, network in held:
-        ahead = {node for node in values if network.last_use.get(node, -1) >= stop}
+        ahead = {node for node in values if network.liveness.is_read_from(stop, node)}
         assert values - ahead <= set(needed), "what nobody reads any more is dropped"
         sizes.append(len(values - ahead))
     assert max(sizes) <= 6, "three taps and an input a layer, of two layers at most"

@@ -37,7 +37,7 @@ def test_default_is_all_but_the_first_layer_and_the_classifier():
 def test_layers_and_exclude_take_names_globs_and_predicates(choice, expected):
     planned = plan(small_resnet(), **choice)
     assert chosen(planned) == expected
-    assert len(planned) == 7, "the report lists every layer with weights"
+    assert len(planned.entries) == 7, "the report lists every layer with weights"
     assert set(reasons(planned).values()) <= {
         "not among layers=",
         "excluded",

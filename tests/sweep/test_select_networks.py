@@ -13,7 +13,8 @@ from snows_core.errors import SnowsError
 from snows_core.masks.patterns import NM, Unstructured
 from snows_core.network.check_trace import check_trace
 from snows_core.network.graph import Network
-from snows_core.sweep.select import choose_masks, select_layers
+from snows_core.sweep.choose_masks import choose_masks, read_masks
+from snows_core.sweep.select import select_layers
 
 
 class Zoo(nn.Module):
@@ -261,7 +262,7 @@ def test_foreign_masks_are_accepted_as_they_are_also_where_a_pattern_would_not_f
     network = Network(model)
     planned = select_layers(network, model, random_images(2))
     given = {"odd": random_mask((12, 6, 1, 1)), "depthwise": random_mask((12, 1, 3, 3))}
-    planned, masks = choose_masks(network, planned, NM(2, 4), masks=given)
+    planned, masks = read_masks(network, planned, NM(2, 4), given)
     assert masks.keys() == given.keys()
     assert reasons(planned)["narrow"] == "no zeros in the given masks"
 
@@ -271,5 +272,5 @@ def test_foreign_masks_of_first_layer_and_classifier_are_accepted_too():
     network = Network(model)
     planned = select_layers(network, model, random_images(2), keep_ends=False)
     given = {"fc": random_mask((3, 8)), "layer1.conv1": random_mask((4, 4, 3, 3))}
-    _, masks = choose_masks(network, planned, NM(2, 4), masks=given)
+    _, masks = read_masks(network, planned, NM(2, 4), given)
     assert masks.keys() == given.keys()

@@ -10,6 +10,7 @@ import snows_core as snows
 from snows_core.activations.cache import LazyBatches, move
 from snows_core.activations.calibration import near_equal
 from snows_core.activations.offload import DiskTensor
+from snows_core.methods.snows import Snows
 from snows_core.sweep import memory
 
 module = importlib.import_module("snows_core.sweep.sweep")
@@ -97,15 +98,15 @@ def test_mini_batches_are_cut_to_fit_and_their_steps_stay_those_of_the_whole(mon
 
 
 def test_a_full_device_halves_the_batches_and_begins_the_layer_again(monkeypatch):
-    expected, solve, sizes = run("resnet", **EXACT), module.solve_layer, []
+    expected, solve, sizes = run("resnet", **EXACT), Snows.solve, []
 
-    def full(network, entry, segments, mask, pruned, *others):
-        sizes.append(max(pruned.sizes))
-        if max(pruned.sizes) > 2 and entry.name == "layer2.conv1":
+    def full(method, problem):
+        sizes.append(max(problem.sizes))
+        if max(problem.sizes) > 2 and problem.name == "layer2.conv1":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return solve(network, entry, segments, mask, pruned, *others)
+        return solve(method, problem)
 
-    monkeypatch.setattr(module, "solve_layer", full)
+    monkeypatch.setattr(Snows, "solve", full)
     with pytest.warns(UserWarning, match=r"out of memory at 'layer2\.conv1': batches of 4 are halved"):
         got = run("resnet", **EXACT)
     assert sizes == [4, 4, 2] and got.manifest["memory"]["batch_size"] == 2
@@ -117,7 +118,7 @@ def test_a_device_too_small_for_one_image_is_an_error(monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(module, "solve_layer", full)
+    monkeypatch.setattr(Snows, "solve", full)
     with pytest.warns(UserWarning, match="halved"), pytest.raises(torch.OutOfMemoryError):
         run("resnet")
 

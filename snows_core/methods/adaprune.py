@@ -1,0 +1,41 @@
+"""AdaPrune: the kept weights re-fitted by Adam on the layer's own output, ``||w X - w0 X0||^2`` (Hubara et al. 2021).
+
+The loss is a quadratic in the weights, so its gradient ``2 (w A - w0 X0 X')`` comes from the Gram matrix ``A = X X'``
+of all images at once; the published code draws mini-batches. The minimum is that of :mod:`.layerwise`, which one linear
+system reaches: this is the rival that shows what a first-order optimiser leaves.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snows_core.methods.base import LayerMethod, LayerProblem, LayerSolution
+
+STEPS = 300
+RATE = 0.02  # the largest step, relative to the root mean square of the kept weights
+
+
+class AdaPrune(LayerMethod):
+    """Re-fit a layer's kept weights by Adam."""
+
+    def solve(self, problem: LayerProblem) -> LayerSolution:
+        """Return the weight after the last step."""
+        gram, response = problem.normal_equations()
+        free, mask = problem.masked.flatten(1).clone(), problem.mask.flatten(1)
+        target = _times(problem.weight.flatten(1), gram) if response is None else response  # (out, d)
+        scale = gram.diagonal(dim1=1, dim2=2).mean().clamp(min=torch.finfo(gram.dtype).tiny)
+        rate = RATE * float(free[mask].square().mean().sqrt())
+        optimiser = torch.optim.Adam([free], lr=rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+        for _ in range(STEPS):
+            free.grad = torch.where(mask, _times(free, gram) - target, 0.0) / scale
+            optimiser.step()
+            schedule.step()
+        weight = free.view_as(problem.weight)
+        return self.solution(problem, weight, problem.mask, f"the {STEPS} steps of Adam were taken")
+
+
+def _times(rows: Tensor, gram: Tensor) -> Tensor:
+    """Multiply the rows (out, d) of each group by the group's Gram matrix (groups, d, d)."""
+    return (rows.view(len(gram), -1, rows.shape[1]) @ gram).view_as(rows)

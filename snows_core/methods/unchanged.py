@@ -1,0 +1,13 @@
+"""No re-fit: the dense weights stay as they are where the mask keeps them. What every update is compared with."""
+
+from __future__ import annotations
+
+from snows_core.methods.base import LayerMethod, LayerProblem, LayerSolution
+
+
+class Unchanged(LayerMethod):
+    """Keep the dense weights on the mask."""
+
+    def solve(self, problem: LayerProblem) -> LayerSolution:
+        """Return the masked dense weight."""
+        return self.solution(problem, problem.masked, problem.mask, "the kept weights stay as they were")

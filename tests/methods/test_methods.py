@@ -1,0 +1,215 @@
+"""METHODS: every layer-wise method through the same problems, against what its paper says it minimises or keeps."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from toys import awake, layer_named, layer_problem, random_images, random_mask, relative, small_resnet, small_vit
+
+from snows_core.activations import ActivationCache
+from snows_core.errors import SnowsError
+from snows_core.masks import NM, Unstructured, parse_pattern
+from snows_core.methods import METHODS, LayerMethod
+from snows_core.network import Network, patches
+from snows_core.settings import RECIPES
+from snows_core.sweep.prepare import Choice, layer_steps
+from snows_core.sweep.sweep import LayerSteps, Sweep
+
+UPDATES = [name for name, method in METHODS.items() if method.updates_weights]
+GROUPED = awake(
+    nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, groups=2, stride=2), nn.ReLU(), nn.Conv2d(12, 4, 1))
+)
+PROBLEMS = {
+    "residual unit": (small_resnet, 8, "layer1.conv2"),
+    "downsampling": (small_resnet, 8, "layer2.downsample.0"),
+    "transformer": (small_vit, 4, "blocks.0.mlp.fc1"),
+    "groups and stride": (lambda: GROUPED, 8, "1"),
+}
+
+
+def problem_of(case, k=2, keep=0.5, damage=0.7):
+    """A layer behind damaged ones, two batches of unlike size, a random mask."""
+    make, size, name = PROBLEMS[case]
+    network = Network(make())
+    layer = layer_named(network, name)
+    segment = network.segment(layer, k)
+    pruned, dense = (ActivationCache(network, list(random_images(11, size).split([8, 3]))) for _ in range(2))
+    first = network.layers[0]
+    pruned.weights[first.weight_name] = damage * network.weight(first)
+    dense.needed_until = {node: 10**9 for node in (*segment.taps, layer.node.all_input_nodes[0])}
+    pruned.advance(network.index[layer.node])
+    dense.advance(len(network.nodes))
+    return layer_problem(network, [segment], random_mask(network.weight(layer).shape, keep), pruned, dense)
+
+
+def squared_error(problem, weight):
+    """Sum over images, positions and outputs of the squared error of the layer's own output, from its definition."""
+    source, total = problem.layer.node.all_input_nodes[0], 0.0
+    for batch in range(len(problem.sizes)):
+        x, x0 = (values.read(source, batch) for values in (problem.values.pruned, problem.values.dense))
+        got, wanted = problem.network.apply(problem.layer, x, weight), problem.network.apply(problem.layer, x0)
+        total += float((got - wanted).square().sum())
+    return total
+
+
+@pytest.mark.parametrize("case", PROBLEMS)
+@pytest.mark.parametrize("name", UPDATES)
+def test_every_update_keeps_the_mask_and_reports_its_k_step_loss(name, case):
+    problem = problem_of(case)
+    solution = METHODS[name](RECIPES["fast"], 2).solve(problem)
+    assert solution.weight.shape == problem.weight.shape and solution.mask is problem.mask
+    assert bool(torch.isfinite(solution.weight).all()) and not solution.weight[~problem.mask].any()
+    method, segment = METHODS[name](RECIPES["fast"], 2), problem.segments[-1]
+    loss = problem.reconstruction(segment, method.needs.loss, 2)
+    got = solution.statistics
+    assert got.loss_end == pytest.approx(loss.value(solution.weight), rel=1e-9)
+    assert got.loss_end <= got.loss_masked * (1 + 1e-9) and got.k == segment.k and got.stop
+    if name == "none":
+        assert torch.equal(solution.weight, problem.masked) and got.loss_masked == got.loss_end
+    if name != "snows":
+        assert got.loss_masked == pytest.approx(loss.value(problem.masked), rel=1e-9) and got.products == 0
+
+
+@pytest.mark.parametrize("case", PROBLEMS)
+def test_layerwise_and_adaprune_minimise_the_error_of_the_layers_own_output(case):
+    problem = problem_of(case)
+    errors = {name: squared_error(problem, METHODS[name](RECIPES["fast"], 2).solve(problem).weight) for name in UPDATES}
+    assert errors["layerwise"] <= min(errors.values()) * (1 + 1e-3)  # up to its ridge
+    gained = (errors["none"] - errors["adaprune"]) / (errors["none"] - errors["layerwise"])
+    assert 0.8 < gained <= 1 + 1e-3
+
+
+@pytest.mark.parametrize("case", PROBLEMS)
+def test_snows_ends_nearest_on_the_k_step_loss(case):
+    problem = problem_of(case)
+    ends = {name: METHODS[name](RECIPES["fast"], 2).solve(problem).statistics.loss_end for name in UPDATES}
+    assert ends["snows"] == min(ends.values()) and ends["snows"] < ends["none"]
+
+
+@pytest.mark.parametrize("case", PROBLEMS)
+@pytest.mark.parametrize("pattern", [NM(2, 4), Unstructured(0.75)])
+def test_wanda_keeps_the_largest_weight_times_input_norm(case, pattern):
+    problem = problem_of(case)
+    if isinstance(pattern, NM) and pattern.misfit(problem.weight):
+        pytest.skip("its inputs do not divide into groups")
+    problem.pattern, problem.mask = pattern, torch.ones_like(problem.mask)
+    problem.mask.view(-1)[:3] = False
+    source = problem.layer.node.all_input_nodes[0]
+    x = torch.cat([problem.values.pruned.read(source, batch) for batch in range(2)])
+    norms = patches(x, problem.geometry).square().sum(1).sqrt()  # (groups, d)
+    weight = problem.weight
+    scores = weight.flatten(1).abs() * norms.repeat_interleave(len(weight) // len(norms), 0)
+    scores = torch.where(problem.mask.flatten(1), scores, -1.0).view_as(weight)
+    mask = METHODS["wanda"](RECIPES["fast"], 2).solve(problem).mask
+    assert not mask[~problem.mask].any()
+    if isinstance(pattern, NM):
+        kept = scores.movedim(1, -1).unflatten(-1, (-1, 4)), mask.movedim(1, -1).unflatten(-1, (-1, 4))
+        for group, flags in zip(kept[0].reshape(-1, 4), kept[1].reshape(-1, 4), strict=True):
+            wanted = {int(i) for i in group.argsort(descending=True)[:2] if group[i] >= 0}
+            assert {int(i) for i in flags.nonzero()} == wanted
+    else:
+        for row, flags in zip(scores.flatten(1), mask.flatten(1), strict=True):
+            count = row.numel() - min(round(0.75 * row.numel()), row.numel() - 1)
+            assert {int(i) for i in flags.nonzero()} == {int(i) for i in row.argsort(descending=True)[:count]}
+
+
+def test_the_sweep_lets_one_method_choose_and_another_update():
+    model, images = small_resnet(), random_images(12)
+    network = Network(model)
+    from snows_core.sweep.choose_masks import choose_masks
+    from snows_core.sweep.select import select_layers
+
+    selection, masks = choose_masks(network, select_layers(network, model, images[:2]), NM(2, 4))
+    made = []
+
+    class Noting(METHODS["wanda"]):
+        def choose(self, problem):
+            made.append(super().choose(problem))
+            return made[-1]
+
+    steps = LayerSteps(METHODS["layerwise"](RECIPES["fast"], 2), Noting(RECIPES["fast"], 2), NM(2, 4))
+    sweep = Sweep(network, selection.prunable, masks, steps, images)
+    sweep.run(False, {})
+    assert len(made) == len(selection.prunable) == len(sweep.solutions)
+    for mask, solution in zip(made, sweep.solutions.values(), strict=True):
+        assert torch.equal(mask, solution.mask) and not solution.weight[~mask].any()
+        assert solution.statistics.stop == "least squares in closed form" and solution.statistics.seconds > 0
+    assert any(not torch.equal(masks[name], solution.mask) for name, solution in sweep.solutions.items())
+
+
+def test_a_method_that_does_both_is_asked_once():
+    model, images = small_resnet(), random_images(8)
+    network = Network(model)
+    from snows_core.sweep.choose_masks import choose_masks
+    from snows_core.sweep.select import select_layers
+
+    selection, masks = choose_masks(network, select_layers(network, model, images[:2]), NM(2, 4))
+    asked = []
+
+    class Both(METHODS["none"]):
+        chooses_masks = True
+
+        def choose(self, problem):
+            raise AssertionError("solve chooses and updates at once")
+
+        def solve(self, problem):
+            asked.append((problem.mask.clone(), problem.pattern))
+            mask = problem.pattern.mask(problem.weight.abs())
+            return self.solution(problem, torch.where(mask, problem.weight, 0.0), mask, "both")
+
+    both = Both(RECIPES["fast"], 2)
+    sweep = Sweep(network, selection.prunable, masks, LayerSteps(both, both, NM(2, 4)), images)
+    sweep.run(False, {})
+    assert len(asked) == len(masks) and all(bool(mask.all()) and pattern == NM(2, 4) for mask, pattern in asked)
+    assert all(torch.equal(masks[name], solution.mask) for name, solution in sweep.solutions.items())
+
+
+def test_methods_by_name():
+    choice = Choice(parse_pattern("2:4"))
+    steps = layer_steps("magnitude", "layerwise", RECIPES["fast"], 3, choice)
+    assert type(steps.update) is METHODS["layerwise"] and steps.choose is None and steps.update.k == 3
+    steps = layer_steps("wanda", "adaprune", RECIPES["paper"], 4, choice)
+    assert type(steps.choose) is METHODS["wanda"] and steps.pattern == NM(2, 4)
+    assert steps.choose.k == steps.update.k == 4 and steps.choose.recipe is steps.update.recipe is RECIPES["paper"]
+    assert all(issubclass(method, LayerMethod) and method.__doc__ for method in METHODS.values())
+
+
+@pytest.mark.parametrize(
+    "mask, update, choice, message",
+    [
+        (
+            "magnitude",
+            "wanda",
+            {},
+            r"update: got 'wanda'; expected one of \['adaprune', 'layerwise', .*'snows'\]",
+        ),
+        ("magnitude", "snow", {}, r"update: got 'snow'.*Nearest: snows"),
+        ("wand", "snows", {}, r"mask: got 'wand'; expected one of \['magnitude', 'wanda'\].*Nearest: wanda"),
+        ("snows", "snows", {}, r"mask: got 'snows'"),
+        ("wanda", "snows", {"masks": {}}, r"mask: got 'wanda'; expected no masks= beside it"),
+        (
+            "wanda",
+            "snows",
+            {"pattern": "global:0.8"},
+            r"mask: got 'wanda' with the pattern .*a pattern of one layer.*0\.8",
+        ),
+    ],
+)
+def test_names_that_cannot_be_meant(mask, update, choice, message):
+    choice = Choice(parse_pattern(choice.get("pattern", "2:4")), masks=choice.get("masks"))
+    with pytest.raises(SnowsError, match=message):
+        layer_steps(mask, update, RECIPES["fast"], 5, choice)
+
+
+def test_what_is_asked_for_twice_is_computed_once(monkeypatch):
+    from snows_core.methods import base
+
+    problem, calls, original = problem_of("residual unit"), [], base.normal_equations
+    monkeypatch.setattr(base, "normal_equations", lambda *a: calls.append(1) or original(*a))
+    first, again = problem.normal_equations(), problem.normal_equations(11)
+    assert (
+        first[0] is again[0] and len(calls) == 1 and problem.normal_equations(8)[0] is not first[0] and len(calls) == 2
+    )
+    gram = problem.normal_equations()[0]
+    assert relative(gram, gram.mT) < 1e-12 and problem.images == 11 and math.isclose(problem.positions, 64.0)
