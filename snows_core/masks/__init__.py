@@ -3,15 +3,13 @@
 from snows_core.masks.given import foreign_masks, read_mask
 from snows_core.masks.patterns import (
     NM,
-    SALIENCIES,
     Masks,
     Pattern,
-    Saliency,
     Unstructured,
-    make_scores,
     masks_for,
     parse_pattern,
 )
+from snows_core.masks.saliency import SALIENCIES, Saliency, make_scores
 
 __all__ = [
     "NM",

@@ -8,7 +8,7 @@ included: the highest stay. Among equal scores a lot decides, the same for the s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
@@ -16,15 +16,14 @@ from typing import Literal
 
 from torch import Tensor
 
-from snows_core.errors import closest, invalid_argument, plain
+from snows_core.errors import invalid_argument, plain
 from snows_core.masks.given import foreign_masks as foreign_masks
 from snows_core.masks.lowest import comparable, exactly, highest_of_groups, lowest, seed_of, shares_of_lowest
+from snows_core.masks.saliency import Saliency as Saliency
+from snows_core.masks.saliency import make_scores
 
 Masks = dict[str, Tensor]
 """Layer name to bool tensor of its weight's shape, True where a weight is kept."""
-
-Saliency = Callable[[str, Tensor], Tensor]
-"""A function of a layer's name and weight that returns a score a weight; in each group the highest stay."""
 
 
 @dataclass(frozen=True)
@@ -236,44 +235,6 @@ def parse_pattern(pattern: Pattern | str | float) -> Pattern:
     raise invalid_argument(
         "pattern", repr(pattern), '"n:m", a sparsity such as 0.8, "global:0.8", NM(n, m) or Unstructured(s)'
     )
-
-
-def magnitude(name: str, weight: Tensor) -> Tensor:
-    """Score a weight by its absolute value, the published choice."""
-    return weight.abs()
-
-
-SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude}
-"""Name to saliency, as ``saliency="magnitude"`` of ``prune`` looks it up."""
-
-
-def make_scores(weights: Mapping[str, Tensor], saliency: str | Saliency) -> dict[str, Tensor]:
-    """Score every weight by a named saliency or by a function of (layer name, weight).
-
-    Args:
-        weights: layer name to weight.
-        saliency: "magnitude", or a function that returns scores of the weight's shape, of any real type and sign.
-
-    Returns:
-        Layer name to scores of the weight's shape.
-
-    Raises:
-        SnowsError: on an unknown saliency, or scores of another shape or with NaN or infinite values.
-    """
-    if isinstance(saliency, str):
-        if saliency not in SALIENCIES:
-            raise invalid_argument(
-                "saliency", repr(saliency), f"one of {sorted(SALIENCIES)} or a function", closest(saliency, SALIENCIES)
-            )
-        saliency = SALIENCIES[saliency]
-    return {name: _checked(saliency(name, weight), name, weight) for name, weight in weights.items()}
-
-
-def _checked(scores: Tensor, name: str, weight: Tensor) -> Tensor:
-    if not isinstance(scores, Tensor) or scores.shape != weight.shape:
-        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-        raise invalid_argument("saliency", f"{got} for '{name}'", f"a tensor of scores of shape {tuple(weight.shape)}")
-    return comparable(scores, name).to(weight.device)
 
 
 def masks_for(
