@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.provenance import provenance, versions
     from snows_core.prune import make_masks, prune
     from snows_core.result import PruneResult, apply_masks, load
-    from snows_core.settings import NewtonOptions, Recipe
+    from snows_core.settings.prune_settings import PruneSettings
+    from snows_core.settings.recipe import NewtonOptions, Recipe
     from snows_core.sweep.refine import flip_and_shift
 
 # Threads of OpenMP spin while they wait, by default: on a machine whose cores are busy with something else two of them
@@ -34,6 +35,7 @@ __all__ = [
     "Metrics",
     "NewtonOptions",
     "PruneResult",
+    "PruneSettings",
     "Recipe",
     "SnowsError",
     "Unstructured",
@@ -52,9 +54,10 @@ __all__ = [
 _PLACES = {
     "NM": "masks.patterns",
     "Metrics": "evaluate",
-    "NewtonOptions": "settings",
+    "NewtonOptions": "settings.recipe",
     "PruneResult": "result",
-    "Recipe": "settings",
+    "PruneSettings": "settings.prune_settings",
+    "Recipe": "settings.recipe",
     "Unstructured": "masks.patterns",
     "apply_masks": "result",
     "estimate": "estimate",

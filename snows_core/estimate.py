@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -11,19 +11,21 @@ from torch import Tensor, nn
 
 from snows_core.activations.calibration import calibration_parts, first_images
 from snows_core.devices import resolve_device
-from snows_core.errors import invalid_argument
+from snows_core.errors import LIMIT, integer
+from snows_core.loss.options import LossOptions
 from snows_core.loss.precision import plain_numerics
-from snows_core.masks.patterns import Pattern, Saliency, parse_pattern
-from snows_core.methods.choose_k import K, ladder, read_k
+from snows_core.masks.patterns import Masks
+from snows_core.methods.base import LayerMethod
 from snows_core.methods.enough import Enough, enough_for
-from snows_core.methods.snows import Snows
+from snows_core.network.graph import Network, Segment
 from snows_core.network.memory_format import channels_last
-from snows_core.settings import Recipe, get_recipe
+from snows_core.provenance import state_digest
+from snows_core.result import PruneResult, check_resume
+from snows_core.settings import PruneSettings, Recipe, SparsityPattern, takes_settings
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.row_factors import RowFactors
-from snows_core.sweep.choice import LayerChoice
-from snows_core.sweep.memory import Probe, memory_budget, plan_memory, probe_layers, shortest
-from snows_core.sweep.prepare import Choice, arguments_of, prepare
+from snows_core.sweep.memory import MemoryPlan, Probe, memory_budget, plan_memory, probe_layers, shortest
+from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare
 
 # Mean over the layers of ResNet-20 on CIFAR-10 and of the digits networks; tests/benchmarks compares with real runs.
 PRODUCTS_PER_LAYER = 7.0
@@ -33,50 +35,35 @@ REPEATS = 3
 # fixed costs and noise would hide what an image costs.
 FEW = (2, 8, 32)
 SHORT = 0.02
+COLUMNS = ["layer", "k", "products", "image_products", "seconds", "graph_bytes", "peak_bytes"]
 
 
+@takes_settings
 @plain_numerics()
 def estimate(
     model: nn.Module,
     images: Tensor | Iterable[Any],
-    pattern: Pattern | str | float = "2:4",
+    pattern: SparsityPattern | str | float = PruneSettings.pattern,
     *,
     count: int | None = None,
-    k: K | None = None,
-    recipe: str | Recipe = "fast",
-    masks: Mapping[str, Tensor] | nn.Module | None = None,
-    saliency: str | Saliency = "magnitude",
-    layers: LayerChoice = None,
-    exclude: LayerChoice = None,
-    leaf_modules: Iterable[type[nn.Module] | str] = (),
-    device: torch.device | str | None = None,
-    max_memory: float | None = None,
-    seed: int = 0,
+    resume: PruneResult | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Foretell the cost of :func:`snows_core.prune.prune` with the same arguments.
+    """Foretell the cost of the sweep of :func:`snows_core.prune.prune` with the same arguments.
 
     Every layer's product is timed on two small batches (2 and 8 images, or 32 in a small network); the line through
     the two gives the cost per image and the fixed cost. Row factors are timed once for each size of layer. How many
     products a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean (7 a layer),
-    "paper" its cap.
+    "paper" its cap; with ``k="auto"`` the longest segment that may be chosen is charged, an upper bound. Joint
+    refinement after the sweep is not charged.
 
     Args:
         model: network in eval mode; not changed.
         images: a few example images; up to 32 are used.
-        pattern: as in ``prune``.
+        pattern: see :class:`~snows_core.settings.PruneSettings`.
         count: how many calibration images the run will have; default: as many as given.
-        k: as in ``prune``; "auto" is charged the longest segment it may choose, an upper bound.
-        recipe: as in ``prune``.
-        masks: as in ``prune``.
-        saliency: as in ``prune``.
-        layers: as in ``prune``.
-        exclude: as in ``prune``.
-        leaf_modules: as in ``prune``.
-        device: as in ``prune``.
-        max_memory: as in ``prune``.
-        seed: as in ``prune``.
-        **options: as in ``prune``.
+        resume: an interrupted result of the same call; its solved layers cost nothing and have no row.
+        **options: single fields of the recipe, for instance ``steps=2`` or ``curvature="hessian"``.
 
     Returns:
         One row per layer to be pruned: layer, k, products, image_products, seconds, graph_bytes (what the graphs of a
@@ -85,42 +72,84 @@ def estimate(
     Raises:
         SnowsError: as ``prune``.
     """
-    recipe = get_recipe(recipe, arguments_of(estimate), **options)
-    k = read_k(k)
-    choice = Choice(parse_pattern(pattern), saliency, masks, layers, exclude, leaf_modules, seed)
-    parts = calibration_parts(images, FEW[-1] if count is not None else None, few=0)
+    settings = checked_settings(estimate, pattern=pattern, **options)
+    method = layer_steps(settings).update
+    if count is not None:
+        count = min(integer("count", count, 1), settings.max_images or LIMIT)
+    parts = calibration_parts(images, settings.max_images if count is None else FEW[-1], few=0)
     count = sum(map(len, parts)) if count is None else count
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise invalid_argument("count", repr(count), "an integer >= 1")
-    prepared = prepare(model, parts, choice)
+    prepared = prepare(model, parts, settings)
+    solved = {} if resume is None else _solved(resume, settings, prepared)
     network = prepared.network
-    place = resolve_device(device, next(network.module.parameters()).device)
+    place = resolve_device(settings.device, next(network.module.parameters()).device)
     masks = prepared.move(place)
-    needs = Snows(recipe, k).needs
-    segments = {e.name: ladder(network, e.layer, k, recipe.taps)[-1] for e in prepared.layers}
+    segments = {e.name: method.segments(network, e.layer)[-1] for e in prepared.layers if e.name not in solved}
+    if not segments:
+        return pd.DataFrame(columns=COLUMNS)
     example = first_images(parts, FEW[-1]).to(place, next(network.module.parameters()).dtype)
-    example = channels_last(network, example)
-    few, many = (min(size, len(example)) for size in FEW[:2])
-    small = probe_layers(network, segments, masks, example[:few], needs.loss, REPEATS)
-    large = probe_layers(network, segments, masks, example[:many], needs.loss, REPEATS)
-    if len(example) > many and sum(probe.product for probe in large.values()) * many < SHORT * len(large):
-        many = len(example)
-        large = probe_layers(network, segments, masks, example, needs.loss, REPEATS)
-    memory = plan_memory(large, count, recipe.batch_size, memory_budget(max_memory, place), place)
-    rows: list[dict[str, Any]] = []
+    small, large = _measured(network, segments, masks, channels_last(network, example), method.needs.loss)
+    memory = plan_memory(large.probes, count, method.needs.batch_size, memory_budget(settings.max_memory, place), place)
+    return pd.DataFrame(list(_rows(segments, masks, (small, large), method, memory, count)), columns=COLUMNS)
+
+
+def _solved(resume: PruneResult, settings: PruneSettings, prepared: Prepared) -> Masks:
+    """Return the masks of the layers that an interrupted run has solved already."""
+    asked = settings.record()
+    same = {name: asked[name] for name in ("pattern", "k", "recipe", "mask", "update", "seed")}
+    masks = prepared.masks if layer_steps(settings).choose is None else resume.masks
+    check_resume(resume, same | {"weights": state_digest(prepared.model)}, masks)
+    return resume.masks
+
+
+class Measured(NamedTuple):
+    """What every layer needs, measured on one batch.
+
+    Attributes:
+        images: in the batch.
+        probes: layer name to what it needs.
+    """
+
+    images: int
+    probes: dict[str, Probe]
+
+
+def _rows(
+    segments: Mapping[str, Segment],
+    masks: Masks,
+    measured: tuple[Measured, Measured],
+    method: LayerMethod,
+    memory: MemoryPlan,
+    count: int,
+) -> Iterator[dict[str, Any]]:
+    """Yield one row a layer, from what was measured on few and on more images."""
     known: dict[tuple[int, ...], float] = {}
-    curvature = recipe.newton.curvature_images
+    small, large = measured
+    recipe = method.recipe
     for name, segment in segments.items():
-        lines = _lines(small[name], few, large[name], many)
-        closed = segment.k == 0 and recipe.warm_start
-        enough = None if closed else Enough(curvature=curvature)
-        if segment.k:
-            enough = enough_for(recipe, masks[name], large[name].positions, count)
-        cost = _cost(lines, large[name], count, memory.batch_size, recipe, enough)
-        if recipe.warm_start or recipe.precondition:
+        probe = large.probes[name]
+        enough = None if method.closed_form(segment) else Enough(curvature=recipe.newton.curvature_images)
+        if segment.k and enough is not None:
+            enough = enough_for(recipe, masks[name], probe.positions, count)
+        lines = _lines(small.probes[name], small.images, probe, large.images)
+        cost = _cost(lines, probe, count, memory.batch_size, recipe, enough)
+        if method.needs.row_factors:
             cost["seconds"] += _factor_seconds(masks[name].flatten(1), memory.factors, known)
-        rows.append({"layer": name, "k": segment.k, **cost})
-    return pd.DataFrame(rows)
+        yield {"layer": name, "k": segment.k, **cost}
+
+
+def _measured(
+    network: Network, segments: Mapping[str, Segment], masks: Masks, example: Tensor, loss: LossOptions
+) -> tuple[Measured, Measured]:
+    """Measure all layers on two batches of different size, the larger one as large as products are short."""
+
+    def on(images: int) -> Measured:
+        return Measured(images, probe_layers(network, segments, masks, example[:images], loss, REPEATS))
+
+    few, many = (min(size, len(example)) for size in FEW[:2])
+    small, large = on(few), on(many)
+    if len(example) > many and sum(probe.product for probe in large.probes.values()) * many < SHORT * len(segments):
+        large = on(len(example))
+    return small, large
 
 
 def _factor_seconds(mask: Tensor, max_bytes: float, known: dict[tuple[int, ...], float]) -> float:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import pandas as pd
@@ -17,43 +16,28 @@ from snows_core.activations.calibration import calibration_parts, first_images, 
 from snows_core.devices import peak_memory, resolve_device
 from snows_core.errors import invalid_argument
 from snows_core.loss.precision import plain_numerics
-from snows_core.masks.patterns import Masks, Pattern, Saliency, parse_pattern
+from snows_core.masks.patterns import Masks
 from snows_core.methods.base import LayerSolution, LayerStatistics
-from snows_core.methods.choose_k import K, read_k
 from snows_core.network.copies import plain_copy, snapshot
 from snows_core.network.graph import Network
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
-from snows_core.result import PruneResult
-from snows_core.settings import Recipe, get_recipe
-from snows_core.sweep.choice import LayerChoice
-from snows_core.sweep.prepare import Choice, Prepared, arguments_of, layer_steps, prepare
-from snows_core.sweep.refine import Augment, JointOptions
+from snows_core.result import PruneResult, check_resume
+from snows_core.settings import PruneSettings, SparsityPattern, takes_settings
+from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare
+from snows_core.sweep.refine import JointOptions
 from snows_core.sweep.refine import refine as refine_jointly
 from snows_core.sweep.select import DenseLayer, PrunableLayer
 from snows_core.sweep.sweep import Sweep
 
 
+@takes_settings
 @plain_numerics()
 def prune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
-    pattern: Pattern | str | float = "2:4",
+    pattern: SparsityPattern | str | float = PruneSettings.pattern,
     *,
-    k: K | None = None,
-    recipe: str | Recipe = "fast",
-    masks: Mapping[str, Tensor] | nn.Module | None = None,
-    saliency: str | Saliency = "magnitude",
-    layers: LayerChoice = None,
-    exclude: LayerChoice = None,
-    leaf_modules: Iterable[type[nn.Module] | str] = (),
-    device: torch.device | str | None = None,
-    max_images: int | None = None,
-    max_memory: float | None = None,
-    refine: int = 0,
-    augment: Augment | None = None,
-    seed: int = 0,
-    progress: bool = True,
     resume: PruneResult | None = None,
     **options: Any,
 ) -> PruneResult:
@@ -62,26 +46,7 @@ def prune(
     Args:
         model: network in eval mode; not changed.
         images: calibration images as the network expects them: tensor (N, C, H, W), DataLoader, or batches.
-        pattern: "2:4", 0.8, "global:0.8:0.95", ``NM(2, 4)``, ``Unstructured(0.8, "global", cap=0.95)``.
-        k: how many operations behind a layer its loss looks; 0 is layer-wise least squares; default 5; "auto" chooses
-            per layer by gain per cost (:mod:`snows_core.methods.choose_k`).
-        recipe: "fast" or "paper", or a :class:`~snows_core.settings.Recipe`.
-        masks: masks made elsewhere, used as they are instead of ``pattern``: bool tensors by layer or parameter name,
-            or a pruned model or state dict whose zeros define them.
-        saliency: how weights are scored: "magnitude", or a function of (name, weight).
-        layers: names, globs, or a predicate of (name, module); default all convolution and linear layers but the first
-            and the classifier.
-        exclude: likewise, to be left dense.
-        leaf_modules: modules that torch.fx must not look into (classes, names, globs).
-        device: where to compute; default: where the model is. The result's model is where the model was.
-        max_images: use at most this many images.
-        max_memory: bytes, or a fraction below 1 of what is free, for graphs and resting values; default 0.8 of a GPU,
-            2.5 GB of a host. Graphs are rebuilt, values rest in host memory or on disk as needed, with the same result.
-        refine: steps of joint refinement after the sweep (:mod:`snows_core.sweep.refine`), 0 for none; it pays at high
-            unstructured sparsity, and also changes scales and shifts of normalisation layers.
-        augment: changes calibration images at random during refinement, for instance ``snows.flip_and_shift``.
-        seed: of the order of the images, of equal scores, of the curvature probes and of refinement.
-        progress: show a progress bar.
+        pattern: see :class:`~snows_core.settings.PruneSettings`.
         resume: an interrupted result of the same call; its solved layers are taken over.
         **options: single fields of the recipe, for instance ``steps=2`` or ``curvature="hessian"``.
 
@@ -94,32 +59,26 @@ def prune(
     Raises:
         SnowsError: on any argument that cannot work; nothing is changed then.
     """
-    recipe = get_recipe(recipe, arguments_of(prune), **options)
-    joint = JointOptions(refine, augment=augment, seed=seed, progress=progress)
-    k = read_k(k)
-    choice = Choice(parse_pattern(pattern), saliency, masks, layers, exclude, leaf_modules, seed)
-    parts = calibration_parts(images, max_images)
-    digest, count = images_digest(parts), sum(map(len, parts))
-    prepared = prepare(model, parts, choice)
+    settings = checked_settings(prune, pattern=pattern, **options)
+    steps = layer_steps(settings)
+    parts = calibration_parts(images, settings.max_images)
+    prepared = prepare(model, parts, settings)
     network = prepared.network
-    home = next(network.module.parameters()).device
-    place = resolve_device(device, home)
-    record = {
-        "pattern": str(choice.pattern) if masks is None else "given masks",
-        "k": k,
-        "recipe": asdict(recipe),
-        "calibration": {"images": count, "digest": digest},
-        "weights": state_digest(prepared.model),
-    }
+    place = resolve_device(settings.device, next(network.module.parameters()).device)
+    asked = settings.record()
+    record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "mask", "update")}
+    record["calibration"] = {"images": sum(map(len, parts)), "digest": images_digest(parts)}
+    record["weights"] = state_digest(prepared.model)
     if resume is not None:
-        _check_resume(resume, prepared.masks, record | {"seed": seed})
+        # Masks that a method chooses come with the result.
+        masks = prepared.masks if steps.choose is None else resume.masks
+        check_resume(resume, record | {"seed": settings.seed}, masks)
     placed = prepared.move(place)
     like = channels_last(network, first_images(parts, 2).to(place, next(network.module.parameters()).dtype))
-    whole, order = shuffled(parts, seed, like if parts[0].device == place else like.cpu())
+    whole, order = shuffled(parts, settings.seed, like if parts[0].device == place else like.cpu())
     record["calibration"]["order"] = order.tolist()
-    steps = layer_steps("magnitude", "snows", recipe, k, choice)
-    sweep = Sweep(network, prepared.layers, placed, steps, whole, max_memory, seed)
-    sweep.run(progress, _known_solutions(resume, prepared.layers, place))
+    sweep = Sweep(network, prepared.layers, placed, steps, whole, settings.max_memory, settings.seed)
+    sweep.run(settings.progress, _known_solutions(resume, prepared.layers, place))
     record |= {
         "complete": not sweep.interrupted,
         "memory": {
@@ -127,37 +86,31 @@ def prune(
             "storage": str(sweep.memory.storage or place),
             "peak": peak_memory(place),
         },
-        **provenance(seed=seed, device=str(place)),
+        "settings": asked,
+        **provenance(seed=settings.seed, device=str(place)),
     }
     result = _result(prepared, sweep, record)
-    if refine and not sweep.interrupted:
+    if settings.refine and not sweep.interrupted:
+        joint = JointOptions(settings.refine, augment=settings.augment, seed=settings.seed, progress=settings.progress)
         refine_result(result, network, whole, joint)
     return result
 
 
+@takes_settings
 @plain_numerics()
 def make_masks(
     model: nn.Module,
     images: Tensor | Iterable[Any],
-    pattern: Pattern | str | float = "2:4",
-    *,
-    saliency: str | Saliency = "magnitude",
-    layers: LayerChoice = None,
-    exclude: LayerChoice = None,
-    leaf_modules: Iterable[type[nn.Module] | str] = (),
-    seed: int = 0,
+    pattern: SparsityPattern | str | float = PruneSettings.pattern,
+    **options: Any,
 ) -> Masks:
-    """Return the masks that :func:`prune` would use, without pruning.
+    """Return the masks that :func:`prune` would use with the same arguments, without pruning.
 
     Args:
         model: network in eval mode; not changed.
         images: one or more example images, to see which layer is which.
-        pattern: as in :func:`prune`.
-        saliency: as in :func:`prune`.
-        layers: as in :func:`prune`.
-        exclude: as in :func:`prune`.
-        leaf_modules: as in :func:`prune`.
-        seed: decides between equal scores, as in :func:`prune`.
+        pattern: see :class:`~snows_core.settings.PruneSettings`.
+        **options: single fields of the recipe, which change no mask.
 
     Returns:
         Layer name to bool tensor; ``snows.apply_masks(model, masks)`` is then pruning without any re-fit.
@@ -165,23 +118,11 @@ def make_masks(
     Raises:
         SnowsError: as :func:`prune`.
     """
-    choice = Choice(parse_pattern(pattern), saliency, None, layers, exclude, leaf_modules, seed)
-    return prepare(model, calibration_parts(images, limit=2, few=0), choice).masks
-
-
-def _check_resume(resume: PruneResult, masks: Masks, record: dict[str, Any]) -> None:
-    for key, value in json.loads(json.dumps(record)).items():
-        known = json.loads(json.dumps(resume.manifest.get(key)))
-        if isinstance(value, dict) and isinstance(known, dict):  # a saved record may say more, of where images are from
-            known = {name: known.get(name) for name in value}
-        if known != value:
-            words = {"weights": "dense weights", "calibration": "calibration images"}.get(key, key)
-            raise invalid_argument("resume", f"a result with another {words}", "an interrupted result of the same call")
-    for name, mask in resume.masks.items():
-        if name not in masks or not torch.equal(masks[name].cpu(), mask.cpu()):
-            raise invalid_argument(
-                "resume", f"a result with another mask for '{name}'", "an interrupted result of the same call"
-            )
+    settings = checked_settings(make_masks, pattern=pattern, **options)
+    if layer_steps(settings).choose is not None:
+        fix = "prune(..., update='none').masks holds them."
+        raise invalid_argument("mask", repr(settings.mask), "'magnitude': other masks are chosen during the sweep", fix)
+    return prepare(model, calibration_parts(images, limit=2, few=0), settings).masks
 
 
 def _known_solutions(

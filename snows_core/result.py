@@ -89,6 +89,32 @@ class PruneResult:
         self.report.to_csv(folder / "report.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)  # texts are seen as such
 
 
+def check_resume(resume: PruneResult, record: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
+    """Refuse to go on from a result in a run that would not have begun it.
+
+    Args:
+        resume: the result.
+        record: entries of the run's manifest that must be the same.
+        masks: its masks by layer name.
+
+    Raises:
+        SnowsError: on something else than a result, and on the first difference.
+    """
+    expected = "an interrupted result of the same call"
+    if not isinstance(resume, PruneResult):
+        raise invalid_argument("resume", type(resume).__name__, expected, "snows.load(folder) reads a saved one.")
+    for key, value in json.loads(json.dumps(record)).items():
+        known = json.loads(json.dumps(resume.manifest.get(key)))
+        if isinstance(value, dict) and isinstance(known, dict):  # a saved record may say more, of where images are from
+            known = {name: known.get(name) for name in value}
+        if known != value:
+            words = {"weights": "dense weights", "calibration": "calibration images"}.get(key, key)
+            raise invalid_argument("resume", f"a result with another {words}", expected)
+    for name, mask in resume.masks.items():
+        if name not in masks or not torch.equal(masks[name].cpu(), mask.cpu()):
+            raise invalid_argument("resume", f"a result with another mask for '{name}'", expected)
+
+
 def _json_value(value: Any) -> Any:
     """Say scalars of NumPy and PyTorch as numbers, arrays as lists and anything else as text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

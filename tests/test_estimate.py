@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from toys import random_images, small_resnet, small_vit
+from toys import ctrl_c_after, random_images, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.errors import SnowsError
@@ -75,3 +75,41 @@ def test_a_closed_form_takes_no_products_and_a_part_of_the_images_is_charged_as_
         monkeypatch.setattr(sys.modules["snows_core.methods.enough"], name, value)
     part = snows.estimate(model, images, "2:4", count=64, k=1, batch_size=4)
     assert (part["image_products"] == 8 * part["products"]).all()
+
+
+def interrupted(monkeypatch, after, **options):
+    """Return what a run had when Ctrl-C came."""
+    with monkeypatch.context() as patch:
+        ctrl_c_after(patch, after)
+        return snows.prune(small_resnet(), random_images(8), **options)
+
+
+@pytest.mark.usefixtures("few_images_are_fine")
+def test_the_same_keywords_go_into_both(monkeypatch):
+    images = random_images(8)
+    options = {"pattern": "1:4", "k": 0, "max_images": 6, "refine": 1, "progress": False, "seed": 3, "ridge": 1e-2}
+    options |= {"augment": snows.flip_and_shift, "max_memory": 1e9, "device": "cpu", "exclude": "layer1.conv1"}
+    partial = interrupted(monkeypatch, 2, **options)
+    whole = snows.prune(small_resnet(), images, **options, resume=partial)
+    table = snows.estimate(small_resnet(), images, **options, resume=partial)
+    solved = set(partial.masks)
+    assert len(solved) == 2 and whole.complete
+    assert table["layer"].tolist() == [name for name in whole.masks if name not in solved]
+    assert snows.estimate(small_resnet(), images, **options, resume=whole).empty
+    assert list(snows.estimate(small_resnet(), images, **options, resume=whole)) == list(table)
+    with pytest.raises(SnowsError, match=r"^resume: got a result with another seed; expected an interrupted result"):
+        snows.estimate(small_resnet(), images, **options | {"seed": 4}, resume=partial)
+    for function in (snows.prune, snows.estimate):
+        with pytest.raises(SnowsError, match=r"^resume: got str; expected an interrupted result of the same call"):
+            function(small_resnet(), images, **options, resume="folder")
+
+
+def test_no_more_images_are_charged_than_may_be_used():
+    model, images = small_resnet(), random_images(16)
+    options = {"k": 1, "layers": "layer1.conv1", "warm_start": False}
+
+    def charged(**more):
+        table = snows.estimate(model, images, "2:4", **options, **more)
+        return (table["image_products"] / table["products"]).item()
+
+    assert [charged(), charged(max_images=6), charged(count=64, max_images=12)] == [16, 6, 12]

@@ -37,6 +37,7 @@ def loaded_after(code: str) -> list[str]:
         "import snows_core",
         "import snows_core; snows_core.SnowsError, snows_core.__version__, dir(snows_core)",
         "import snows_core; snows_core.Recipe('mine', newton=snows_core.NewtonOptions(steps=2))",
+        "import snows_core; snows_core.PruneSettings(k=2, recipe='paper', layers=['conv*'])",
         "import snows_core.cli.app",
     ],
 )

@@ -27,6 +27,8 @@ BAD = {
     "option": ({"cg_iters": 3}, r"option: got 'cg_iters'; expected one of .*Nearest: cg_iter"),
     "layer": ({"layers": ["layer9"]}, r"layers: got 'layer9'; expected names or globs"),
     "nothing": ({"layers": []}, r"layers: got a choice that selects no layer"),
+    "mask method": ({"mask": "magnitud"}, r"mask: got 'magnitud'; expected one of .*Nearest: magnitude"),
+    "update method": ({"update": "adam"}, r"update: got 'adam'; expected one of"),
     "saliency": ({"saliency": "wandaa"}, r"saliency: got 'wandaa'; expected one of"),
     "limit": ({"max_images": 0}, r"max_images: got 0; expected an integer >= 1"),
     "mask shape": (

@@ -1,13 +1,29 @@
-"""recipe.py: the two lanes, single options changed, and what cannot be meant refused."""
+"""settings: the two recipes, every option of a run in one place, and what cannot be meant refused."""
 
+import inspect
+import json
+import re
 from dataclasses import asdict, fields
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from toys import random_images, small_resnet
 
+import snows_core as snows
+from snows_core.cli import app as cli
 from snows_core.errors import SnowsError
-from snows_core.settings import RECIPES, NewtonOptions, Recipe, changeable, get_recipe
+from snows_core.settings import (
+    RECIPES,
+    NewtonOptions,
+    PruneSettings,
+    Recipe,
+    changeable,
+    get_recipe,
+    settings_of,
+    takes_settings,
+)
 from snows_core.solvers import newton_cg
 
 # Every field of the two lanes, written out: a default that changes must not change a recipe by the way.
@@ -18,7 +34,7 @@ FAST = {
     "precondition": True,
     "mini_batches": False,
     "passes": 1,
-    "taps": "all",
+    "tap_rule": "all",
     "normalise": True,
     "curvature": "gauss-newton",
     "precision": "float32",
@@ -47,7 +63,7 @@ PAPER = {
     "precondition": False,
     "mini_batches": True,
     "passes": 3,
-    "taps": "published",
+    "tap_rule": "published",
     "normalise": False,
     "curvature": "hessian",
     "precision": "float32",
@@ -85,7 +101,7 @@ def test_the_two_lanes_are_what_design_says_they_are():
     paper, fast = get_recipe("paper"), get_recipe("fast")
     # DESIGN section 1 and FACTS section 2: the published procedure.
     assert (paper.targets, paper.warm_start, paper.precondition, paper.mini_batches) == ("pruned", False, False, True)
-    assert (paper.passes, paper.taps, paper.curvature, paper.newton.steps) == (3, "published", "hessian", 1)
+    assert (paper.passes, paper.tap_rule, paper.curvature, paper.newton.steps) == (3, "published", "hessian", 1)
     assert (paper.newton.damping, paper.newton.armijo, paper.newton.shrink) == (1e-4, 1e-5, 0.9)
     assert paper.newton.cg_absolute > 0 and paper.newton.cg_progress == 0
     # And what measurement showed to be worth it.
@@ -191,7 +207,7 @@ def test_switches_are_true_or_false(name):
     [
         {"targets": "densely"},
         {"curvature": "gauss_newton"},
-        {"taps": "paper"},
+        {"tap_rule": "paper"},
         {"passes": 0},
         {"batch_size": 2.5},
         {"batch_size": 0},
@@ -228,11 +244,156 @@ def test_a_misspelt_argument_of_the_caller_is_suggested():
 
 
 def test_every_field_is_documented():
-    for kind in (Recipe, NewtonOptions):
-        assert all(f"        {f.name}: " in kind.__doc__ for f in fields(kind))
+    for kind in (Recipe, NewtonOptions, PruneSettings):
+        assert all(f"\n    {f.name}: " in inspect.cleandoc(kind.__doc__) for f in fields(kind))
 
 
 @pytest.mark.parametrize("recipe", [None, 3])
 def test_a_recipe_of_another_type_is_refused(recipe):
     with pytest.raises(SnowsError, match=r"recipe: got"):
         get_recipe(recipe)
+
+
+SETTINGS = {f.name: f for f in fields(PruneSettings)}
+DEFAULTS = {
+    "pattern": "2:4",
+    "k": 5,
+    "recipe": "fast",
+    "masks": None,
+    "saliency": "magnitude",
+    "mask": "magnitude",
+    "update": "snows",
+    "layers": None,
+    "exclude": None,
+    "leaf_modules": (),
+    "device": None,
+    "max_images": None,
+    "max_memory": None,
+    "refine": 0,
+    "augment": None,
+    "seed": 0,
+    "progress": True,
+}
+
+
+def test_every_setting_has_the_default_that_it_had():
+    assert {name: f.default for name, f in SETTINGS.items()} == DEFAULTS
+    assert vars(PruneSettings()) == DEFAULTS | {"recipe": RECIPES["fast"]}
+
+
+@pytest.mark.parametrize("function", [snows.prune, snows.estimate, snows.make_masks])
+def test_every_setting_is_shown_by_the_functions_that_take_it(function):
+    shown = inspect.signature(function).parameters
+    assert {name: shown[name].default for name in SETTINGS} == DEFAULTS
+    assert all(shown[name].annotation == f.type for name, f in SETTINGS.items())
+    text = " ".join(function.__doc__.split())
+    assert all(f" {name}: {f.metadata['help']} {f.metadata['python']}".rstrip() in text for name, f in SETTINGS.items())
+    entries = re.findall(r"^    (\S+): ", inspect.cleandoc(function.__doc__), flags=re.MULTILINE)
+    assert entries[: len(shown)] == [
+        str(p).split(":")[0] if p.kind is p.VAR_KEYWORD else p.name for p in shown.values()
+    ]
+
+
+def test_estimate_takes_what_prune_takes():
+    pruned, estimated = (dict(inspect.signature(function).parameters) for function in (snows.prune, snows.estimate))
+    assert estimated.pop("count").default is None
+    assert {**pruned, "return": None} == {**estimated, "return": None}
+
+
+@pytest.mark.parametrize("command", [cli.prune_command, cli.estimate_command])
+def test_every_setting_but_tensors_and_functions_is_an_option_of_the_commands(command):
+    names = {"max_images": "images", "progress": "quiet"}
+    shown = inspect.signature(command).parameters
+    for name, setting in SETTINGS.items():
+        if name in ("masks", "saliency"):
+            assert name not in shown
+            continue
+        parameter = shown[names.get(name, name)]
+        assert parameter.default in (setting.default, None, False)
+        if name != "progress":
+            assert get_args(parameter.annotation)[1].help.startswith(setting.metadata["help"])
+    written = {"model", "out", "data", "data_root", "weights", "overwrite", "settings"}
+    assert set(shown) - written == {names.get(name, name) for name in SETTINGS} - {"masks", "saliency"}
+
+
+def test_settings_run_as_keywords_and_may_be_read_twice():
+    given = {"layers": (name for name in ("a", "b")), "leaf_modules": iter(["c"]), "exclude": {"d"}, "k": np.int64(2)}
+    made = settings_of(snows.prune, **given, recipe="paper", steps=3, max_memory=np.float32(0.5))
+    assert (made.layers, made.leaf_modules, made.exclude) == (("a", "b"), ("c",), ("d",))
+    assert type(made.k) is int and made.max_memory == 0.5 and made.recipe == get_recipe("paper", steps=3)
+    assert PruneSettings(**vars(made)) == settings_of(snows.estimate, **vars(made)) == made
+    block = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    assert PruneSettings(layers=block).layers is block, "a module can be iterated over and means itself"
+    assert PruneSettings(layers=torch.nn.Linear, exclude="fc*").exclude == "fc*"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"k": -1}, r'^k: got -1; expected an integer >= 0, or "auto"\. k=0 is layer-wise least squares\.$'),
+        ({"recipe": "quick"}, r"^recipe: got 'quick'; expected one of"),
+        ({"mask": 3}, r"^mask: got 3; expected the name of a method"),
+        ({"update": " "}, r"^update: got ' '; expected the name of a method"),
+        ({"max_images": 0}, r"^max_images: got 0; expected an integer >= 1 or None\.$"),
+        ({"max_images": 2.5}, r"^max_images: got 2\.5; expected an integer >= 1 or None\.$"),
+        ({"max_memory": 1e3}, r"^max_memory: got 1000\.0; expected bytes .*Bytes below 1e6 cannot be meant\."),
+        ({"max_memory": True}, r"^max_memory: got True; expected bytes"),
+        ({"refine": -1}, r"^refine: got -1; expected a number of steps >= 0\.$"),
+        ({"refine": True}, r"^refine: got True; expected a number of steps >= 0\.$"),
+        ({"augment": "flip"}, r"^augment: got str; expected a function of \(images, generator\)\.$"),
+        ({"seed": "0"}, r"^seed: got '0'; expected an integer"),
+        ({"progress": 1}, r"^progress: got 1; expected True or False"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(options, message):
+    with pytest.raises(SnowsError, match=message):
+        PruneSettings(**options)
+    for function in (snows.prune, snows.estimate, snows.make_masks):
+        with pytest.raises(SnowsError, match=message):
+            function(None, None, **options)
+
+
+@pytest.mark.parametrize("name", ["mask", "update"])
+@pytest.mark.parametrize("function", [snows.prune, snows.estimate, snows.make_masks])
+def test_methods_that_are_not_there_are_refused(function, name):
+    with pytest.raises(SnowsError, match=rf"^{name}: got 'snow'; expected one of \[.*'{DEFAULTS[name]}'"):
+        function(None, None, **{name: "snow"})
+    with pytest.raises(SnowsError, match=r"^option: got 'leaf_module'; expected one of .*Nearest: leaf_modules"):
+        function(None, None, leaf_module=["a"])
+
+
+def test_a_record_holds_every_setting_and_nothing_that_json_does_not():
+    made = PruneSettings(
+        0.5,
+        masks={"a": torch.ones(2)},
+        layers=[torch.nn.Linear, torch.nn.Sequential(), "conv*"],
+        exclude=lambda name, module: False,
+        device=torch.device("cpu"),
+        augment=snows.flip_and_shift,
+        saliency=torch.abs,
+    )
+    record = made.record()
+    assert list(record) == list(SETTINGS) and json.loads(json.dumps(record)) == record
+    assert (record["pattern"], record["masks"], record["device"]) == ("given masks", "given", "cpu")
+    assert record["layers"] == ["Linear", "Sequential", "conv*"] and "lambda" in record["exclude"]
+    assert record["augment"] == "flip_and_shift" and record["recipe"] == asdict(RECIPES["fast"])
+    assert PruneSettings(snows.NM(1, 4)).record()["pattern"] == "1:4"
+
+
+def test_a_function_without_a_docstring_takes_settings_too():
+    @takes_settings
+    def run(model, **options):
+        return options
+
+    assert run.__doc__ is None and run(1, k=2) == {"k": 2}
+    assert list(inspect.signature(run).parameters) == ["model", *SETTINGS, "options"]
+
+
+@pytest.mark.usefixtures("few_images_are_fine")
+def test_the_manifest_holds_the_settings_of_the_run():
+    options = {"k": 0, "layers": ["layer1.conv1"], "max_memory": 1e9, "progress": False, "ridge": 1e-2}
+    manifest = snows.prune(small_resnet(), random_images(4), "1:4", **options).manifest
+    record = settings_of(snows.prune, pattern="1:4", **options).record()
+    own = {name: manifest[name] for name in ("pattern", "k", "recipe", "mask", "update")}
+    assert own | manifest["settings"] == record
+    assert manifest["settings"]["max_memory"] == 1e9 and manifest["recipe"]["ridge"] == 1e-2

@@ -121,7 +121,8 @@ class ActivationCache:
 
     def read(self, node: fx.Node, batch: int) -> Tensor:
         """Return one value of one batch on the network's device."""
-        return move(self.values[batch][node], self.device)
+        value: Tensor = move(self.values[batch][node], self.device)
+        return value
 
     @torch.no_grad()
     def taps(self, segment: Segment, batch: int) -> list[Tensor]:

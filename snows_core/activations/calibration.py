@@ -14,6 +14,7 @@ from snows_core.devices import free_memory
 from snows_core.errors import invalid_argument
 
 FEW = 32
+PIECE = 64  # images that are converted at a time, so that no second copy of a large set exists on the way
 MANY = 20_000  # images from a source without a length, past which it is taken for an endless one
 
 
@@ -92,9 +93,9 @@ def shuffled(parts: list[Tensor], seed: int, like: Tensor) -> tuple[Tensor, Tens
     whole = torch.empty((count, *shape), dtype=like.dtype, device=like.device, memory_format=layout)
     start = 0
     while parts:
-        part = parts.pop(0)
-        whole[place[start : start + len(part)]] = part.detach().to(whole)
-        start += len(part)
+        for piece in torch.split(parts.pop(0).detach(), PIECE):
+            whole[place[start : start + len(piece)]] = piece.to(whole)
+            start += len(piece)
     return whole, order
 
 

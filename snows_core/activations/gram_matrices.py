@@ -40,16 +40,17 @@ def normal_equations(
     Returns:
         Gram matrix A (groups, d, d), and ``X y0'`` as rows (out, d), or None without y0.
     """
-    own: Tensor | None = None
-    response: Tensor | None = None
+    own: Tensor | None = None  # (groups, d, d)
+    response: Tensor | None = None  # (groups, out / groups, d)
     for x, y0 in inputs:
         for columns, right in _pieces(x, y0, geometry, outputs):
             if own is None:
                 own = columns.new_zeros(len(columns), columns.shape[1], columns.shape[1])
                 response = None if right is None else columns.new_zeros(len(columns), right.shape[1], columns.shape[1])
             own.baddbmm_(columns, columns.mT)
-            if right is not None:
+            if right is not None and response is not None:
                 response.baddbmm_(right, columns.mT)
+    assert own is not None, "there is a batch"
     return own, None if response is None else response.reshape(outputs, -1)
 
 

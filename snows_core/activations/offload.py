@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class DiskTensor:
         return tensor.to(device)
 
 
-def _bytes_of(tensor: Tensor) -> object:
+def _bytes_of(tensor: Tensor) -> Any:
     """Return a dense CPU tensor's memory as a writable array of bytes."""
     return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()
 

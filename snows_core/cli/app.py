@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,23 +18,14 @@ from snows_core.cli.options import (
     Data,
     DataRoot,
     Device,
-    Exclude,
-    Images,
-    KOption,
-    Layers,
-    LeafModules,
-    MaxMemory,
     Model,
     ModelName,
-    Pattern,
     Quiet,
-    RecipeName,
-    Seed,
-    Settings,
     Weights,
     checked_seed,
     home_expanded,
-    read_settings,
+    read_options,
+    with_settings,
 )
 
 
@@ -80,55 +71,27 @@ def _root(
     ),
 )
 @guarded
+@with_settings
 def prune_command(
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder for weights, masks, manifest and report.", callback=home_expanded)],
     data: Data = None,
-    pattern: Pattern = None,
-    k: KOption = None,
-    images: Images = None,
-    recipe: RecipeName = "fast",
-    settings: Settings = None,
-    layers: Layers = None,
-    exclude: Exclude = None,
-    leaf_modules: LeafModules = None,
-    refine: Annotated[
-        int, typer.Option(min=0, help="Steps of joint refinement after the sweep; pays at high sparsity.")
-    ] = 0,
-    augment: Annotated[
-        bool, typer.Option("--augment", help="Mirror and shift images during refinement (natural images only).")
-    ] = False,
-    max_memory: MaxMemory = None,
-    seed: Seed = 0,
     data_root: DataRoot = None,
     weights: Weights = None,
-    device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
-    quiet: Quiet = False,
+    **typed: Any,
 ) -> None:
     """Prune a network on images, measure the result and save it.
 
     The dense network's accuracy is checked first; calibration images come from the training split, the measurements
     from the test split. Ctrl-C saves the layers solved so far.
     """
-    changes = read_settings(settings or ())
-    from snows_core.cli.commands import PruneOptions, RunOptions, prune_to_folder
+    options = read_options(typed)
+    from snows_core.cli.commands import prune_to_folder
     from snows_core.cli.source import Source
 
-    run = RunOptions(
-        pattern,
-        k,
-        images,
-        recipe,
-        changes,
-        tuple(layers or ()),
-        tuple(exclude or ()),
-        tuple(leaf_modules or ()),
-        max_memory,
-        seed,
-    )
-    options = PruneOptions(out, run, overwrite, not quiet, refine, augment)
-    result = prune_to_folder(Source(model, data, data_root, weights, device), options, typer.echo)
+    source = Source(model, data, data_root, weights, options.pop("device", None))
+    result = prune_to_folder(source, out, options, typer.echo, overwrite)
     if not result.complete:
         typer.echo(f"interrupted: {out} holds the layers solved so far, the others are dense", err=True)
         raise typer.Exit(INTERRUPTED)
@@ -163,41 +126,17 @@ def evaluate_command(
 
 @app.command("estimate", epilog=example("snows estimate --model digits-resnet20 --pattern 1:4 --images 256"))
 @guarded
+@with_settings
 def estimate_command(
-    model: ModelName,
-    data: Data = None,
-    pattern: Pattern = None,
-    k: KOption = None,
-    images: Images = None,
-    recipe: RecipeName = "fast",
-    settings: Settings = None,
-    layers: Layers = None,
-    exclude: Exclude = None,
-    leaf_modules: LeafModules = None,
-    max_memory: MaxMemory = None,
-    seed: Annotated[int, typer.Option(callback=checked_seed, help="Seed of the sample of images that is timed.")] = 0,
-    data_root: DataRoot = None,
-    weights: Weights = None,
-    device: Device = None,
+    model: ModelName, data: Data = None, data_root: DataRoot = None, weights: Weights = None, **typed: Any
 ) -> None:
     """Say what pruning would cost: products, seconds and memory per layer, measured on a few images; prunes nothing."""
-    changes = read_settings(settings or ())
-    from snows_core.cli.commands import RunOptions, estimate_table
+    options = read_options(typed)
+    from snows_core.cli.commands import estimate_table
     from snows_core.cli.source import Source
 
-    run = RunOptions(
-        pattern,
-        k,
-        images,
-        recipe,
-        changes,
-        tuple(layers or ()),
-        tuple(exclude or ()),
-        tuple(leaf_modules or ()),
-        max_memory,
-        seed,
-    )
-    typer.echo(estimate_table(Source(model, data, data_root, weights, device), run, typer.echo))
+    source = Source(model, data, data_root, weights, options.pop("device", None))
+    typer.echo(estimate_table(source, options, typer.echo))
 
 
 @app.command(

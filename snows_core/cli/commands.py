@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,138 +16,61 @@ from snows_core.cli.source import Say, Source, check_dense, check_device, source
 from snows_core.errors import invalid_argument
 from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate, metrics_frame
-from snows_core.masks.patterns import parse_pattern
-from snows_core.methods.choose_k import K
 from snows_core.prune import prune
 from snows_core.result import PruneResult, check_target, load
-from snows_core.settings import get_recipe
+from snows_core.sweep.prepare import checked_settings
 from snows_core.sweep.refine import flip_and_shift
 from snows_core.tables import layer_table, table
 from snows_core.zoo.bundle import DataBundle
 from snows_core.zoo.registry import EXPERIMENTS, Experiment
 
 __all__ = [
-    "PruneOptions",
-    "RunOptions",
     "Source",
     "check_dense",
     "check_device",
     "estimate_table",
     "evaluate_folder",
     "experiments_frame",
+    "image_count",
     "measure",
     "prune_to_folder",
     "source_of",
 ]
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What `snows prune` and `snows estimate` share; None and empty mean the experiment's default.
+def image_count(asked: int | None, chosen: Experiment, bundle: DataBundle, say: Say) -> int:
+    """Return how many calibration images there will be: as asked, else the experiment's number or all there are.
 
-    Attributes:
-        pattern: "2:4", "0.8", "global:0.8:0.95", ...
-        k: operations behind a layer, or "auto".
-        images: how many calibration images.
-        recipe: "fast" or "paper".
-        settings: single options of the recipe.
-        layers: globs of the layers to prune.
-        exclude: globs of the layers to leave dense.
-        leaf_modules: globs of modules not to be traced.
-        max_memory: bytes or a fraction; None for the default of ``prune``.
-        seed: of everything random.
+    Raises:
+        SnowsError: when more were asked for than there are.
     """
-
-    pattern: str | None = None
-    k: K | None = None
-    images: int | None = None
-    recipe: str = "fast"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    layers: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    leaf_modules: tuple[str, ...] = ()
-    max_memory: float | None = None
-    seed: int = 0
-
-    def check(self) -> None:
-        """Refuse what can be refused without a network.
-
-        Raises:
-            SnowsError: on an unknown recipe, an option or a pattern that cannot work.
-        """
-        get_recipe(self.recipe, **self.settings)
-        if self.pattern is not None:
-            parse_pattern(self.pattern)
-
-    def arguments(self, chosen: Experiment) -> dict[str, Any]:
-        """Return the arguments that ``prune`` and ``estimate`` share, filled up from the experiment."""
-        return {
-            "pattern": self.pattern or chosen.pattern,
-            "k": chosen.k if self.k is None else self.k,
-            "recipe": self.recipe,
-            "layers": list(self.layers) or None,
-            "exclude": list(self.exclude or chosen.exclude) or None,
-            "leaf_modules": list(self.leaf_modules),
-            "max_memory": self.max_memory,
-            **self.settings,
-        }
-
-    def count(self, chosen: Experiment, bundle: DataBundle, say: Say) -> int:
-        """Return how many calibration images there will be: as asked, else the experiment's number or all there are.
-
-        Raises:
-            SnowsError: when more were asked for than there are.
-        """
-        there = len(bundle.train)
-        if self.images is None:
-            if there < chosen.calibration_images:
-                say(f"{bundle.source}: all {there:,} training images are used, {chosen.calibration_images} are usual")
-            return min(there, chosen.calibration_images)
-        if self.images > there:
-            raise invalid_argument(
-                "--images", f"{self.images}", f"at most {there}, the training images of {bundle.source}"
-            )
-        return self.images
+    there = len(bundle.train)
+    if asked is None:
+        if there < chosen.calibration_images:
+            say(f"{bundle.source}: all {there:,} training images are used, {chosen.calibration_images} are usual")
+        return min(there, chosen.calibration_images)
+    if asked > there:
+        raise invalid_argument("--images", f"{asked}", f"at most {there}, the training images of {bundle.source}")
+    return asked
 
 
-@dataclass(frozen=True)
-class PruneOptions:
-    """Options of `snows prune`.
-
-    Attributes:
-        out: folder of the result.
-        run: what is pruned how.
-        overwrite: replace a result that is there.
-        progress: whether to show bars.
-        refine: steps of joint refinement after the sweep.
-        augment: mirror and shift images during refinement.
-    """
-
-    out: Path
-    run: RunOptions = field(default_factory=RunOptions)
-    overwrite: bool = False
-    progress: bool = True
-    refine: int = 0
-    augment: bool = False
-
-    def check(self) -> None:
-        """Refuse what can be refused without a network, the folder first.
-
-        Raises:
-            SnowsError: on a folder that cannot be written, or options that cannot work.
-        """
-        check_target(self.out, self.overwrite)
-        if self.augment and not self.refine:
-            raise invalid_argument(
-                "--augment",
-                "no --refine",
-                "steps of refinement, during which images are changed",
-                "For instance --refine 150.",
-            )
-        self.run.check()
+def _checked(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was typed as keywords of a function, after refusing what can be refused without a network."""
+    keywords = {**options, **({"augment": flip_and_shift} if options.get("augment") else {})}
+    checked_settings(function, **keywords)
+    return keywords
 
 
-def prune_to_folder(source: Source, options: PruneOptions, say: Say) -> PruneResult:
+def _filled_up(options: Mapping[str, Any], chosen: Experiment, device: str | None) -> dict[str, Any]:
+    """Return keywords of ``prune`` and ``estimate`` where what was not typed is as the experiment has it."""
+    usual = {"pattern": chosen.pattern, "k": chosen.k, "exclude": list(chosen.exclude)}
+    typed = {name: value for name, value in options.items() if name != "max_images"}  # so many are drawn already
+    return {**usual, **typed, "device": device}
+
+
+def prune_to_folder(
+    source: Source, out: Path, options: Mapping[str, Any], say: Say, overwrite: bool = False
+) -> PruneResult:
     """Prune a network of the zoo, timm or torchvision, measure the result and save it.
 
     Everything that can be wrong is looked at before the pruning starts, the folder included; the test images are
@@ -156,8 +78,10 @@ def prune_to_folder(source: Source, options: PruneOptions, say: Say) -> PruneRes
 
     Args:
         source: network and images.
-        options: what to do.
+        out: folder of the result.
+        options: keywords of ``prune`` from :func:`snows_core.cli.options.read_options`.
         say: called with text for the user.
+        overwrite: replace a result that is there.
 
     Returns:
         The result; its manifest has the calibration images' positions and the measurements. Not ``complete`` after
@@ -166,25 +90,16 @@ def prune_to_folder(source: Source, options: PruneOptions, say: Say) -> PruneRes
     Raises:
         SnowsError: on anything that cannot work; nothing is written then.
     """
-    options.check()
-    run = options.run
+    check_target(out, overwrite)
+    options = _checked(prune, options)
     chosen, model, bundle = source.load()
-    count = run.count(chosen, bundle, say)
+    count = image_count(options.get("max_images"), chosen, bundle, say)
     dense = check_dense(chosen, model, bundle, source.device, say)
-    images, _, positions = bundle.train.sample(count, run.seed)
-    result = prune(
-        model,
-        images,
-        **run.arguments(chosen),
-        device=source.device,
-        seed=run.seed,
-        progress=options.progress,
-        refine=options.refine,
-        augment=flip_and_shift if options.augment else None,
-    )
+    images, _, positions = bundle.train.sample(count, options["seed"])
+    result = prune(model, images, **_filled_up(options, chosen, source.device))
     if not result.complete and not result.masks:
         raise KeyboardInterrupt  # before the first layer was solved: there is nothing to keep
-    sample = {"data": bundle.name, "split": "train", "seed": run.seed, "indices": [int(i) for i in positions]}
+    sample = {"data": bundle.name, "split": "train", "seed": options["seed"], "indices": [int(i) for i in positions]}
     result.manifest["source"] = source.record() | {"calibration": sample}
     try:  # whatever happens from here on, the pruned network is kept
         say(layer_table(result.report))
@@ -193,8 +108,8 @@ def prune_to_folder(source: Source, options: PruneOptions, say: Say) -> PruneRes
             result.manifest["evaluation"] = {"dense": dense.as_dict(), "pruned": pruned.as_dict()}
             say(table(metrics_frame(dense, pruned), index=True))
     finally:
-        _save(result, options.out, options.overwrite, say)
-    say(next_step(source, options.out, result.complete))
+        _save(result, out, overwrite, say)
+    say(next_step(source, out, result.complete))
     return result
 
 
@@ -235,12 +150,12 @@ def next_step(source: Source, out: Path, complete: bool) -> str:
     return f"next: {shlex.join(words)}\nin Python: snows_core.load({str(out)!r}, {network}).model"
 
 
-def estimate_table(source: Source, run: RunOptions, say: Say = lambda line: None) -> str:
+def estimate_table(source: Source, options: Mapping[str, Any], say: Say = lambda line: None) -> str:
     """Return the cost of pruning, layer by layer and in all, as text.
 
     Args:
         source: network and images.
-        run: what would be pruned how.
+        options: keywords of ``prune`` from :func:`snows_core.cli.options.read_options`.
         say: called with text for the user.
 
     Returns:
@@ -249,11 +164,11 @@ def estimate_table(source: Source, run: RunOptions, say: Say = lambda line: None
     Raises:
         SnowsError: on anything that `snows prune` would refuse.
     """
-    run.check()
+    options = _checked(estimate, options)
     chosen, model, bundle = source.load()
-    count = run.count(chosen, bundle, say)
-    example, _, _ = bundle.train.sample(min(32, len(bundle.train)), run.seed)
-    frame = estimate(model, example, count=count, device=source.device, **run.arguments(chosen))
+    count = image_count(options.get("max_images"), chosen, bundle, say)
+    example, _, _ = bundle.train.sample(min(32, len(bundle.train)), options["seed"])
+    frame = estimate(model, example, count=count, **_filled_up(options, chosen, source.device))
     sums = (
         f"in all: {frame['products'].sum():.0f} products, about {frame['seconds'].sum():.0f} s, "
         f"at most {frame['peak_bytes'].max() / 1e9:.2f} GB beside the network if nothing is held back"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, fields
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from snows_core.cli import completion
 from snows_core.errors import LIMIT, closest, invalid_argument
-from snows_core.settings import CHOICES, NewtonOptions, Recipe, changeable
+from snows_core.settings import CHOICES, NewtonOptions, PruneSettings, Recipe, changeable, settings_of
 
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -111,15 +113,13 @@ def _read_value(name: str, text: str) -> Any:
 
 MODEL_HELP = "An experiment (see `snows experiments`), timm/<name> or torchvision/<name>."
 DATA_HELP = "digits, cifar10, cifar100, imagenette, imagenet or folder:<path>."
-PATTERN_HELP = (
-    "N:M as 2:4, a share of zeros in each layer as 0.8, or with one threshold for all layers as global:0.8;"
-    " global:0.8:0.95 leaves at least 5 % in every layer."
-)
+_MEANING = {setting.name: setting.metadata["help"] for setting in fields(PruneSettings)}
+_EXPERIMENTS_OWN = "the experiment's own"
 
 ModelName = Annotated[str, typer.Option(help=MODEL_HELP, autocompletion=completion.models)]
 Model = Annotated[str | None, typer.Option(help=MODEL_HELP, autocompletion=completion.models)]
 Data = Annotated[
-    str | None, typer.Option(help=DATA_HELP, show_default="the experiment's own", autocompletion=completion.data)
+    str | None, typer.Option(help=DATA_HELP, show_default=_EXPERIMENTS_OWN, autocompletion=completion.data)
 ]
 DataRoot = Annotated[
     Path | None,
@@ -131,33 +131,60 @@ DataRoot = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Local .safetensors or .pth file.", show_default="the experiment's own", callback=home_expanded),
+    typer.Option(help="Local .safetensors or .pth file.", show_default=_EXPERIMENTS_OWN, callback=home_expanded),
 ]
 Device = Annotated[
-    str | None,
-    typer.Option(help="cpu, cuda, cuda:1, ...", show_default="cpu", autocompletion=completion.devices),
+    str | None, typer.Option(help=_MEANING["device"], show_default="cpu", autocompletion=completion.devices)
 ]
-Pattern = Annotated[
-    str | None,
-    typer.Option(help=PATTERN_HELP, show_default="the experiment's own", autocompletion=completion.patterns),
-]
-KOption = Annotated[
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+MaxMemory = Annotated[
     Any,
     typer.Option(
-        parser=_parse_k,
-        metavar="INTEGER|auto",
-        help="Operations behind a layer that its loss sees; 0 is layer-wise least squares; auto chooses per layer.",
-        show_default="the experiment's own",
+        parser=_parse_memory,
+        metavar="BYTES|FRACTION",
+        help=f"{_MEANING['max_memory']} Also 500MB, 3GB.",
+        show_default="chosen from what is free",
     ),
 ]
-Images = Annotated[
-    int | None,
-    typer.Option(min=1, help="Calibration images of the run.", show_default="the experiment's own, 256 mostly"),
-]
-RecipeName = Annotated[
-    str, typer.Option(help="fast, or paper for the published procedure.", autocompletion=completion.recipes)
-]
-Settings = Annotated[
+
+
+def _globs(setting: str, default: str) -> Any:
+    """Return the type of an option that takes one name or glob each time it is typed."""
+    text = f"{_MEANING[setting]} May be repeated."
+    return Annotated[list[str] | None, typer.Option(metavar="GLOB", help=text, show_default=default)]
+
+
+# How a shell writes the settings whose type and default do not say so, in the order of the settings.
+_TYPED: dict[str, Any] = {
+    "pattern": Annotated[
+        str | None,
+        typer.Option(help=_MEANING["pattern"], show_default=_EXPERIMENTS_OWN, autocompletion=completion.patterns),
+    ],
+    "k": Annotated[
+        Any,
+        typer.Option(parser=_parse_k, metavar="INTEGER|auto", help=_MEANING["k"], show_default=_EXPERIMENTS_OWN),
+    ],
+    "recipe": Annotated[str, typer.Option(help=_MEANING["recipe"], autocompletion=completion.recipes)],
+    "layers": _globs("layers", "all but the first and the last"),
+    "exclude": _globs("exclude", _EXPERIMENTS_OWN),
+    "leaf_modules": _globs("leaf_modules", "none"),
+    "device": Device,
+    "max_images": Annotated[
+        int | None,
+        typer.Option(min=1, help=_MEANING["max_images"], show_default=f"{_EXPERIMENTS_OWN}, 256 mostly"),
+    ],
+    "max_memory": MaxMemory,
+    "refine": Annotated[int, typer.Option(min=0, help=_MEANING["refine"])],
+    "augment": Annotated[
+        bool,
+        typer.Option("--augment", help=f"{_MEANING['augment']} Mirrors and shifts them (natural images only)."),
+    ],
+    "seed": Annotated[int, typer.Option(callback=checked_seed, help=f"{_MEANING['seed']} Also of which images.")],
+    "progress": Quiet,
+}
+_SHELL_NAMES = {"max_images": "images", "progress": "quiet"}
+_ONLY_IN_PYTHON = ("masks", "saliency")  # tensors and functions
+_Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
@@ -167,44 +194,54 @@ Settings = Annotated[
         autocompletion=completion.settings,
     ),
 ]
-Layers = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GLOB",
-        help="Name or glob of layers to prune; may be repeated.",
-        show_default="all but the first and the last",
-    ),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GLOB",
-        help="Name or glob of layers to leave dense; may be repeated.",
-        show_default="the experiment's own",
-    ),
-]
-LeafModules = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GLOB",
-        help="Name or glob of modules that torch.fx must not look into; they stay dense; may be repeated.",
-        show_default="none",
-    ),
-]
-MaxMemory = Annotated[
-    Any,
-    typer.Option(
-        parser=_parse_memory,
-        metavar="BYTES|FRACTION",
-        help="Memory for graphs and resting values: 2e9, 500MB, 3GB, or a fraction of what is free as 0.5.",
-        show_default="chosen from what is free",
-    ),
-]
-Seed = Annotated[
-    int,
-    typer.Option(
-        callback=checked_seed,
-        help="Seed of everything random: which images, their order, curvature probes, refinement.",
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each setting of a run that a shell can write, and --set for fields of the recipe.
+
+    Args:
+        command: takes them as ``**typed``, to be read by :func:`read_options`.
+
+    Returns:
+        The command itself, with another signature.
+    """
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    made = [_parameter(setting) for setting in fields(PruneSettings) if setting.name not in _ONLY_IN_PYTHON]
+    made.append(Parameter("settings", Parameter.KEYWORD_ONLY, default=None, annotation=_Set))
+    command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *made)}
+    return command
+
+
+def _parameter(setting: Field[Any]) -> Parameter:
+    """Return the parameter of a command for a setting: None and False stand for what was not typed."""
+    kind: Any = type(setting.default)
+    annotation = _TYPED.get(setting.name, Annotated[kind, typer.Option(help=_MEANING[setting.name])])
+    kind = get_args(annotation)[0]
+    default = setting.default if kind in (str, int) else False if kind is bool else None
+    name = _SHELL_NAMES.get(setting.name, setting.name)
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def read_options(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what was typed for :func:`with_settings` as keywords of ``prune``, and refuse what cannot be meant.
+
+    Args:
+        typed: name to value.
+
+    Returns:
+        The keywords that were typed or have a default of their own; ``augment`` is True where it was typed.
+
+    Raises:
+        SnowsError: on a value that cannot be meant, and on --augment without steps to augment.
+    """
+    python = {shell: name for name, shell in _SHELL_NAMES.items()}
+    options = {python.get(name, name): value for name, value in typed.items() if value not in (None, [])}
+    options |= {"progress": not options["progress"], **read_settings(options.pop("settings", ()))}
+    if options.pop("augment"):
+        if not options["refine"]:
+            expected = "steps of refinement, during which images are changed"
+            raise invalid_argument("--augment", "no --refine", expected, "For instance --refine 150.")
+        options["augment"] = True
+    settings_of(PruneSettings, **{name: value for name, value in options.items() if name != "augment"})
+    return options

@@ -63,7 +63,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> T
 
 
 class _Convolution(torch.autograd.Function):
-    """``x -> W x + b`` for a constant W."""
+    """``x -> W x + b`` for a constant W; x (N, C, *positions), the output (N, out, *positions)."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
@@ -85,7 +85,10 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Transposed(torch.autograd.Function):
-    """``g -> W' g``, the derivative of the convolution; its own derivative is the convolution without bias."""
+    """``g -> W' g``, the derivative of the convolution; its own derivative is the convolution without bias.
+
+    ``g`` is (N, out, *positions), the result has the size (N, C, *positions) of the convolution's input.
+    """
 
     @staticmethod
     def forward(gradient: Tensor, weight: Tensor, shape: Shape, size: torch.Size) -> Tensor:

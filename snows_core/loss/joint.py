@@ -74,6 +74,7 @@ class JointLoss:
         for x in torch.split(images, self.piece):
             for tap, value in self._dense(x.to(self.device)).items():
                 wide = value.to(widest(self.device))
+                # (3,): sum, sum of squares, and count of the values of a tap
                 part = torch.stack([wide.sum(), wide.square().sum(), wide.new_tensor(float(wide.numel()))])
                 sums[tap] = sums.get(tap, 0) + part
         for tap, (first, second, count) in sums.items():
@@ -84,7 +85,7 @@ class JointLoss:
         dense = self._dense(x)
         values: Values = {self.network.image: x}
         run_keeping(self.network, self.network.nodes[1:], values, self.taps, state)
-        terms = [
+        terms = [  # a scalar a tap; x is (n, C, H, W)
             (values[tap] - target).square().mean() / self.variances.get(tap, torch.ones(())).to(target) * len(x)
             for tap, target in dense.items()
         ]

@@ -9,7 +9,8 @@ from snows_core.masks.patterns import (
     masks_for,
     parse_pattern,
 )
-from snows_core.masks.saliency import SALIENCIES, Saliency, make_scores
+from snows_core.masks.saliency import SALIENCIES, make_scores
+from snows_core.settings import Saliency
 
 __all__ = [
     "NM",

@@ -19,8 +19,8 @@ from torch import Tensor
 from snows_core.errors import invalid_argument, plain
 from snows_core.masks.given import foreign_masks as foreign_masks
 from snows_core.masks.lowest import comparable, exactly, highest_of_groups, lowest, seed_of, shares_of_lowest
-from snows_core.masks.saliency import Saliency as Saliency
 from snows_core.masks.saliency import make_scores
+from snows_core.settings import Saliency, SparsityPattern
 
 Masks = dict[str, Tensor]
 """Layer name to bool tensor of its weight's shape, True where a weight is kept."""
@@ -205,7 +205,7 @@ Pattern = NM | Unstructured
 """Decides how many weights stay in which group."""
 
 
-def parse_pattern(pattern: Pattern | str | float) -> Pattern:
+def parse_pattern(pattern: SparsityPattern | str | float) -> Pattern:
     """Read a pattern: ``NM``/``Unstructured`` objects, "2:4", 0.8, "0.8", "80%", "global:0.8", "global:0.8:0.95" (cap).
 
     Returns:

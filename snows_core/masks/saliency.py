@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from snows_core.errors import closest, invalid_argument
 from snows_core.masks.lowest import comparable
-
-Saliency = Callable[[str, Tensor], Tensor]
-"""A function of a layer's name and weight that returns a score a weight; in each group the highest stay."""
+from snows_core.settings import Saliency
 
 
 def magnitude(name: str, weight: Tensor) -> Tensor:

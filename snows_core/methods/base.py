@@ -21,11 +21,11 @@ from snows_core.activations.offload import DiskTensor
 from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.masks.patterns import Pattern
-from snows_core.methods.choose_k import K, ladder
+from snows_core.methods.choose_k import ladder
 from snows_core.network.geometry import Geometry, geometry_of
 from snows_core.network.graph import Layer, Network, Segment
 from snows_core.network.residual import restart
-from snows_core.settings import Recipe
+from snows_core.settings import K, Recipe
 from snows_core.solvers.row_factors import RowFactors
 
 
@@ -279,7 +279,7 @@ class LayerMethod(ABC):
     def needs(self) -> Needs:
         """What the sweep has to hold ready."""
         recipe = self.recipe
-        options = LossOptions("gauss-newton", recipe.normalise, tap_rule=recipe.taps)
+        options = LossOptions("gauss-newton", recipe.normalise, tap_rule=recipe.tap_rule)
         return Needs(batch_size=recipe.batch_size, loss=options)
 
     def segments(self, network: Network, layer: Layer) -> tuple[Segment, ...]:
@@ -293,6 +293,10 @@ class LayerMethod(ABC):
             One segment, or several where the method chooses K.
         """
         return ladder(network, layer, self.k, self.needs.loss.tap_rule)
+
+    def closed_form(self, segment: Segment) -> bool:
+        """Tell whether a layer is solved without curvature products, for the estimate of its cost."""
+        return True
 
     @abstractmethod
     def solve(self, problem: LayerProblem) -> LayerSolution:

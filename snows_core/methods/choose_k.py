@@ -11,46 +11,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from snows_core.errors import invalid_argument
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.network.graph import Layer, Network, Segment
-from snows_core.settings import NewtonOptions, TapRule
+from snows_core.settings import K, NewtonOptions, TapRule
 from snows_core.solvers.newton_cg import newton
 
-K = int | Literal["auto"]
-DEFAULT_K = 5
 LADDER = (2, 5, 10, 20)
 # The error far behind the layer has to fall by this share for each doubling of a product's cost.
 SHARE_PER_DOUBLING = 0.08
 
 
-def read_k(k: K | None) -> K:
-    """Check K; None is the default.
-
-    Returns:
-        K.
-
-    Raises:
-        SnowsError: when it is neither an integer >= 0 nor "auto".
-
-    >>> read_k(None), read_k("auto")
-    (5, 'auto')
-    """
-    k = DEFAULT_K if k is None else k
-    if k != "auto" and (isinstance(k, bool) or not isinstance(k, int) or k < 0):
-        raise invalid_argument("k", repr(k), 'an integer >= 0, or "auto"', "k=0 is layer-wise least squares.")
-    return k
-
-
-def ladder(network: Network, layer: Layer, k: K, rule: TapRule = "all") -> tuple[Segment, ...]:
+def ladder(network: Network, layer: Layer, k: K, tap_rule: TapRule = "all") -> tuple[Segment, ...]:
     """Return the segments to choose from, shortest first: one for a fixed K."""
     steps = LADDER if k == "auto" else (k,)
-    segments = [network.segment(layer, step, rule) for step in steps]
+    segments = [network.segment(layer, step, tap_rule) for step in steps]
     return tuple(s for i, s in enumerate(segments) if i == 0 or s.k > segments[i - 1].k)
 
 

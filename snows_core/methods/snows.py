@@ -44,8 +44,12 @@ class Snows(LayerMethod):
             recipe.batch_size,
             recipe.mini_batches,
             recipe.warm_start or recipe.precondition,
-            LossOptions(recipe.curvature, recipe.normalise, recipe.precision, recipe.taps),
+            LossOptions(recipe.curvature, recipe.normalise, recipe.precision, recipe.tap_rule),
         )
+
+    def closed_form(self, segment: Segment) -> bool:
+        """Tell whether the start is the solution already: least squares at K = 0."""
+        return segment.k == 0 and self.recipe.warm_start
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Re-fit one layer on its mask; where numbers overflow, its masked dense weights stay, with a warning."""

@@ -133,13 +133,13 @@ class Network:
         """Return the dense weight of a layer, shape as in the model: (out, in) or (out, in / groups, *kernel)."""
         return self.module.get_parameter(layer.weight_name).detach()
 
-    def segment(self, layer: Layer, k: int, rule: TapRule = "all") -> Segment:
+    def segment(self, layer: Layer, k: int, tap_rule: TapRule = "all") -> Segment:
         """Cut out a layer and the ``k`` operations after it that depend on it.
 
         Args:
             layer: one of ``self.layers``.
             k: how many following operations to keep; 0 is the layer alone.
-            rule: "all" counts convolution, linear, activation, attention product and stand-alone normalisation;
+            tap_rule: "all" counts convolution, linear, activation, attention product and stand-alone normalisation;
                 "published" counts as the authors' code does: no normalisation, shortcut convolution or classifier.
 
         Returns:
@@ -152,7 +152,7 @@ class Network:
             if not depends.isdisjoint(node.all_input_nodes):
                 depends.add(node)
         within_reach = differentiable(layer.node, later, self.undifferentiable)
-        counted = [node for node in later if node in within_reach and self._counts(node, rule)]
+        counted = [node for node in later if node in within_reach and self._counts(node, tap_rule)]
         taps = [tap_of(node) for node in (layer.node, *counted[:k])]
         nodes = self._leading_to(taps, depends)
         outside = {source for node in nodes for source in node.all_input_nodes if source not in depends}
@@ -164,9 +164,9 @@ class Network:
         context = tuple(node for node in self.nodes if node in outside)
         return Segment(layer, tuple(taps), nodes, context, prelude)
 
-    def _counts(self, node: fx.Node, rule: TapRule) -> bool:
+    def _counts(self, node: fx.Node, tap_rule: TapRule) -> bool:
         kind = self.kinds.get(node)
-        if rule == "all" or kind is None:
+        if tap_rule == "all" or kind is None:
             return kind is not None
         shortcut = any(word in str(node.target) for word in ("downsample", "shortcut"))
         return kind is not Kind.NORMALISATION and not shortcut and not self.is_classifier(node)

@@ -39,7 +39,7 @@ class CGSolution:
     Attributes:
         x: approximate solution of ``H x = b``.
         stop: why it ended.
-        iterations: products with H.
+        iterations: how many products with H it took.
         residual: norm of ``b - H x``.
         model: value of the quadratic model ``x'Hx / 2 - b'x`` after each iteration (never rising).
     """
@@ -69,11 +69,10 @@ def conjugate_gradients(
 ) -> CGSolution:
     """Solve ``H x = b`` for symmetric H by preconditioned conjugate gradients, started at zero.
 
-    Equals ``scipy.sparse.linalg.cg`` on a positive definite H, with two differences that a Newton method needs: it ends
-    with the iterate at hand when a direction of non-positive curvature appears (with ``b`` itself in the first
-    iteration), and it can end on relative progress of the quadratic model, which does not depend on the scale of b
-    (Martens 2010, section 4.4): after i iterations, with lag ``w = max(window, i / 10)``, when
-    ``(q_i - q_{i-w}) / q_i < w * progress``.
+    This is algorithm 5.3 of Nocedal & Wright 2006, and equals ``scipy.sparse.linalg.cg`` on a positive definite H, with
+    two differences that a Newton method needs. It ends with the iterate at hand when a direction of non-positive
+    curvature appears, and with ``b`` itself where that is the first (Nocedal & Wright 2006, algorithm 7.1). It can end
+    on relative progress of the quadratic model, which does not depend on the scale of b (Martens 2010, section 4.4).
 
     Args:
         product: maps v to H v.
@@ -121,8 +120,7 @@ def conjugate_gradients(
         if residual <= target:
             stop = StopReason.RESIDUAL
             break
-        lag = max(window, i // 10)
-        if progress and i >= lag and (model[i] - model[i - lag]) / model[i] < lag * progress:
+        if progress and _stalls(model, progress, window):
             stop = StopReason.PROGRESS
             break
         if not next_gain > 0:
@@ -130,6 +128,17 @@ def conjugate_gradients(
             break
         p, rz, gain = z + (next_rz / rz) * p, next_rz, next_gain
     return CGSolution(x, stop, i, residual, model)
+
+
+def _stalls(model: list[float], progress: float, window: int) -> bool:
+    """Tell whether the quadratic model q gains too little an iteration (Martens 2010, section 4.4).
+
+    Returns:
+        True after i iterations, with lag ``w = max(window, i / 10)``, when ``(q_i - q_{i-w}) / q_i < w * progress``.
+    """
+    i = len(model) - 1
+    lag = max(window, i // 10)
+    return i >= lag and (model[i] - model[i - lag]) / model[i] < lag * progress
 
 
 def _read(*scalars: Tensor) -> list[float]:

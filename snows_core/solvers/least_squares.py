@@ -1,4 +1,4 @@
-"""Layer-wise least squares (K = 0): Gram matrices, masked row-wise factors, and the ridge solution on a mask.
+"""Layer-wise least squares (K = 0): the ridge solution on a mask.
 
 For a layer with weight rows ``w_i`` (out of them), inputs ``X`` (one column per image and position) and dense inputs
 ``X0``, the K = 0 problem is, row by row on the kept set ``S_i``::
@@ -8,8 +8,9 @@ For a layer with weight rows ``w_i`` (out of them), inputs ``X`` (one column per
 
 with the Gram matrix ``A = X X'`` and the cross Gram matrix ``C = X X0'``, of which only the products ``C w0 = X y0'``
 with the dense outputs ``y0 = w0 X0`` (without bias) are needed. Every row has its own support, hence its own
-Cholesky factor; the same factors precondition the K-step Newton system. (L-OBS, Net-Trim, OBC, SparseGPT and ALPS stop
-at K = 0; the mask has to be inside the factor, see the benchmarks.)
+Cholesky factor; the same factors precondition the K-step Newton system. The mask has to be inside the factor, see the
+benchmarks. L-OBS (Dong et al. 2017), Net-Trim (Aghasi et al. 2017), OBC (Frantar & Alistarh 2022), SparseGPT (Frantar &
+Alistarh 2023) and ALPS (Meng et al. 2024) stop at K = 0.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def masked_least_squares(
 ) -> Tensor:
     """Solve the K = 0 problem on the mask (formula at the top of this file).
 
+    Conjugate gradients run on all rows at once, each row with step lengths of its own, preconditioned by the factors.
+
     Args:
         factors: row factors without ``scale``; they hold Gram matrix, mask and damping.
         dense: (out, d) dense weight rows w0.
@@ -45,17 +48,17 @@ def masked_least_squares(
     mask, damping = factors.mask, factors.damping
 
     def times(matrix: Tensor, rows: Tensor) -> Tensor:
-        grouped = rows.view(matrix.shape[0], -1, rows.shape[1])
+        grouped = rows.view(matrix.shape[0], -1, rows.shape[1])  # (groups, out / groups, d)
         return (grouped @ matrix.transpose(1, 2)).reshape(rows.shape)
 
     if response is None:
         response = times(factors.gram if cross is None else cross, dense)
-    rhs = torch.where(mask, response + damping * dense, 0.0)
+    rhs = torch.where(mask, response + damping * dense, 0.0)  # (out, d), as all that follows
     x = factors.solve(rhs)
     residual = rhs - torch.where(mask, times(factors.gram, x) + damping * x, 0.0)
     target = tolerance * float(rhs.norm())
     z = factors.solve(residual)
-    p, rz = z, (residual * z).sum(1, keepdim=True)
+    p, rz = z, (residual * z).sum(1, keepdim=True)  # (out, 1): one number a row
     for _ in range(iterations):
         if float(residual.norm()) <= target:
             break

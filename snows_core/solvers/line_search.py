@@ -10,7 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LineSearch:
-    """What backtracking found: the step length (0 when none was accepted), the loss there, and how often it looked."""
+    """What backtracking found.
+
+    Attributes:
+        step: the step length t, or 0 when none was accepted.
+        loss: the loss at that step.
+        evaluations: how often the loss was evaluated.
+    """
 
     step: float
     loss: float
@@ -28,9 +34,10 @@ def armijo(
     shrink: float = 0.9,
     max_backtracks: int = 50,
 ) -> LineSearch:
-    """Backtrack from a full step until ``L(w + t d) <= L(w) + c t g'd`` (Armijo 1966).
+    """Backtrack from a full step until ``L(w + t d) <= L(w) + c t g'd``.
 
-    Loss, slope and trial values must belong to the same images, else the test means nothing.
+    This is Armijo's condition of sufficient decrease (Armijo 1966) with backtracking as in Nocedal & Wright 2006,
+    algorithm 3.1. Loss, slope and trial values must belong to the same images, else the test means nothing.
 
     Args:
         value: the loss as a function of the weight.

@@ -56,9 +56,9 @@ class NewtonSolution:
     Attributes:
         weight: the best weight; its loss is never above the start's.
         stop: why the loop ended.
-        losses: loss at the start and after each accepted step.
-        steps: accepted Newton steps.
-        products: curvature products.
+        losses: the loss at the start and after each accepted step.
+        steps: how many Newton steps were accepted.
+        products: how many curvature products were taken.
         cg_stops: why conjugate gradients ended, step by step.
     """
 
@@ -77,6 +77,10 @@ def newton(
     precondition: Callable[[Tensor], Tensor] | None = None,
 ) -> NewtonSolution:
     """Minimise an objective from ``weight`` by truncated Newton steps ``H d = -g`` with Armijo backtracking.
+
+    This is the line-search Newton-CG of Nocedal & Wright 2006, section 7.1, without ever forming H (Martens 2010).
+    Where the options name a number of curvature images, H comes from a sample while loss and gradient come from all
+    images (sub-sampled Newton, Byrd et al. 2011); the sample grows when a step did not gain what the model predicted.
 
     Args:
         objective: loss, gradient and curvature products.
@@ -128,7 +132,7 @@ def newton(
 def _direction(
     at: Linearisation, options: NewtonOptions, precondition: Callable[[Tensor], Tensor] | None
 ) -> CGSolution:
-    """Solve the damped Newton equation at one weight."""
+    """Solve the damped Newton equation ``(H + damping I) d = -g`` at one weight."""
     return conjugate_gradients(
         lambda v: at.product(v) + options.damping * v,
         -at.gradient,

@@ -78,8 +78,8 @@ class RowFactors:
         return block
 
     def _factor_block(self, start: int, stop: int) -> None:
-        mask = self.mask[:, start:stop]
-        counts = mask.sum(1)
+        mask = self.mask[:, start:stop]  # (out, block)
+        counts = mask.sum(1)  # (out,): kept inputs of each row
         order = torch.argsort(counts, descending=True)
         order = order[counts[order] > 0]
         while len(order):
@@ -89,14 +89,21 @@ class RowFactors:
             fitting = int((counts[order[:room]] > 0.7 * width).sum())
             rows, order = order[: max(1, fitting)], order[max(1, fitting) :]
             support = torch.argsort(mask[rows].to(torch.int8), dim=1, descending=True, stable=True)[:, :width]
-            padding = ~mask[rows].gather(1, support)
+            padding = ~mask[rows].gather(1, support)  # (rows, width), like support: where a row keeps fewer
             factor = self._factor(rows, support + start, padding)
             self.parts.append((rows, support + start, factor if self.rest is None else self.rest(factor)))
 
     def _factor(self, rows: Tensor, support: Tensor, padding: Tensor) -> Tensor:
-        """Return lower Cholesky factors (rows, width, width); padded places are decoupled from the others."""
+        """Return lower Cholesky factors (rows, width, width); padded places are decoupled from the others.
+
+        Args:
+            rows: (rows,) output rows that are factored together.
+            support: (rows, width) the inputs of each.
+            padding: (rows, width) True where an input is no kept one of its row.
+        """
         precise = widest(self.gram.device)
         group = rows // (self.shape[0] // self.gram.shape[0])
+        # (rows, width, width): the part A_SS of the Gram matrix of a row's group
         matrix = self.gram[group[:, None, None], support[:, :, None], support[:, None, :]].to(precise)
         if bool(padding.any()):
             matrix.masked_fill_(padding[:, :, None] | padding[:, None, :], 0.0)
@@ -116,7 +123,7 @@ class RowFactors:
         result = torch.zeros_like(rhs)
         for rows, support, kept in self.parts:
             factor = kept if isinstance(kept, Tensor) else kept.load(rhs.device)
-            part = rhs[rows[:, None], support].to(factor.dtype)
+            part = rhs[rows[:, None], support].to(factor.dtype)  # (rows, width)
             # Two triangular solves: on a CPU three times as fast as torch.cholesky_solve on a batch.
             half = torch.linalg.solve_triangular(factor, part.unsqueeze(-1), upper=False)
             solved = torch.linalg.solve_triangular(factor.mT, half, upper=True)

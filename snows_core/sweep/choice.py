@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 from snows_core.errors import closest, invalid_argument
 from snows_core.network.copies import unwrap
+from snows_core.settings import LayerChoice
 
-OneChoice = str | type[nn.Module] | nn.Module
-LayerChoice = OneChoice | Iterable[OneChoice] | Callable[[str, nn.Module | None], bool] | None
 _EXPECTED = "names, globs, classes, modules of this model, or a function of (name, module)"
 
 

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from snows_core.activations.cache import ActivationCache
 from snows_core.devices import batch_bytes, factor_bytes, free_memory
-from snows_core.errors import invalid_argument
 from snows_core.loss.graph_bytes import saved_bytes
 from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.network.graph import Network, Segment
+from snows_core.settings import read_max_memory
 
 HOLES = 0.2  # share of a bound that freed memory between blocks in use takes
-LEAST = 1e6  # fewer bytes are no memory bound that anybody means
 
 
 @dataclass(frozen=True)
@@ -91,18 +90,11 @@ def memory_budget(max_memory: float | None, device: torch.device) -> float:
     >>> memory_budget(2e9, torch.device("cpu"))
     2000000000.0
     """
-    if max_memory is None:
+    bound = read_max_memory(max_memory)
+    if bound is None:
         free = free_memory(device)
         return 0.8 * free if device.type == "cuda" else min(0.5 * free, 2.5e9)
-    meant = isinstance(max_memory, int | float) and not isinstance(max_memory, bool)
-    if not meant or not (0 < max_memory < 1 or LEAST <= max_memory < float("inf")):
-        raise invalid_argument(
-            "max_memory",
-            repr(max_memory),
-            "bytes (for instance 2e9), or a fraction of the free memory below 1",
-            "Bytes below 1e6 cannot be meant.",
-        )
-    return float(max_memory) * (free_memory(device) if max_memory < 1 else 1)
+    return bound * (free_memory(device) if bound < 1 else 1)
 
 
 def probe_layers(

@@ -8,20 +8,17 @@ The free parameters are the kept weights and the scales and shifts of normalisat
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from snows_core.errors import invalid_argument
 from snows_core.loss.joint import JointLoss
 from snows_core.masks.patterns import Masks
 from snows_core.network.graph import Network
 from snows_core.network.operations import Kind, is_batch_norm, module_of
-
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+from snows_core.settings import Augment
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,6 @@ class JointOptions:
     augment: Augment | None = None
     seed: int = 0
     progress: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
-            raise invalid_argument("refine", repr(self.steps), "a number of steps >= 0")
-        if self.augment is not None and not callable(self.augment):
-            raise invalid_argument("augment", type(self.augment).__name__, "a function of (images, generator)")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from snows_core.network.geometry import Geometry, geometry_of, patches
 from snows_core.network.graph import Layer, Network
 from snows_core.network.operations import Kind, module_of, reads_only_the_shape
 from snows_core.network.unlisted import grouped, unlisted_weights
-from snows_core.sweep.choice import LayerChoice, matching
+from snows_core.settings import LayerChoice
+from snows_core.sweep.choice import matching
 
 
 class Reason(Enum):

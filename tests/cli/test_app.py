@@ -93,6 +93,8 @@ def test_prune_then_evaluate(pruned):
         ([*FAST, "--set", "steps=-1"], "--set steps: got -1; expected an integer >= 0"),
         ([*FAST, "--set", "damping=nan"], "--set damping: got nan; expected a finite number >= 0"),
         ([*FAST, "--augment"], "--augment: got no --refine"),
+        ([*FAST, "--mask", "magnitud"], "--mask: got 'magnitud'"),
+        ([*FAST, "--update", "adam"], "--update: got 'adam'"),
         ([*FAST, "--leaf-modules", "nosuch"], "--leaf-modules: got 'nosuch'"),
     ],
 )

@@ -13,6 +13,8 @@ import snows_core
 from snows_core.cli import app as cli
 from snows_core.cli import commands
 from snows_core.errors import SnowsError
+from snows_core.settings import PruneSettings
+from snows_core.zoo.registry import EXPERIMENTS
 
 FAST = ["--model", "digits-resnet20", "--images", "16", "--layers", "layer3.2.conv2", "--quiet"]
 
@@ -141,12 +143,15 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
         "curvature_images=none",
         "--leaf-modules",
         "bn*",
+        "--refine",
+        "3",
+        "--augment",
+        "-q",
     ]
-    run("prune", *options, "--refine", "3", "--augment", "-q", "--out", tmp_path / "out")
+    run("prune", *options, "--out", tmp_path / "out")
     run("estimate", *options)
     pruned, estimated = asked
-    assert pruned.pop("augment") is snows_core.flip_and_shift
-    assert [pruned.pop(name) for name in ("refine", "progress", "seed", "shape")] == [3, False, 7, 40]
+    assert pruned.pop("shape") == 40
     assert [estimated.pop(name) for name in ("count", "shape")] == [40, 32]
     assert (
         pruned
@@ -155,11 +160,17 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
             "pattern": "global:0.8:0.95",
             "k": 2,
             "recipe": "paper",
+            "mask": "magnitude",
+            "update": "snows",
             "layers": ["layer1*", "layer2*"],
             "exclude": ["*conv2"],
             "leaf_modules": ["bn*"],
             "max_memory": 5e8,
             "device": None,
+            "refine": 3,
+            "augment": snows_core.flip_and_shift,
+            "progress": False,
+            "seed": 7,
             "steps": 2,
             "curvature": "hessian",
             "curvature_images": None,
@@ -168,14 +179,24 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
     )
 
 
+def test_what_is_not_typed_is_as_the_experiment_has_it(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(commands, "prune", lambda model, images, **options: asked.append(options) or 1 / 0)
+    run("prune", "--model", "digits-resnet20", "--out", tmp_path / "out")
+    chosen = EXPERIMENTS["digits-resnet20"]
+    usual = {"pattern": chosen.pattern, "k": chosen.k, "exclude": list(chosen.exclude), "device": None}
+    own = {name: getattr(PruneSettings, name) for name in ("recipe", "mask", "update", "refine", "seed", "progress")}
+    assert asked == [usual | own]
+
+
 def test_a_small_training_split_is_used_whole(tmp_path, monkeypatch):
     lines = []
     chosen, _, bundle = commands.Source("digits-resnet20").load()
     bundle.train.indices = bundle.train.indices[:50]
-    assert commands.RunOptions().count(chosen, bundle, lines.append) == 50 and "all 50 training images" in lines[0]
-    assert commands.RunOptions(images=50).count(chosen, bundle, lines.append) == 50 and len(lines) == 1
+    assert commands.image_count(None, chosen, bundle, lines.append) == 50 and "all 50 training images" in lines[0]
+    assert commands.image_count(50, chosen, bundle, lines.append) == 50 and len(lines) == 1
     with pytest.raises(SnowsError, match="--images: got 51; expected at most 50"):
-        commands.RunOptions(images=51).count(chosen, bundle, lines.append)
+        commands.image_count(51, chosen, bundle, lines.append)
 
 
 @pytest.mark.parametrize(

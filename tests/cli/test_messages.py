@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from snows_core.cli import app as cli
 from snows_core.cli.messages import Typed, as_typed, guarded, typed_options
+from snows_core.cli.options import MaxMemory
 from snows_core.errors import SnowsError, invalid_argument
 
 PRUNE = typed_options(cli.prune_command)
@@ -68,7 +69,7 @@ def app_of(error):
 
     @app.command()
     @guarded
-    def command(max_memory: cli.MaxMemory = None) -> None:
+    def command(max_memory: MaxMemory = None) -> None:
         raise error
 
     return CliRunner().invoke(app, [])

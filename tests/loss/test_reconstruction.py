@@ -7,6 +7,7 @@ from oracles import CASES, RESNET_TAPS, Case, resnet_case, vit_case
 from torch import nn
 from toys import awake, dense_matrix, make_problem, random_images, relative, small_resnet
 
+from snows_core.loss.curvature import linearise
 from snows_core.loss.reconstruction import tap_weights
 
 LENGTHS = [("resnet", 0), ("resnet", 3), ("resnet", 9), ("vit", 0), ("vit", 1), ("vit", 8)]
@@ -212,3 +213,29 @@ def test_variances_are_those_of_all_batches_and_survive_a_large_mean():
     exact = torch.cat(batches).double().var(correction=0)
     assert varied == pytest.approx(1 / (3200 * float(exact)), rel=1e-4)
     assert constant == pytest.approx(1 / 12), "nothing to divide by"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_losses_of_the_batches_add_up(name):
+    case = CASES[name](sizes=[3, 2], normalise=True)
+    batches = [case.objective.batch(number) for number in range(2)]
+    whole = case.objective.linearise(case.weight)
+    parts = [batch.gradient(case.weight) for batch in batches]
+    assert float(sum(loss for loss, _ in parts)) == pytest.approx(whole.loss, rel=1e-12)
+    assert relative(sum(slope for _, slope in parts) * case.mask, whole.gradient) < 1e-12
+    squares = torch.stack([batch.squares(case.weight) for batch in batches]).sum(0)
+    assert case.objective.per_tap(case.weight) == pytest.approx(
+        (squares * torch.tensor(case.objective.tap_weights, dtype=torch.float64)).tolist(), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hessian_and_gauss_newton_of_a_batch_have_one_loss_and_one_gradient(name):
+    case = CASES[name]()
+    batch = case.objective.batch(0)
+    for by_gauss_newton in (False, True):
+        at = linearise(batch, case.weight, by_gauss_newton, "float32")
+        loss, gradient = batch.gradient(case.weight)
+        assert float(at.loss) == pytest.approx(float(loss), rel=1e-14)
+        assert relative(at.gradient, gradient) < 1e-12
+        assert not at.gradient.requires_grad and not gradient.requires_grad

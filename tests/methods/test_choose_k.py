@@ -6,8 +6,9 @@ from toys import ctrl_c_after, random_images, small_resnet
 
 import snows_core as snows
 from snows_core.methods import choose_k
-from snows_core.methods.choose_k import LADDER, ladder, read_k
+from snows_core.methods.choose_k import LADDER, ladder
 from snows_core.network.graph import Network
+from snows_core.settings import read_k
 
 
 def run(**options):

@@ -9,11 +9,11 @@ from toys import awake, layer_named, layer_problem, random_images, random_mask, 
 
 from snows_core.activations import ActivationCache
 from snows_core.errors import SnowsError
-from snows_core.masks import NM, Unstructured, parse_pattern
+from snows_core.masks import NM, Unstructured
 from snows_core.methods import METHODS, LayerMethod
 from snows_core.network import Network, patches
-from snows_core.settings import RECIPES
-from snows_core.sweep.prepare import Choice, layer_steps
+from snows_core.settings import RECIPES, PruneSettings
+from snows_core.sweep.prepare import layer_steps
 from snows_core.sweep.sweep import LayerSteps, Sweep
 
 UPDATES = [name for name, method in METHODS.items() if method.updates_weights]
@@ -166,12 +166,11 @@ def test_a_method_that_does_both_is_asked_once():
 
 
 def test_methods_by_name():
-    choice = Choice(parse_pattern("2:4"))
-    steps = layer_steps("magnitude", "layerwise", RECIPES["fast"], 3, choice)
+    steps = layer_steps(PruneSettings(update="layerwise", k=3))
     assert type(steps.update) is METHODS["layerwise"] and steps.choose is None and steps.update.k == 3
-    steps = layer_steps("wanda", "adaprune", RECIPES["paper"], 4, choice)
+    steps = layer_steps(PruneSettings(mask="wanda", update="adaprune", recipe="paper", k=4))
     assert type(steps.choose) is METHODS["wanda"] and steps.pattern == NM(2, 4)
-    assert steps.choose.k == steps.update.k == 4 and steps.choose.recipe is steps.update.recipe is RECIPES["paper"]
+    assert steps.choose.k == steps.update.k == 4 and steps.choose.recipe == steps.update.recipe == RECIPES["paper"]
     assert all(issubclass(method, LayerMethod) and method.__doc__ for method in METHODS.values())
 
 
@@ -197,9 +196,8 @@ def test_methods_by_name():
     ],
 )
 def test_names_that_cannot_be_meant(mask, update, choice, message):
-    choice = Choice(parse_pattern(choice.get("pattern", "2:4")), masks=choice.get("masks"))
     with pytest.raises(SnowsError, match=message):
-        layer_steps(mask, update, RECIPES["fast"], 5, choice)
+        layer_steps(PruneSettings(mask=mask, update=update, **choice))
 
 
 def test_what_is_asked_for_twice_is_computed_once(monkeypatch):

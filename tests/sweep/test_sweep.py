@@ -11,7 +11,6 @@ from snows_core.activations.cache import LazyBatches, move
 from snows_core.activations.calibration import near_equal
 from snows_core.activations.offload import DiskTensor
 from snows_core.methods.snows import Snows
-from snows_core.sweep import memory
 
 module = importlib.import_module("snows_core.sweep.sweep")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
@@ -55,7 +54,7 @@ def test_resting_places_and_rebuilt_graphs_change_nothing(monkeypatch, name, rec
 def test_the_same_numbers_whatever_the_memory(name, recipe, monkeypatch):
     expected = run(name, recipe=recipe)
     # Less than one batch takes: values, graphs and row factors rest on disk or are made again.
-    monkeypatch.setattr(memory, "LEAST", 1.0)
+    monkeypatch.setattr("snows_core.settings.prune_settings.LEAST_BYTES", 1.0)
     with pytest.warns(UserWarning, match="max_memory: 0 MB are less than"):
         got = run(name, recipe=recipe, max_memory=1e4)
     assert got.manifest["memory"]["storage"] == "disk" != expected.manifest["memory"]["storage"]

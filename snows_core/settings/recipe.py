@@ -85,7 +85,7 @@ class Recipe:
         precondition: precondition CG by row-wise factors of the input Gram matrix on the mask.
         mini_batches: one Newton step on each batch in turn (published) instead of steps on all images.
         passes: passes over the mini-batches.
-        taps: which operations K counts, see :meth:`snows_core.network.graph.Network.segment`.
+        tap_rule: which operations K counts, see :meth:`snows_core.network.graph.Network.segment`.
         normalise: divide each tap's mean squared error by the variance of its dense values: all taps weigh alike.
         curvature: "hessian" (exact, may be indefinite; published) or "gauss-newton" (the same in a ReLU network; in
             transformers never negative, fewer and cheaper products, measured in notebook 05).
@@ -110,7 +110,7 @@ class Recipe:
     precondition: bool = True
     mini_batches: bool = False
     passes: int = 1
-    taps: TapRule = "all"
+    tap_rule: TapRule = "all"
     normalise: bool = True
     curvature: Curvature = "gauss-newton"
     precision: Precision = "float32"
@@ -143,7 +143,7 @@ class Recipe:
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "targets": ("dense", "pruned"),
-    "taps": ("all", "published"),
+    "tap_rule": ("all", "published"),
     "curvature": ("hessian", "gauss-newton"),
     "precision": ("float32", "tf32", "bfloat16"),
 }
@@ -158,7 +158,7 @@ RECIPES = {
         precondition=False,
         mini_batches=True,
         passes=3,
-        taps="published",
+        tap_rule="published",
         normalise=False,
         curvature="hessian",
         sampled=False,

@@ -1,0 +1,41 @@
+"""What a user may choose: the settings of a run, the two recipes, and how functions show them."""
+
+from snows_core.settings.prune_settings import LEAST_BYTES, K, PruneSettings, read_k, read_max_memory
+from snows_core.settings.recipe import (
+    CHOICES,
+    RECIPES,
+    Curvature,
+    NewtonOptions,
+    Precision,
+    Recipe,
+    TapRule,
+    changeable,
+    get_recipe,
+)
+from snows_core.settings.signature import arguments_of, settings_of, takes_settings
+from snows_core.settings.types import Augment, LayerChoice, OneChoice, Saliency, SparsityPattern
+
+__all__ = [
+    "CHOICES",
+    "LEAST_BYTES",
+    "RECIPES",
+    "Augment",
+    "Curvature",
+    "K",
+    "LayerChoice",
+    "NewtonOptions",
+    "OneChoice",
+    "Precision",
+    "PruneSettings",
+    "Recipe",
+    "Saliency",
+    "SparsityPattern",
+    "TapRule",
+    "arguments_of",
+    "changeable",
+    "get_recipe",
+    "read_k",
+    "read_max_memory",
+    "settings_of",
+    "takes_settings",
+]

@@ -1,0 +1,237 @@
+"""Every option of a run, written once: its name, type, default, meaning and check.
+
+``prune``, ``estimate`` and ``make_masks`` show them in their signatures and docstrings, the command line makes its
+options of them, and manifests record them. Nothing here needs PyTorch, so that a command line's help does not wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from snows_core.errors import integer, invalid_argument, plain, switch
+from snows_core.settings.recipe import Recipe, get_recipe
+from snows_core.settings.types import Augment, LayerChoice, Saliency, SparsityPattern
+
+if TYPE_CHECKING:  # types of arguments, which only PyTorch can check
+    import torch
+    from torch import Tensor, nn
+
+
+K = int | Literal["auto"]
+LEAST_BYTES = 1e6  # fewer bytes are no memory bound that anybody means
+
+
+def _meaning(everywhere: str, python: str = "") -> dict[str, str]:
+    """Say what a setting means, and what else is true of it in Python."""
+    return {"help": everywhere, "python": python}
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """What a run does, checked as far as can be done without a network; each field is a keyword of ``prune``.
+
+    Numbers may come as scalars of NumPy or PyTorch and are kept as Python's own; a recipe's name becomes the recipe.
+    ``prune(model, images, **vars(settings))`` runs with them, and so do ``estimate`` and ``make_masks``.
+
+    Raises:
+        SnowsError: on a value that cannot be meant, naming the field.
+
+    >>> PruneSettings(k=None, recipe="paper").k
+    5
+    """
+
+    pattern: SparsityPattern | str | float = field(
+        default="2:4",
+        metadata=_meaning(
+            "N:M as 2:4, a share of zeros in each layer as 0.8, or with one threshold for all layers as global:0.8;"
+            " global:0.8:0.95 leaves at least 5 % in every layer.",
+            'Also ``NM(2, 4)`` and ``Unstructured(0.8, "global", cap=0.95)``.',
+        ),
+    )
+    k: K = field(
+        default=5,
+        metadata=_meaning(
+            "Operations behind a layer that its loss sees; 0 is layer-wise least squares; auto chooses per layer.",
+            '"auto" goes by gain per cost (:mod:`snows_core.methods.choose_k`); None is the default.',
+        ),
+    )
+    recipe: str | Recipe = field(
+        default="fast",
+        metadata=_meaning(
+            "fast, or paper for the published procedure.",
+            "Also a :class:`~snows_core.settings.Recipe`.",
+        ),
+    )
+    masks: Mapping[str, Tensor] | nn.Module | None = field(
+        default=None,
+        metadata=_meaning(
+            "Masks made elsewhere, used as they are instead of a pattern.",
+            "Bool tensors by layer or parameter name, or a pruned model or state dict whose zeros define them.",
+        ),
+    )
+    saliency: str | Saliency = field(
+        default="magnitude",
+        metadata=_meaning(
+            "How weights are scored; the lowest scores are pruned.",
+            '"magnitude", or a function of (name, weight).',
+        ),
+    )
+    mask: str = field(default="magnitude", metadata=_meaning("Method that chooses the masks."))
+    update: str = field(default="snows", metadata=_meaning("Method that re-fits the kept weights of a layer."))
+    layers: LayerChoice = field(
+        default=None,
+        metadata=_meaning(
+            "Layers to prune, by names or globs.",
+            "Also classes, modules, or a predicate of (name, module); default all convolution and linear layers but the"
+            " first and the classifier.",
+        ),
+    )
+    exclude: LayerChoice = field(
+        default=None, metadata=_meaning("Layers to leave dense, by names or globs.", "Chosen as ``layers`` are.")
+    )
+    leaf_modules: Iterable[type[nn.Module] | str] = field(
+        default=(),
+        metadata=_meaning(
+            "Modules that torch.fx must not look into, by names or globs; they stay dense.", "Also classes."
+        ),
+    )
+    device: torch.device | str | None = field(
+        default=None,
+        metadata=_meaning(
+            "Where to compute: cpu, cuda, cuda:1, ...",
+            "Default: where the model is. The result's model is where the model was.",
+        ),
+    )
+    max_images: int | None = field(
+        default=None,
+        metadata=_meaning("Use at most this many calibration images.", "The first ones; default all of them."),
+    )
+    max_memory: float | None = field(
+        default=None,
+        metadata=_meaning(
+            "Memory for graphs and resting values: bytes as 2e9, or a fraction of what is free as 0.5.",
+            "Default 0.8 of a GPU, 2.5 GB of a host. Graphs are rebuilt, values rest in host memory or on disk as"
+            " needed, with the same result.",
+        ),
+    )
+    refine: int = field(
+        default=0,
+        metadata=_meaning(
+            "Steps of joint refinement after the sweep; pays at high unstructured sparsity.",
+            "It also changes scales and shifts of normalisation layers (:mod:`snows_core.sweep.refine`); 0 for none.",
+        ),
+    )
+    augment: Augment | None = field(
+        default=None,
+        metadata=_meaning(
+            "Change calibration images at random during refinement.",
+            "A function of (images, generator), for instance ``snows.flip_and_shift``.",
+        ),
+    )
+    seed: int = field(
+        default=0,
+        metadata=_meaning(
+            "Seed of everything random: the order of the images, equal scores, curvature probes, refinement."
+        ),
+    )
+    progress: bool = field(default=True, metadata=_meaning("Show a progress bar."))
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, and keep the rest in one form."""
+        self._keep("k", read_k(self.k))
+        self._keep("recipe", get_recipe(self.recipe))
+        for name in ("mask", "update"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise invalid_argument(name, repr(value), "the name of a method")
+        for name in ("layers", "exclude", "leaf_modules"):
+            self._keep(name, _repeatable(getattr(self, name)))
+        if self.max_images is not None:
+            self._keep("max_images", integer("max_images", self.max_images, 1, otherwise=" or None"))
+        self._keep("max_memory", read_max_memory(self.max_memory))
+        self._keep("refine", integer("refine", self.refine, 0, "a number of steps"))
+        if self.augment is not None and not callable(self.augment):
+            raise invalid_argument("augment", type(self.augment).__name__, "a function of (images, generator)")
+        self._keep("seed", integer("seed", self.seed))
+        self._keep("progress", switch("progress", self.progress))
+
+    def _keep(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen for everybody else
+
+    def record(self) -> dict[str, Any]:
+        """Return every setting as a manifest holds it: functions, classes and modules by name, and no tensors.
+
+        >>> PruneSettings("1:4", layers=["conv*"]).record()["layers"]
+        ['conv*']
+        """
+        given = self.masks is not None
+        special = {
+            "pattern": "given masks" if given else str(self.pattern),
+            "masks": "given" if given else None,
+            "recipe": asdict(get_recipe(self.recipe)),
+        }
+        return {
+            f.name: special[f.name] if f.name in special else _recorded(getattr(self, f.name)) for f in fields(self)
+        }
+
+
+def read_k(k: K | None) -> K:
+    """Check K; None is the default.
+
+    Returns:
+        K.
+
+    Raises:
+        SnowsError: when it is neither an integer >= 0 nor "auto".
+
+    >>> read_k(None), read_k("auto")
+    (5, 'auto')
+    """
+    if k is None:
+        return PruneSettings.k
+    return "auto" if k == "auto" else integer("k", k, otherwise=', or "auto". k=0 is layer-wise least squares')
+
+
+def read_max_memory(max_memory: float | None) -> float | None:
+    """Check a bound of memory; None leaves it to the device.
+
+    Returns:
+        Bytes, or a fraction below 1, or None.
+
+    Raises:
+        SnowsError: when it is neither a fraction below 1 nor a number of bytes that can be meant.
+
+    >>> read_max_memory(2e9)
+    2000000000.0
+    """
+    if max_memory is None:
+        return None
+    bound = plain(max_memory)
+    meant = isinstance(bound, int | float) and not isinstance(bound, bool)
+    if not meant or not (0 < bound < 1 or LEAST_BYTES <= bound < float("inf")):
+        raise invalid_argument(
+            "max_memory",
+            repr(max_memory),
+            "bytes (for instance 2e9), or a fraction of the free memory below 1",
+            "Bytes below 1e6 cannot be meant.",
+        )
+    return float(bound)
+
+
+def _repeatable(choice: Any) -> Any:
+    """Return a choice that can be read twice: what an iterator yields is kept; texts, classes and functions stay."""
+    if isinstance(choice, str) or callable(choice) or not isinstance(choice, Iterable):
+        return choice
+    return tuple(choice)
+
+
+def _recorded(value: Any) -> Any:
+    """Return a value that JSON can hold: functions and classes by name, modules by class."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return [_recorded(one) for one in value]
+    named: Callable[..., Any] | type = value if hasattr(value, "__qualname__") else type(value)
+    return str(value) if type(value).__module__ == "torch" else named.__qualname__  # a device says which

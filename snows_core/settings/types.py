@@ -1,0 +1,29 @@
+"""Types of what a user hands over that only PyTorch or a network can check; rooms above import them from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:  # nothing here needs PyTorch to run
+    import torch
+    from torch import Tensor, nn
+
+
+class SparsityPattern(Protocol):
+    """A sparsity pattern: what :class:`~snows_core.masks.patterns.NM` and ``Unstructured`` are."""
+
+    def misfit(self, weight: Tensor, groups: int = 1) -> str:
+        """Return why a weight cannot take this pattern, or an empty string."""
+
+    def mask(self, scores: Tensor, seed: int = 0) -> Tensor:
+        """Return the mask (bool) that keeps the highest scores."""
+
+
+# A function of (layer name, weight) that scores a weight.
+Saliency: TypeAlias = "Callable[[str, Tensor], Tensor]"
+# Names, globs, classes or modules of layers, or a function of (name, module).
+OneChoice: TypeAlias = "str | type[nn.Module] | nn.Module"
+LayerChoice: TypeAlias = "OneChoice | Iterable[OneChoice] | Callable[[str, nn.Module | None], bool] | None"
+# A function of (images, generator) that changes a batch of images at random.
+Augment: TypeAlias = "Callable[[Tensor, torch.Generator], Tensor]"
