@@ -73,7 +73,6 @@ def room(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(SOURCE, str(path), "exec"), vars(module))
     module.__all__ = ["BARE", "DOCUMENTED", "Bare", "Fields", "Masks", "function", "listed"]
-    monkeypatch.setattr(build_api, "NOT_YET", set())
     return module
 
 
@@ -94,12 +93,6 @@ def test_what_is_not_documented_is_found(room):
         "room.function: parameter rest",
         "room.listed: parameter y",
     ]
-
-
-def test_an_exception_that_has_become_needless_is_named(room, monkeypatch):
-    monkeypatch.setattr(build_api, "NOT_YET", {"room.BARE: no string below its assignment", "room.gone: no docstring"})
-    room.__all__ = ["BARE"]
-    assert build_api.gaps({"room": room}) == ["room.gone: no docstring (documented by now: take it off NOT_YET)"]
 
 
 def test_the_rooms_are_found_with_all_that_they_name():

@@ -295,7 +295,7 @@ class LayerMethod(ABC):
         return ladder(network, layer, self.k, self.needs.loss.tap_rule)
 
     def closed_form(self, segment: Segment) -> bool:
-        """Tell whether a layer is solved without curvature products, for the estimate of its cost."""
+        """Tell whether the layer of a ``segment`` is solved without curvature products; its estimate asks."""
         return True
 
     @abstractmethod
