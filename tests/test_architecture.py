@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +133,23 @@ def test_no_function_takes_more_than_eight_arguments():
     above = {name for name, count in counted().items() if count > MOST_ARGUMENTS}
     assert above - PYTORCHS == set(), f"more than {MOST_ARGUMENTS} arguments: group what travels together"
     assert PYTORCHS - above == set(), "these take few enough by now: take them off the list"
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "README.md"])
+def test_the_drawings_hold_every_room_and_file(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    drawing = text.split("snows_core/    the package")[1].split("tests/")[0] if page == "README.md" else text
+    words = set(re.findall(r"\w+", drawing))
+    assert rooms | files <= words
+
+
+def test_architecture_names_what_is_there():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:[a-z_]+\.)+[A-Za-z_]+)`", text):
+        place, _, last = name.rpartition(".")
+        module = importlib.import_module(f"snows_core.{place}")
+        assert hasattr(module, last) or importlib.import_module(f"snows_core.{name}"), name
+    for path in re.findall(r"`([\w./]+\.py)`", text):
+        assert (ROOT / path).is_file() or (PACKAGE / path).is_file(), path

@@ -1,10 +1,11 @@
-"""Static HTML of the notebooks in site/, as committed (nothing is run), and a check of every link.
+"""Static HTML of the notebooks and the API reference in site/, and a check of every link and public name.
 
     python tools/build_site.py
 
-Works offline. Figures are inside the pages; formulas are set by MathJax, which a reader's browser loads from its
-public address. Links between notebooks become links between pages; links to other files of the repository lead to its
-public address at the tag of the version.
+Notebooks are shown as committed, nothing is run; the reference is made of docstrings (tools/build_api.py), and a public
+name without one fails the build. Works offline. Figures are inside the pages; formulas are set by MathJax, which a
+reader's browser loads from its public address. Links between notebooks become links between pages; links to other files
+of the repository lead to its public address at the tag of the version.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import nbformat
 from nbconvert import HTMLExporter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from build_api import build as build_reference
 from links import ROOT, address
 
 NOT_NEEDED = ("require_js_url", "jquery_url", "mermaid_js_url", "widget_renderer_url", "jupyter_widgets_base_url")
@@ -36,6 +38,7 @@ nav.site a.last { margin-left: auto; }
 .jp-RenderedImage img { max-width: 100%; height: auto; }
 </style>
 """
+REFERENCE = "api/snows_core.html"
 _LINK = re.compile(r"(\]\()([^)\s]+)(\s*\"[^\"]*\")?(\))")
 
 
@@ -117,6 +120,7 @@ def add_navigation(site: Path, titles: dict[str, str]) -> None:
         folder, up = page.rpartition("/")[0], "../" * page.count("/")
         beside = [other for other in ordered if other.rpartition("/")[0] == folder]
         links = [(f"{up}index.html", "All notebooks", "")]
+        links += [(up + REFERENCE, "API reference", "")] * (site / REFERENCE).is_file()
         if page in beside:
             place = beside.index(page)
             links += [(up + other, f"← {titles[other]}", "") for other in beside[max(place - 1, 0) : place]]
@@ -164,15 +168,16 @@ def broken_links(site: Path, root: Path) -> list[str]:
     return broken
 
 
-def build(root: Path = ROOT, site: Path | None = None) -> list[str]:
+def build(root: Path = ROOT, site: Path | None = None, reference: bool = False) -> list[str]:
     """Build the site of a checkout.
 
     Args:
         root: the checkout.
         site: folder to write, emptied first; default ``site/`` in it.
+        reference: add the API reference of the package that is imported, which is that of this checkout.
 
     Returns:
-        Broken links.
+        Broken links, and public names that are not documented.
     """
     site = root / "site" if site is None else site
     shutil.rmtree(site, ignore_errors=True)
@@ -187,13 +192,14 @@ def build(root: Path = ROOT, site: Path | None = None) -> list[str]:
         items = "\n".join(f'<li><a href="{page}">{html.escape(title)}</a></li>' for page, title in titles.items())
         head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>SNOWS</title><h1>SNOWS</h1>'
         (site / "index.html").write_text(f"{head}\n<ul>\n{items}\n</ul></html>\n", encoding="utf-8")
+    missing = [f"not documented: {line}" for line in build_reference(site / "api")] if reference else []
     add_navigation(site, titles)
     print(f"{len(titles)} pages in {site.name}/")
-    return broken_links(site, root)
+    return missing + broken_links(site, root)
 
 
 if __name__ == "__main__":
-    found = build()
+    found = build(reference=True)
     for line in found:
-        print(f"broken link: {line}", file=sys.stderr)
+        print(line, file=sys.stderr)
     sys.exit(bool(found))

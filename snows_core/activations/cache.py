@@ -120,22 +120,27 @@ class ActivationCache:
         return not self.network.liveness.is_read_from(self.position, node) and node not in self.needed_until
 
     def read(self, node: fx.Node, batch: int) -> Tensor:
-        """Return one value of one batch on the network's device."""
+        """Return the value of one ``node`` in one batch, on the network's device."""
         value: Tensor = move(self.values[batch][node], self.device)
         return value
 
     @torch.no_grad()
     def taps(self, segment: Segment, batch: int) -> list[Tensor]:
-        """Run a segment with the network's dense weights from this stream's values and return its tap outputs."""
+        """Run a segment with the dense weights from this cache's values of one ``batch``; return its tap outputs."""
         values = self.context(segment, batch)
         run_keeping(self.network, segment.nodes, values, set(segment.taps))
         return [values[node] for node in segment.taps]
 
     @torch.no_grad()
     def restarted(self, segment: Segment, restart: Restart, batch: int) -> list[Tensor]:
-        """Run the dense network from a residual unit's input, as it is in this stream, and return the tap outputs.
+        """Run the dense network from a residual unit's input, as it is in this cache, and return the tap outputs.
 
-        The stream must still hold ``restart.reads``; see ``needed_until``.
+        The cache must still hold ``restart.reads``; see ``needed_until``.
+
+        Args:
+            segment: what the taps belong to.
+            restart: where the residual unit begins, and what runs from there.
+            batch: number of the batch.
 
         Returns:
             One tensor a tap, in the order of ``segment.taps``.

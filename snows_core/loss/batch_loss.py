@@ -42,7 +42,7 @@ class BatchLoss:
     tap_weights: Sequence[float]
 
     def errors(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """Return, tap by tap, what is squared and summed: output minus target, scaled by the tap rule."""
+        """Return, tap by tap, what is squared and summed: ``outputs`` minus targets, scaled by the tap rule."""
         return [self._error(k, output, target) for k, (output, target) in enumerate(self._paired(outputs))]
 
     def _paired(self, outputs: Sequence[Tensor]) -> zip[tuple[Tensor, Tensor]]:

@@ -125,7 +125,15 @@ class FoldedSegment:
         return self.finish(*self.start(context, weight))
 
     def stream(self, context: Values, weight: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Run the segment and yield (tap number, output) as each is reached, keeping only what later nodes read."""
+        """Run the segment and yield (tap number, output) as each is reached, keeping only what later nodes read.
+
+        Args:
+            context: values that the segment reads from outside.
+            weight: of its layer.
+
+        Yields:
+            A tap's number and its output.
+        """
         values, numbers = dict(context), {tap: k for k, tap in enumerate(self.segment.taps)}
         for node in self.steps:
             self._step(node, values, weight if node is self.steps[0] else None)
@@ -134,14 +142,22 @@ class FoldedSegment:
             self.liveness.drop(values, node)
 
     def start(self, context: Values, weight: Tensor) -> tuple[Values, fx.Node]:
-        """Run the layer alone (with its folded batch norm): the values so far, and the node that holds its output."""
+        """Run the layer alone, with its folded batch norm.
+
+        Args:
+            context: values that the segment reads from outside.
+            weight: of the layer.
+
+        Returns:
+            The values so far, and the node that holds the layer's output.
+        """
         values = dict(context)
         node = self.steps[0]
         self._step(node, values, weight)
         return values, node
 
     def finish(self, values: Values, start: fx.Node) -> list[Tensor]:
-        """Run what comes after :meth:`start` and return the tap outputs."""
+        """Run what comes after :meth:`start`, from the ``values`` that it returned, and return the tap outputs."""
         for node in self.steps:
             if node is not start:
                 self._step(node, values, None)

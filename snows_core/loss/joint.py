@@ -95,12 +95,12 @@ class JointLoss:
 
     @torch.no_grad()
     def value(self, images: Tensor, state: Mapping[str, Tensor]) -> float:
-        """Return the loss on images, anywhere."""
+        """Return the loss on images, wherever they are, with the parameters in ``state`` in place of the dense ones."""
         parts = torch.split(images, self.piece)
         return sum(float(self._squares(x.to(self.device), state)) for x in parts) / len(images)
 
     def backward(self, images: Tensor, state: Mapping[str, Tensor]) -> None:
-        """Add the gradient of the loss on a batch to the parameters; halve the pieces where a GPU is too small."""
+        """Add the gradient of the loss on ``images`` to the parameters in ``state``, in pieces that fit."""
         while True:
             try:
                 for x in torch.split(images, self.piece):

@@ -81,7 +81,7 @@ class ReconstructionLoss:
         )
 
     def batch(self, number: int) -> BatchLoss:
-        """Return the loss of one batch; those of all batches add up to this one."""
+        """Return the loss of the batch of a ``number``; those of all batches add up to this one."""
         return BatchLoss(self.folded, self.contexts[number], self.targets[number], self.tap_weights)
 
     def per_tap(self, weight: Tensor, batches: int | None = None) -> list[float]:
@@ -99,7 +99,7 @@ class ReconstructionLoss:
         return means
 
     def value(self, weight: Tensor, batches: int | None = None) -> float:
-        """Return the loss at a weight, without gradients; arguments as in :meth:`per_tap`."""
+        """Return the loss at a weight over the first ``batches``, without gradients; see :meth:`per_tap`."""
         return sum(self.per_tap(weight, batches))
 
     def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linearisation:

@@ -3,15 +3,14 @@
 from snows_core.masks.given import foreign_masks, read_mask
 from snows_core.masks.patterns import (
     NM,
-    SALIENCIES,
     Masks,
     Pattern,
     Unstructured,
-    make_scores,
     masks_for,
     parse_pattern,
 )
-from snows_core.settings.types import Saliency
+from snows_core.masks.saliency import SALIENCIES, make_scores
+from snows_core.settings import Saliency
 
 __all__ = [
     "NM",

@@ -16,11 +16,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from snows_core.errors import closest, invalid_argument, plain
+from snows_core.errors import invalid_argument, plain
 from snows_core.masks.lowest import comparable, exactly, highest_of_groups, lowest, seed_of, shares_of_lowest
+from snows_core.masks.saliency import make_scores
 from snows_core.settings import Saliency, SparsityPattern
 
 Masks = dict[str, Tensor]
+"""Layer name to bool tensor of its weight's shape, True where a weight is kept."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class NM:
     >>> import torch
     >>> NM(2, 4).mask(torch.tensor([[1.0, -4.0, 3.0, 2.0]]).abs()).int().tolist()
     [[0, 1, 1, 0]]
+
+    Attributes:
+        n: how many stay of each group.
+        m: how many consecutive inputs form a group.
     """
 
     n: int
@@ -51,7 +57,15 @@ class NM:
         return f"{self.n}:{self.m}"
 
     def misfit(self, weight: Tensor, groups: int = 1) -> str:
-        """Say why a weight (out, in / groups, ...) cannot take this pattern; empty when it can."""
+        """Say why a weight cannot take this pattern.
+
+        Args:
+            weight: (out, in / groups, ...).
+            groups: groups of channels, of a convolution.
+
+        Returns:
+            The reason; empty when it can.
+        """
         if groups > 1:
             return f"grouped convolution ({groups} groups): N:M groups would cross or split its channel groups"
         if weight.shape[1] % self.m:
@@ -114,7 +128,7 @@ class Unstructured:
         return f"unstructured {self.sparsity:g}" + (" global" if self.scope == "global" else "") + cap
 
     def misfit(self, weight: Tensor, groups: int = 1) -> str:
-        """Return an empty string: every weight can take this pattern."""
+        """Return an empty string: every weight can take this pattern, whatever its ``groups``."""
         return ""
 
     def mask(self, scores: Tensor, seed: int = 0) -> Tensor:
@@ -187,6 +201,7 @@ class Unstructured:
 
 
 Pattern = NM | Unstructured
+"""Decides how many weights stay in which group."""
 
 
 def parse_pattern(pattern: SparsityPattern | str | float) -> Pattern:
@@ -219,48 +234,6 @@ def parse_pattern(pattern: SparsityPattern | str | float) -> Pattern:
     raise invalid_argument(
         "pattern", repr(pattern), '"n:m", a sparsity such as 0.8, "global:0.8", NM(n, m) or Unstructured(s)'
     )
-
-
-def magnitude(name: str, weight: Tensor) -> Tensor:
-    """Score a weight by its absolute value, the published choice."""
-    return weight.abs()
-
-
-SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude}
-
-
-def make_scores(weights: Mapping[str, Tensor], saliency: str | Saliency) -> dict[str, Tensor]:
-    """Score every weight by a named saliency or by a function of (layer name, weight).
-
-    Args:
-        weights: layer name to weight.
-        saliency: "magnitude", or a function that returns scores of the weight's shape, of any real type and sign.
-
-    Returns:
-        Layer name to scores of the weight's shape.
-
-    Raises:
-        SnowsError: on an unknown saliency, or scores of another shape or with NaN or infinite values.
-    """
-    if isinstance(saliency, str):
-        if saliency not in SALIENCIES:
-            raise invalid_argument(
-                "saliency", repr(saliency), f"one of {sorted(SALIENCIES)} or a function", closest(saliency, SALIENCIES)
-            )
-        saliency = SALIENCIES[saliency]
-    return {name: _checked(saliency(name, weight), name, weight) for name, weight in weights.items()}
-
-
-def _checked(scores: Tensor, name: str, weight: Tensor) -> Tensor:
-    """Return the scores of a saliency on the device of its weight, after a look at their shape and values.
-
-    Raises:
-        SnowsError: on scores of another shape, or with NaN or infinite values.
-    """
-    if not isinstance(scores, Tensor) or scores.shape != weight.shape:
-        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-        raise invalid_argument("saliency", f"{got} for '{name}'", f"a tensor of scores of shape {tuple(weight.shape)}")
-    return comparable(scores, name).to(weight.device)
 
 
 def masks_for(

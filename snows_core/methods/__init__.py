@@ -15,7 +15,6 @@ from snows_core.methods.snows import Snows
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
 
-# Every layer-wise method; each is a mask=, an update=, or both.
 METHODS: dict[str, type[LayerMethod]] = {
     "adaprune": AdaPrune,
     "layerwise": Layerwise,
@@ -23,6 +22,7 @@ METHODS: dict[str, type[LayerMethod]] = {
     "snows": Snows,
     "wanda": Wanda,
 }
+"""Name to every layer-wise method; each is a ``mask=``, an ``update=``, or both."""
 
 __all__ = [
     "METHODS",

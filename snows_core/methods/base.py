@@ -283,19 +283,27 @@ class LayerMethod(ABC):
         return Needs(batch_size=recipe.batch_size, loss=options)
 
     def segments(self, network: Network, layer: Layer) -> tuple[Segment, ...]:
-        """Return the segments to choose from, shortest first; losses of the report are those of the longest."""
+        """Return the segments to choose from, shortest first; losses of the report are those of the longest.
+
+        Args:
+            network: the traced network.
+            layer: the layer that is to be solved.
+
+        Returns:
+            One segment, or several where the method chooses K.
+        """
         return ladder(network, layer, self.k, self.needs.loss.tap_rule)
 
     def closed_form(self, segment: Segment) -> bool:
-        """Tell whether a layer is solved without curvature products, for the estimate of its cost."""
+        """Tell whether the layer of a ``segment`` is solved without curvature products; its estimate asks."""
         return True
 
     @abstractmethod
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        """Solve one layer."""
+        """Solve the layer of one ``problem``."""
 
     def choose(self, problem: LayerProblem) -> Tensor:
-        """Return the mask alone of a method that chooses masks, for another one to re-fit weights on."""
+        """Return the mask alone that a method chooses in a ``problem``, for another method to re-fit weights on."""
         return self.solve(problem).mask
 
     def solution(self, problem: LayerProblem, weight: Tensor, mask: Tensor, stop: str) -> LayerSolution:

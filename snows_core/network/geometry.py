@@ -35,7 +35,7 @@ class Geometry:
 
 
 def geometry_of(node: fx.Node, weight: Tensor) -> Geometry:
-    """Read a layer's geometry from its module or its function call; ``weight`` is (out, in, ...)."""
+    """Read a layer's geometry from the module or the function that ``node`` calls; ``weight`` is (out, in, ...)."""
     if weight.ndim == 2:
         return Geometry(None)
     kernel = (int(weight.shape[-2]), int(weight.shape[-1]))

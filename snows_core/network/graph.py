@@ -174,7 +174,7 @@ class Network:
         return kind is not Kind.NORMALISATION and not shortcut and not self.is_classifier(node)
 
     def is_classifier(self, node: fx.Node) -> bool:
-        """Tell whether a layer gives the network's answer: no layer comes after it, and it is in no residual unit."""
+        """Tell whether the layer at ``node`` gives the answer: none comes after it, and no residual unit holds it."""
         if node not in self._classifiers:
             is_layer = self.kinds.get(node) in (Kind.CONVOLUTION, Kind.LINEAR)
             self._classifiers[node] = is_layer and is_last_word(node, self.nodes[self.index[node] + 1 :])

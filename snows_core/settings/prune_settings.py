@@ -20,7 +20,10 @@ if TYPE_CHECKING:  # types of arguments, which only PyTorch can check
 
 
 K = int | Literal["auto"]
-LEAST_BYTES = 1e6  # fewer bytes are no memory bound that anybody means
+"""How many operations behind a layer its loss sees; "auto" chooses for each layer."""
+
+LEAST_BYTES = 1e6
+"""Fewer bytes are no memory bound that anybody means."""
 
 
 def _meaning(everywhere: str, python: str = "") -> dict[str, str]:
@@ -178,7 +181,10 @@ class PruneSettings:
 
 
 def read_k(k: K | None) -> K:
-    """Check K; None is the default.
+    """Check K.
+
+    Args:
+        k: an integer >= 0, "auto", or None for the default.
 
     Returns:
         K.
@@ -195,7 +201,10 @@ def read_k(k: K | None) -> K:
 
 
 def read_max_memory(max_memory: float | None) -> float | None:
-    """Check a bound of memory; None leaves it to the device.
+    """Check a bound of memory.
+
+    Args:
+        max_memory: bytes, a fraction below 1 of what is free, or None, which leaves it to the device.
 
     Returns:
         Bytes, or a fraction below 1, or None.

@@ -9,8 +9,13 @@ from typing import Any, Literal
 from snows_core.errors import closest, integer, invalid_argument, number, switch
 
 TapRule = Literal["all", "published"]
+"""Where a convolution is observed: behind its batch norm ("all"), or before it ("published")."""
+
 Curvature = Literal["hessian", "gauss-newton"]
+"""The matrix that a curvature product multiplies with."""
+
 Precision = Literal["float32", "tf32", "bfloat16"]
+"""The number format of matrix products inside a segment."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "curvature": ("hessian", "gauss-newton"),
     "precision": ("float32", "tf32", "bfloat16"),
 }
+"""Option of a recipe to the values that it may have, where they can be listed."""
 
 
 RECIPES = {
@@ -175,6 +181,7 @@ RECIPES = {
         ),
     ),
 }
+"""Name to recipe: ``recipe="fast"`` and ``recipe="paper"``."""
 
 
 def changeable() -> dict[str, Any]:

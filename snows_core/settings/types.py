@@ -14,16 +14,20 @@ class SparsityPattern(Protocol):
     """A sparsity pattern: what :class:`~snows_core.masks.patterns.NM` and ``Unstructured`` are."""
 
     def misfit(self, weight: Tensor, groups: int = 1) -> str:
-        """Return why a weight cannot take this pattern, or an empty string."""
+        """Return why a weight (of ``groups`` channel groups) cannot take this pattern, or an empty string."""
 
     def mask(self, scores: Tensor, seed: int = 0) -> Tensor:
-        """Return the mask (bool) that keeps the highest scores."""
+        """Return the mask (bool) that keeps the highest scores; lots by ``seed`` decide among equal ones."""
 
 
-# A function of (layer name, weight) that scores a weight.
 Saliency: TypeAlias = "Callable[[str, Tensor], Tensor]"
-# Names, globs, classes or modules of layers, or a function of (name, module).
+"""A function of (layer name, weight) that scores a weight: scores of its shape; in each group the highest stay."""
+
 OneChoice: TypeAlias = "str | type[nn.Module] | nn.Module"
+"""A name or glob of layers, a class of layers, or one layer's module."""
+
 LayerChoice: TypeAlias = "OneChoice | Iterable[OneChoice] | Callable[[str, nn.Module | None], bool] | None"
-# A function of (images, generator) that changes a batch of images at random.
+"""Names, globs, classes or modules of layers, or a function of (name, module)."""
+
 Augment: TypeAlias = "Callable[[Tensor, torch.Generator], Tensor]"
+"""A function of (images, generator) that changes a batch of images at random."""

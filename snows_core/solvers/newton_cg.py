@@ -43,10 +43,18 @@ class Objective(Protocol):
         """How many images the loss is over."""
 
     def value(self, weight: Tensor) -> float:
-        """Return the loss."""
+        """Return the loss at a ``weight``."""
 
     def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linearisation:
-        """Return loss, gradient and curvature product; the product from a sample of the images where one is named."""
+        """Return loss, gradient and curvature product at one weight.
+
+        Args:
+            weight: where.
+            curvature_images: how many of the images the product is taken from; None for all.
+
+        Returns:
+            The three; the product is a function of a direction.
+        """
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,12 @@ class DataBundle:
     def test_tensors(self, n: int | None = None) -> tuple[Tensor, Tensor]:
         """Return test images and labels in memory.
 
+        Args:
+            n: how many, from the front; default all.
+
+        Returns:
+            Images (n, C, H, W) and labels (n,).
+
         Raises:
             SnowsError: when the images have no labels.
         """

@@ -20,6 +20,7 @@ from snows_core.zoo.imagenet import load_imagenet
 __all__ = ["DATASETS", "DataBundle", "Split", "load_data"]
 
 DATASETS = ("digits", "cifar10", "cifar100", "imagenette", "imagenet", "folder:<path>")
+"""Names that :func:`load_data` knows; <path> is a folder of images."""
 
 
 def load_data(

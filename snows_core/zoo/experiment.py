@@ -133,6 +133,9 @@ class Experiment:
     def check_images(self, bundle: DataBundle) -> None:
         """Refuse images of another shape than the network takes.
 
+        Args:
+            bundle: the images, in splits.
+
         Raises:
             SnowsError: on grey images for a colour network, the reverse, or a wrong size.
         """

@@ -109,6 +109,7 @@ _ROWS = (
 )
 
 EXPERIMENTS: dict[str, Experiment] = {row.name: row for row in _ROWS}
+"""Name to experiment: a network with its weights, its data and its dense accuracy."""
 
 
 def experiment(name: str) -> Experiment:

@@ -73,7 +73,7 @@ class ResNetCIFAR(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, in_channels, H, W), H and W at least 4, to logits (N, num_classes)."""
+        """Map images ``x`` (N, in_channels, H, W), H and W at least 4, to logits (N, num_classes)."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(self.avgpool(x).flatten(1))
@@ -85,10 +85,10 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
 
 
 def resnet20(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCIFAR:
-    """Return an untrained ResNet-20."""
+    """Return an untrained ResNet-20 for ``num_classes``, ``in_channels`` and first ``width``; see ResNetCIFAR."""
     return ResNetCIFAR(20, num_classes, in_channels, width)
 
 
 def resnet56(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNetCIFAR:
-    """Return an untrained ResNet-56."""
+    """Return an untrained ResNet-56 for ``num_classes``, ``in_channels`` and first ``width``; see ResNetCIFAR."""
     return ResNetCIFAR(56, num_classes, in_channels, width)

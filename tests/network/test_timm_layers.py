@@ -13,7 +13,7 @@ from torch import nn
 from snows_core.network import timm_layers
 
 
-@pytest.mark.parametrize(("size", "kernel"), itertools.product([(7, 8), (1, 5)], [(1, 1), (3, 3), (2, 5)]))
+@pytest.mark.parametrize(("size", "kernel"), list(itertools.product([(7, 8), (1, 5)], [(1, 1), (3, 3), (2, 5)])))
 @pytest.mark.parametrize(("stride", "dilation"), [((1, 1), (1, 1)), ((2, 3), (1, 1)), ((1, 2), (2, 1))])
 def test_padding_is_timms(size, kernel, stride, dilation):
     x = torch.randn(2, 3, *size)
