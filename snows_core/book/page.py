@@ -30,7 +30,7 @@ def figures_root() -> Path:
     """Return the folder of all figures: ``SNOWS_FIGURES``, or ``figures/`` of the checkout, or of this folder."""
     if os.environ.get(FIGURES_VARIABLE):
         return Path(os.environ[FIGURES_VARIABLE]).expanduser().resolve()
-    checkout = Path(__file__).resolve().parent.parent
+    checkout = Path(__file__).resolve().parents[2]
     return (checkout if (checkout / "notebooks").is_dir() else Path.cwd()) / "figures"
 
 

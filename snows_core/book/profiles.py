@@ -129,7 +129,7 @@ def load_profile(stem: str, profile: str, folder: Path) -> Profile:
 
 
 def check_needs(stem: str, profile: str, needs: Needs, data_root: str | None = None) -> None:
-    """StopReason before a long run when the machine lacks something that can be told at once.
+    """Stop before a long run when the machine lacks something that can be told at once.
 
     Args:
         stem: the notebook's name, for the message.

@@ -105,7 +105,7 @@ class Summary:
 
 def notebooks_folder(folder: str | Path | None = None) -> Path:
     """Return the folder of the notebooks: the one given, or that of the checkout this package is installed from."""
-    return Path(folder).resolve() if folder is not None else Path(__file__).resolve().parent.parent / "notebooks"
+    return Path(folder).resolve() if folder is not None else Path(__file__).resolve().parents[2] / "notebooks"
 
 
 def profiles_table(notebooks: str | Path | None = None) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +26,7 @@ def page(tmp_path, monkeypatch):
 def test_folders(page, tmp_path, monkeypatch):
     assert page.folder == tmp_path / "03_x" / "cifar" and figure_dir("03_x") == tmp_path / "03_x"
     monkeypatch.delenv("SNOWS_FIGURES")
-    assert figures_root().name == "figures"
+    assert figures_root() == Path(__file__).resolve().parents[2] / "figures"
     for stem, profile in (("../x", "digits"), ("x", ""), ("x", "a/b")):
         with pytest.raises(SnowsError):
             NotebookOutputs(stem, profile)
