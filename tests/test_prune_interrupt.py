@@ -1,35 +1,19 @@
 """prune.py: Ctrl-C leaves a usable result, and resuming ends where an uninterrupted run ends."""
 
-import importlib
-
 import pytest
 import torch
+from spies import stop_after
 from toys import random_images, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.errors import SnowsError
 
-module = importlib.import_module("snows_core.sweep.sweep")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
 
 def run(model, count=10, size=8, **options):
     options = {"k": 3, "progress": False, "batch_size": 4, **options}
     return snows.prune(model, random_images(count, size), options.pop("pattern", "2:4"), **options)
-
-
-def stop_after(monkeypatch, count):
-    """Let Ctrl-C come after ``count`` solved layers."""
-    solve, calls = module.solve_layer, []
-
-    def interrupted(*args, **kwargs):
-        if len(calls) == count:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return solve(*args, **kwargs)
-
-    monkeypatch.setattr(module, "solve_layer", interrupted)
-    return calls
 
 
 def test_an_interrupted_run_is_a_usable_partial_result(monkeypatch, tmp_path):

@@ -1,11 +1,11 @@
 """prune.py: ordinary uses of every kind give the plain call's result, or one error that says what to do."""
 
 import copy
-import importlib
 import warnings
 
 import pytest
 import torch
+from spies import stop_after
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 from toys import SmallResNet, random_images, small_resnet
@@ -14,7 +14,6 @@ import snows_core as snows
 from snows_core.activations import calibration
 from snows_core.errors import SnowsError
 
-sweep = importlib.import_module("snows_core.sweep.sweep")
 QUICK = {"layers": ["layer1.conv2", "layer2.conv1"], "k": 1}
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
@@ -258,16 +257,8 @@ def test_the_order_follows_the_seed_and_is_recorded():
 
 
 def interrupted(monkeypatch, model, count=2, **options):
-    solve, calls = sweep.solve_layer, []
-
-    def stopping(*args, **kwargs):
-        if len(calls) == count:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return solve(*args, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "solve_layer", stopping)
+        stop_after(patch, count)
         return run(model, **options)
 
 

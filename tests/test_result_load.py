@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 import torch
+from results import FILES, WithExtra, made_up
 from safetensors.torch import load_file, save_file
-from test_result import FILES, WithExtra, made_up
 from torch import nn
 from toys import random_images, small_resnet, torch_attention
 

@@ -107,6 +107,12 @@ def torch_attention(seed=0, **options):
     return awake(TorchAttention(**options), seed)
 
 
+def wide():
+    """Few unknowns a row and many positions an image: 32 images are enough."""
+    layers = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Conv2d(5, 3, 1)
+    return awake(nn.Sequential(*layers))
+
+
 def random_images(count=6, size=8, seed=1, channels=3, dtype=torch.float64):
     return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -187,3 +193,10 @@ def chosen(planned):
 
 def reasons(planned):
     return {entry.name: entry.reason for entry in planned if entry.reason}
+
+
+def streams(network, batches, layer, damaged):
+    pruned, dense = ActivationCache(network, batches), ActivationCache(network, batches)
+    pruned.weights.update(damaged)
+    pruned.advance(network.index[layer.node])
+    return pruned, dense

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_given import PRUNED, described, with_zeros
+from foreign import PRUNED, described, with_zeros
 from torch import nn
 from toys import random_mask, small_resnet
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from spies import stop_after
 from toys import random_images, small_resnet
 
 import snows_core as snows
@@ -59,19 +60,9 @@ def test_the_share_asked_for_ends_the_climb(monkeypatch, share, chosen):
 
 def test_resuming_an_automatic_run_changes_nothing(monkeypatch):
     whole = run()
-    from snows_core.sweep import sweep
-
-    solve, calls = sweep.solve_layer, []
-
-    def interrupted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return solve(*args, **kwargs)
-
-    monkeypatch.setattr(sweep, "solve_layer", interrupted)
-    part = run()
-    monkeypatch.setattr(sweep, "solve_layer", solve)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        part = run()
     resumed = run(resume=part)
     assert list(pruned(resumed)["k"]) == list(pruned(whole)["k"])
     for name, tensor in whole.state.items():
