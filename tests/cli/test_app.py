@@ -7,6 +7,7 @@ import json
 import shlex
 
 import pytest
+from spies import stop_after
 from typer.testing import CliRunner
 
 import snows_core
@@ -152,16 +153,7 @@ def test_evaluate_refuses_another_architecture(pruned):
 
 
 def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
-    module = importlib.import_module("snows_core.sweep.sweep")
-    solve, calls = module.solve_layer, []
-
-    def second_stops(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return solve(*arguments)
-
-    monkeypatch.setattr(module, "solve_layer", second_stops)
+    stop_after(monkeypatch, 1)
     out = tmp_path / "out"
     done = run("prune", "--model", "digits-resnet20", "--images", "16", "--k", "0", "-q", "--out", out)
     assert done.exit_code == 130 and "solved so far" in done.stderr
@@ -171,10 +163,7 @@ def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
 
 
 def test_interrupted_before_the_first_layer_writes_nothing(tmp_path, monkeypatch):
-    def stop(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(importlib.import_module("snows_core.sweep.sweep"), "solve_layer", stop)
+    stop_after(monkeypatch, 0)
     done = run("prune", *FAST, "--out", tmp_path / "out")
     assert done.exit_code == 130 and "nothing is half-written" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
 import pytest
+from spies import stop_after
 from typer.testing import CliRunner
 
 import snows_core
@@ -76,16 +76,7 @@ def test_a_result_whose_folder_became_impossible_is_kept_elsewhere(tmp_path, mon
 
 
 def test_what_the_command_line_saved_can_be_resumed_in_python(tmp_path, monkeypatch):
-    module = importlib.import_module("snows_core.sweep.sweep")
-    solve, calls = module.solve_layer, []
-
-    def third_stops(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return solve(*arguments)
-
-    monkeypatch.setattr(module, "solve_layer", third_stops)
+    stop_after(monkeypatch, 2)
     names = ["layer3.2.conv2", "layer3.1.conv1", "layer3.1.conv2"]
     chosen = [word for name in names for word in ("--layers", name)]
     out = tmp_path / "out"
