@@ -9,8 +9,7 @@ import pytest
 import torch
 from fuzz import SIZE, random_network
 from fuzz_calls import random_call
-from torch import fx
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from oracles import Oracle
 from toys import make_problem, nudged, random_images, random_mask, relative
 
 import snows_core as snows
@@ -26,67 +25,6 @@ EXACT = 1e-10
 def seeds(count, always):
     """Return all seeds below ``count``, those that are not among ``always`` marked as slow."""
     return [seed if seed in always else pytest.param(seed, marks=pytest.mark.slow) for seed in range(count)]
-
-
-class Recorder(fx.Interpreter):
-    """Runs a whole traced network with some weights replaced, and keeps what was asked for."""
-
-    def __init__(self, module, weights, wanted):
-        super().__init__(module, garbage_collect_values=False)
-        self.weights, self.wanted, self.seen = weights, wanted, {}
-
-    def run_node(self, node):
-        value = super().run_node(node)
-        if node in self.wanted:
-            self.seen[node] = value
-        return value
-
-    def fetch_attr(self, target):
-        return self.weights[target] if target in self.weights else super().fetch_attr(target)
-
-    def call_module(self, target, args, kwargs):
-        if f"{target}.weight" not in self.weights:
-            return super().call_module(target, args, kwargs)
-        own = {"weight": self.weights[f"{target}.weight"]}
-        return torch.func.functional_call(self.submodules[target], own, args, kwargs)
-
-
-class Oracle:
-    """The K-step loss of a problem, from the image on, by plain autograd: no segment, no folding, no batches."""
-
-    def __init__(self, problem, images):
-        self.problem, self.images = problem, images
-        self.targets = self.taps({})
-
-    def taps(self, weights):
-        wanted = self.problem.segment.taps
-        recorder = Recorder(self.problem.network.module, weights, set(wanted))
-        with sdpa_kernel(SDPBackend.MATH):
-            recorder.run(self.images)
-        return [recorder.seen[tap] for tap in wanted]
-
-    def residuals(self, weight):
-        weights = {**self.problem.pruned.weights, self.problem.layer.weight_name: weight}
-        return torch.cat(
-            [
-                (output - target).flatten() / output.numel() ** 0.5
-                for output, target in zip(self.taps(weights), self.targets, strict=True)
-            ]
-        )
-
-    def derivatives(self, weight, direction):
-        """Return loss, gradient, and the products of Hessian and Gauss-Newton matrix with a direction."""
-        mask = self.problem.mask
-        direction, free = direction * mask, weight.clone().requires_grad_()
-        r = self.residuals(free)
-        loss = r @ r
-        (slope,) = torch.autograd.grad(loss, free, create_graph=True)
-        (hessian,) = torch.autograd.grad(slope, free, direction, retain_graph=True)
-        u = torch.zeros_like(r, requires_grad=True)
-        (back,) = torch.autograd.grad(r, free, u, create_graph=True)
-        (forward,) = torch.autograd.grad(back, u, direction, retain_graph=True)
-        (gauss_newton,) = torch.autograd.grad(r, free, 2 * forward)
-        return loss.item(), slope.detach() * mask, {"hessian": hessian * mask, "gauss-newton": gauss_newton * mask}
 
 
 @pytest.mark.parametrize("seed", seeds(NETWORKS, (0, 1, 2)))
