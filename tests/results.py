@@ -1,8 +1,10 @@
 """Results made up without a run, and layers whose state is hard to store."""
 
+import warnings
+
 import pandas as pd
 from torch import nn
-from toys import random_mask
+from toys import random_images, random_mask, small_resnet
 
 import snows_core as snows
 
@@ -53,3 +55,10 @@ class WithExtra(nn.Module):
         if self.fails:
             raise TypeError("not mine")
         self.extra = state
+
+
+def small_result():
+    """Return the result of a short run on few images."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return snows.prune(small_resnet(), random_images(8), k=2, progress=False)

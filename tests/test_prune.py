@@ -9,7 +9,7 @@ import torch
 from timm.layers import Mlp
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from toys import awake, random_images, random_mask, small_resnet, small_vit, torch_attention
+from toys import RESNET_LAYERS, awake, random_images, random_mask, small_resnet, small_vit, torch_attention
 
 import snows_core as snows
 
@@ -104,15 +104,7 @@ def test_the_loss_never_rises_over_accepted_steps(name, curvature):
 def test_report_has_one_row_for_every_layer_with_weights():
     report = run(small_resnet()).report
     assert set(report.columns) == COLUMNS
-    assert list(report["layer"]) == [
-        "conv1",
-        "layer1.conv1",
-        "layer1.conv2",
-        "layer2.conv1",
-        "layer2.conv2",
-        "layer2.downsample.0",
-        "fc",
-    ]
+    assert list(report["layer"]) == RESNET_LAYERS
     rows = report.set_index("layer")
     assert rows.loc["layer1.conv1", ["kind", "shape", "weights", "kept", "status", "reason", "k"]].tolist() == [
         "convolution",

@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import pytest
 import torch
-from results import FILES, WithExtra, made_up
+from results import FILES, WithExtra, made_up, small_result
 from safetensors.torch import load_file
 from spies import stop_after
 from torch import nn
@@ -20,11 +20,7 @@ result_module = importlib.import_module("snows_core.result")
 
 @pytest.fixture(scope="module")
 def result():
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return snows.prune(small_resnet(), random_images(8), k=2, progress=False)
+    return small_result()
 
 
 def names(folder):

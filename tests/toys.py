@@ -52,6 +52,22 @@ class SmallResNet(nn.Module):
         return self.fc(self.pool(x).flatten(1))
 
 
+# Its layers in execution order; the first and the classifier stay dense by default.
+RESNET_INNER = ["layer1.conv1", "layer1.conv2", "layer2.conv1", "layer2.conv2", "layer2.downsample.0"]
+RESNET_LAYERS = ["conv1", *RESNET_INNER, "fc"]
+
+
+class Wrapped(nn.Module):
+    """Gives a network's output another form."""
+
+    def __init__(self, net, form):
+        super().__init__()
+        self.net, self.form = net, form
+
+    def forward(self, x):
+        return self.form(self.net(x))
+
+
 class TorchAttention(nn.Module):
     """Self-attention by ``nn.MultiheadAttention`` between two linear layers, as in torchvision's ViT."""
 
