@@ -10,7 +10,7 @@ import torch
 from fuzz import SIZE, random_network
 from fuzz_calls import random_call
 from oracles import Oracle
-from toys import make_problem, nudged, random_images, random_mask, relative
+from toys import make_problem, nudged, random_images, random_mask, relative, same
 
 import snows_core as snows
 from snows_core.activations.cache import ActivationCache
@@ -72,23 +72,17 @@ def test_what_a_random_call_promises(seed, tmp_path):
             assert "fits at least one selected layer" in str(error) or "selects no layer" in str(error), error
             return
         again = snows.prune(model, images(), **options) if seed % 3 == 0 else None
-    assert equal(model.state_dict(), before) and torch.equal(x, original), "the caller's own is not changed"
+    assert same(model.state_dict(), before) and torch.equal(x, original), "the caller's own is not changed"
     check_weights(result, before, options)
     check_report(result, options)
     loaded = snows.load(result.save(tmp_path / "saved"), copy.deepcopy(model))
-    assert equal(loaded.model.state_dict(), result.model.state_dict()) and equal(loaded.masks, result.masks)
+    assert same(loaded.model.state_dict(), result.model.state_dict()) and same(loaded.masks, result.masks)
     pd.testing.assert_frame_equal(loaded.report, result.report, check_dtype=False, rtol=1e-12)
-    assert again is None or (equal(again.state, result.state) and equal(again.masks, result.masks))
-
-
-def equal(one, other):
-    return one.keys() == other.keys() and all(
-        torch.equal(value, other[name]) and value.dtype == other[name].dtype for name, value in one.items()
-    )
+    assert again is None or (same(again.state, result.state) and same(again.masks, result.masks))
 
 
 def check_weights(result, before, options):
-    assert result.complete and result.masks and equal(result.state, result.model.state_dict())
+    assert result.complete and result.masks and same(result.state, result.model.state_dict())
     pruned = set(result.weight_names.values())
     for name, weight in result.state.items():
         assert weight.dtype == before[name].dtype and torch.isfinite(weight).all(), name

@@ -252,3 +252,12 @@ def test_a_gpu_gives_the_processors_result(name):
     assert next(other.model.parameters()).device.type == "cpu"
     for key, value in one.state.items():
         assert torch.allclose(other.state[key], value, rtol=1e-4, atol=1e-6), key
+
+
+def test_pytorch_itself_is_as_before_afterwards():
+    methods = {name: vars(torch.Tensor).get(name) for name in dir(torch.Tensor)}
+    functions = {name: getattr(torch, name) for name in ("zeros", "tensor", "arange", "rand")}
+    snows.prune(small_resnet(), random_images(8), "2:4", k=1, progress=False)
+    assert {name: vars(torch.Tensor).get(name) for name in dir(torch.Tensor)} == methods
+    assert all(getattr(torch, name) is function for name, function in functions.items())
+    assert torch.tensor([torch.tensor(8), torch.tensor(3)]).tolist() == [8, 3]  # broken by a slot once set

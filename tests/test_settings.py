@@ -1,4 +1,4 @@
-"""recipe.py: the two lanes, single options changed, and what cannot be meant refused."""
+"""settings.py: the two lanes, single options changed, and what cannot be meant refused."""
 
 from dataclasses import asdict, fields
 

@@ -197,6 +197,13 @@ def relative(got, expected):
     return float(((got - expected).abs().max() / expected.abs().max()).detach())
 
 
+def same(one, other):
+    """Tell whether two state dicts hold the same tensors, types included, by the same names."""
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[name]) and value.dtype == other[name].dtype for name, value in one.items()
+    )
+
+
 def plan(model, images=None, **choice):
     """Plan the layers of a model on two random images."""
     images = random_images(2) if images is None else images

@@ -1,4 +1,4 @@
-"""commands.py and command_source.py: options handed on, folders refused early, what is solved kept and found again."""
+"""commands.py and source.py: options handed on, folders refused early, what is solved kept and found again."""
 
 from __future__ import annotations
 

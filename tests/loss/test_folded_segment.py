@@ -1,4 +1,4 @@
-"""program.py: a segment with batch norm folded computes what the segment computes, and so do its derivatives."""
+"""folded_segment.py: a segment with batch norm folded computes what the segment computes, and so do its derivatives."""
 
 import pytest
 import torch

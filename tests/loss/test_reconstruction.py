@@ -1,4 +1,4 @@
-"""objective.py: loss, gradient and curvature products against torch.func, curvlinops and finite differences."""
+"""reconstruction.py: loss, gradient and curvature products against torch.func, curvlinops and finite differences."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""objective.py: wide layers, attention backends, networks whose layer meets itself, and how work is counted."""
+"""reconstruction.py: wide layers, attention backends, networks whose layer meets itself, and how work is counted."""
 
 import pytest
 import torch

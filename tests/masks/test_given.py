@@ -1,4 +1,4 @@
-"""given_masks.py, names.py: masks made elsewhere are read under every name they go by, or refused with the truth."""
+"""given.py, names.py: masks made elsewhere are read under every name they go by, or refused with the truth."""
 
 import copy
 

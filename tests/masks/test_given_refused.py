@@ -1,4 +1,4 @@
-"""given_masks.py: masks that do not fit a model are refused, with what was looked at and the nearest names."""
+"""given.py: masks that do not fit a model are refused, with what was looked at and the nearest names."""
 
 import pytest
 import torch

@@ -9,7 +9,7 @@ import snows_core as snows
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
 # What solves a layer, as a caller of ``prune`` asks for it.
-METHODS = {
+CALLS = {
     "least squares": {"k": 0},
     "snows": {"recipe": "fast"},
     "snows, exact curvature": {"recipe": "fast", "curvature": "hessian"},
@@ -22,12 +22,12 @@ REMOVING = [name for name in CASES if name != "all kept"]  # masks without a zer
 def solved(case, method, dtype=torch.float64, **more):
     """Prune one layer of a case; return the dense network and the result."""
     model = case.make(case.seed).to(dtype)
-    options = {"k": case.k, "batch_size": 3, "progress": False, **METHODS[method], **more}
+    options = {"k": case.k, "batch_size": 3, "progress": False, **CALLS[method], **more}
     return model, snows.prune(model, case.images().to(dtype), masks={case.layer: case.mask(model)}, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CALLS)
 @pytest.mark.parametrize("name", REMOVING)
 def test_zeros_stand_where_the_mask_says_and_the_loss_does_not_rise(name, method, dtype):
     case = CASES[name]
@@ -44,7 +44,7 @@ def test_zeros_stand_where_the_mask_says_and_the_loss_does_not_rise(name, method
 
 
 # Methods whose targets are the dense network's own, and cases whose inputs are.
-DENSE_TARGETS = [method for method, options in METHODS.items() if options.get("recipe") != "paper"]
+DENSE_TARGETS = [method for method, options in CALLS.items() if options.get("recipe") != "paper"]
 DENSE_INPUTS = [name for name in REMOVING if not CASES[name].before]
 
 
@@ -54,7 +54,7 @@ DENSE_INPUTS = [name for name in REMOVING if not CASES[name].before]
 def test_losses_of_the_report_are_the_oracles_and_fitting_beats_the_masked_weights(name, method, batch_size):
     case = CASES[name]
     _, result = solved(case, method, normalise=False, batch_size=batch_size)
-    oracle, row = case(METHODS[method].get("k")), result.report.set_index("layer").loc[case.layer]
+    oracle, row = case(CALLS[method].get("k")), result.report.set_index("layer").loc[case.layer]
     end = float(oracle.loss(result.state[result.weight_names[case.layer]]))
     masked = float(oracle.loss(oracle.problem.weight * oracle.mask))
     assert row["loss_end"] == pytest.approx(end, rel=1e-8, abs=1e-15)

@@ -1,4 +1,4 @@
-"""layer_solver.py: closed forms, targets, starts, preconditioning and the published schedule, one layer at a time."""
+"""snows.py: closed forms, targets, starts, preconditioning and the published schedule, one layer at a time."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""trace.py, plan.py: wrapped, masked, normalised, half-precision models are traced; others are refused with advice."""
+"""trace.py, select.py: wrapped, masked, normalised, half-precision models are traced, others refused with advice."""
 
 import dataclasses
 from types import MethodType

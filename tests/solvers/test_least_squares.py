@@ -1,4 +1,4 @@
-"""layerwise.py: how a layer reads its input, Gram matrices, row-wise factors, and masked least squares (K = 0)."""
+"""How a layer reads its input, Gram matrices, row-wise factors, and masked least squares (K = 0)."""
 
 import pytest
 import torch

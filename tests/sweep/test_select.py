@@ -1,4 +1,4 @@
-"""plan.py: every layer is selected, or left dense with the reason; what cannot be meant is refused."""
+"""select.py: every layer is selected, or left dense with the reason; what cannot be meant is refused."""
 
 import pytest
 from toys import RESNET_INNER, chosen, plan, random_images, reasons, small_resnet, small_vit, torch_attention

@@ -1,4 +1,4 @@
-"""plan.py: what stays dense and why, in networks of many kinds; masks made elsewhere."""
+"""select.py: what stays dense and why, in networks of many kinds; masks made elsewhere."""
 
 import copy
 
