@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.prune import make_masks, prune
     from snows_core.result import PruneResult, apply_masks, load
     from snows_core.settings.prune_settings import PruneSettings
-    from snows_core.settings.recipe import NewtonOptions, Recipe
+    from snows_core.settings.recipe import NewtonOptions, Recipe, get_recipe
     from snows_core.sweep.refine import flip_and_shift
 
 # Threads of OpenMP spin while they wait, by default: on a machine whose cores are busy with something else two of them
@@ -43,6 +43,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "flip_and_shift",
+    "get_recipe",
     "load",
     "make_masks",
     "provenance",
@@ -63,6 +64,7 @@ _PLACES = {
     "estimate": "estimate",
     "evaluate": "evaluate",
     "flip_and_shift": "sweep.refine",
+    "get_recipe": "settings.recipe",
     "load": "result",
     "make_masks": "prune",
     "provenance": "provenance",

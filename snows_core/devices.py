@@ -49,6 +49,13 @@ def free_memory(device: torch.device) -> float:
     return min(float(psutil.virtual_memory().available), _left_in_cgroups())
 
 
+def total_memory(device: torch.device) -> float:
+    """Return the bytes that a device has, free or not: a GPU, or the host for any other."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return float(psutil.virtual_memory().total)
+
+
 def _left_in_cgroups(root: Path = CGROUPS, of: Path = Path("/proc/self/cgroup")) -> float:
     """Return the bytes left under the tightest memory limit of this process's control groups; infinite without one."""
     try:

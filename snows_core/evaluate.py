@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from snows_core.activations.batches import split_batch
+from snows_core.activations.batches import read_batches, split_batch, wrong_shape
 from snows_core.devices import resolve_device
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.loss.scores import Scores, Tally, read_scores
@@ -180,14 +180,7 @@ def _batches(images: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor
     if isinstance(images, Mapping):
         yield from _cut(*split_batch(images, strict=True), batch_size)
         return
-    try:
-        iterator = iter(images)
-    except TypeError:
-        raise invalid_argument(
-            "images", type(images).__name__, "a tensor (N, C, H, W), a DataLoader or batches"
-        ) from None
-    for batch in iterator:
-        x, y = split_batch(batch, strict=True)
+    for x, y in read_batches(images, strict=True):
         _check_batch(x, y)
         if len(x):
             yield x, y
@@ -209,9 +202,7 @@ def _check_batch(images: Tensor, labels: Tensor | None) -> None:
             " with labels (N,). A data set goes through torch.utils.data.DataLoader(dataset, batch_size=256)."
         )
     if images.ndim < 2 or images.ndim == 3:
-        fix = "Add the batch axis with images.unsqueeze(0)." if images.ndim == 3 else ""
-        if images.ndim == 1:
-            fix = "Labels go beside a tensor as evaluate(model, images, labels), or in pairs from a loader."
-        raise invalid_argument("images", f"shape {tuple(images.shape)}", "(N, C, H, W)", fix)
+        beside = "Labels go beside a tensor as evaluate(model, images, labels), or in pairs from a loader."
+        raise wrong_shape(images, beside if images.ndim == 1 else "")
     if labels is not None and len(labels) != len(images):
         raise invalid_argument("labels", f"{len(labels)} labels", f"one per image ({len(images)})")

@@ -33,14 +33,24 @@ def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{secrets.token_hex(8)}{path.suffix}"
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        mode = stat.S_IMODE(temporary.stat().st_mode)
+        mode = _make_file(temporary)
         write(temporary)
         temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file in UTF-8, whole or not at all; see :func:`write_whole`."""
+    return write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _make_file(path: Path) -> int:
+    """Make an empty file that was not there, and return its mode: the one that the user's umask gives to new files."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def try_to_write(folder: Path) -> None:
@@ -109,8 +119,7 @@ def fill_folder(folder: Path, write: Callable[[Path], None], seal: str) -> None:
 def _give_usual_mode(folder: Path) -> None:
     """Give all files in a folder the mode of a file that is made in the usual way: some writers make private ones."""
     usual = folder / f"{LEFTOVER}mode"
-    usual.touch()
-    mode = usual.stat().st_mode & 0o777
+    mode = _make_file(usual)
     usual.unlink()
     for path in folder.iterdir():
         path.chmod(mode)

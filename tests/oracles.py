@@ -1,34 +1,12 @@
-"""The K-step loss written a second time, with the model itself and hooks: an oracle that knows nothing of torch.fx."""
+"""The K-step loss written a second time, from the image on: by hooks on the model itself, or on the traced graph.
+
+Neither knows anything of segments, folded batch norms, batches or streams; the hooks know nothing of torch.fx either.
+"""
 
 import torch
+from torch import fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from toys import make_problem, nudged, random_images, random_mask, small_resnet, small_vit
-
-# Where each tap of a segment shows in the model itself, as (module, which call, "out" or "in"): an oracle that knows
-# nothing of torch.fx. The attention product has no module; its values are the input of the projection behind it.
-RESNET_TAPS = [
-    ("layer1.bn1", 0, "out"),
-    ("layer1.relu", 0, "out"),
-    ("layer1.bn2", 0, "out"),
-    ("layer1.relu", 1, "out"),
-    ("layer2.bn1", 0, "out"),
-    ("layer2.relu", 0, "out"),
-    ("layer2.bn2", 0, "out"),
-    ("layer2.downsample.1", 0, "out"),
-    ("layer2.relu", 1, "out"),
-    ("fc", 0, "out"),
-]
-VIT_TAPS = [
-    ("blocks.0.attn.qkv", 0, "out"),
-    ("blocks.0.attn.proj", 0, "in"),
-    ("blocks.0.attn.proj", 0, "out"),
-    ("blocks.0.norm2", 0, "out"),
-    ("blocks.0.mlp.fc1", 0, "out"),
-    ("blocks.0.mlp.act", 0, "out"),
-    ("blocks.0.mlp.fc2", 0, "out"),
-    ("blocks.1.norm1", 0, "out"),
-    ("blocks.1.attn.qkv", 0, "out"),
-]
+from toys import make_problem, nudged
 
 
 def observed(model, taps, images, weights=None):
@@ -51,24 +29,55 @@ def observed(model, taps, images, weights=None):
     return [seen[tap] for tap in taps]
 
 
-class Case:
-    """A layer's problem and, beside it, the same loss written with the model itself."""
+class Recorder(fx.Interpreter):
+    """Runs a whole traced network with some weights replaced, and keeps what was asked for."""
 
-    def __init__(self, model, name, taps, images, k, mask=None, sizes=None, **options):
-        if hasattr(model, "blocks"):
-            for block in model.blocks:
-                block.attn.fused_attn = True
-        batches = images.split(sizes or len(images))
-        self.problem = make_problem(model, batches, name, k, mask=mask, **options)
-        self.weight, self.mask = nudged(self.problem.weight) * self.problem.mask, self.problem.mask
-        self.objective, self.model, self.images = self.problem.objective, model, images
-        self.key, self.taps = f"{name}.weight", taps[: k + 1]
+    def __init__(self, module, weights, wanted):
+        super().__init__(module, garbage_collect_values=False)
+        self.weights, self.wanted, self.seen = weights, wanted, {}
+
+    def run_node(self, node):
+        value = super().run_node(node)
+        if node in self.wanted:
+            self.seen[node] = value
+        return value
+
+    def fetch_attr(self, target):
+        return self.weights[target] if target in self.weights else super().fetch_attr(target)
+
+    def call_module(self, target, args, kwargs):
+        if f"{target}.weight" not in self.weights:
+            return super().call_module(target, args, kwargs)
+        own = {"weight": self.weights[f"{target}.weight"]}
+        return torch.func.functional_call(self.submodules[target], own, args, kwargs)
+
+
+class Oracle:
+    """The K-step loss of a problem by plain autograd.
+
+    Args:
+        problem: the layer's problem.
+        images: all of its images.
+        model: the network itself, where ``taps`` are told.
+        taps: where each tap shows in the model, as (module, which call, "out" or "in"); else the graph is run.
+    """
+
+    def __init__(self, problem, images, model=None, taps=None):
+        self.problem, self.images, self.model, self.taps = problem, images, model, taps
         with torch.no_grad():
-            self.targets = observed(model, self.taps, images)
+            self.targets = self._taps_with({})
+
+    def _taps_with(self, weights):
+        with sdpa_kernel(SDPBackend.MATH):
+            if self.taps is not None:
+                return observed(self.model, self.taps, self.images, weights)
+            wanted = self.problem.segment.taps
+            recorder = Recorder(self.problem.network.module, weights, set(wanted))
+            recorder.run(self.images)
+            return [recorder.seen[tap] for tap in wanted]
 
     def outputs(self, weight):
-        with sdpa_kernel(SDPBackend.MATH):
-            return observed(self.model, self.taps, self.images, {self.key: weight})
+        return self._taps_with({**self.problem.pruned.weights, self.problem.layer.weight_name: weight})
 
     def loss(self, weight):
         """Mean squared error of every tap, added up: the definition in DESIGN section 1."""
@@ -85,20 +94,33 @@ class Case:
         )
 
     def dense(self, matrix):
-        kept = self.mask.flatten()
+        """Return the rows and columns of the kept weights."""
+        kept = self.problem.mask.flatten()
         return matrix.reshape(kept.numel(), kept.numel())[kept][:, kept].detach()
 
+    def derivatives(self, weight, direction):
+        """Return loss, gradient, and the products of Hessian and Gauss-Newton matrix with a direction."""
+        mask = self.problem.mask
+        direction, free = direction * mask, weight.clone().requires_grad_()
+        r = self.residuals(free)
+        loss = r @ r
+        (slope,) = torch.autograd.grad(loss, free, create_graph=True)
+        (hessian,) = torch.autograd.grad(slope, free, direction, retain_graph=True)
+        u = torch.zeros_like(r, requires_grad=True)
+        (back,) = torch.autograd.grad(r, free, u, create_graph=True)
+        (forward,) = torch.autograd.grad(back, u, direction, retain_graph=True)
+        (gauss_newton,) = torch.autograd.grad(r, free, 2 * forward)
+        return loss.item(), slope.detach() * mask, {"hessian": hessian * mask, "gauss-newton": gauss_newton * mask}
 
-def resnet_case(k=9, **options):
-    model = small_resnet()
-    mask = random_mask(model.layer1.conv1.weight.shape)
-    return Case(model, "layer1.conv1", RESNET_TAPS, random_images(5, 6), k, mask, **options)
 
+class Case(Oracle):
+    """A layer's problem, a weight away from the dense one, and the same loss by plain autograd."""
 
-def vit_case(k=8, keep=0.4, **options):
-    model = small_vit()
-    mask = random_mask(model.blocks[0].attn.qkv.weight.shape, keep)
-    return Case(model, "blocks.0.attn.qkv", VIT_TAPS, random_images(5, 4), k, mask, **options)
-
-
-CASES = {"resnet": resnet_case, "vit": vit_case}
+    def __init__(self, model, name, taps, images, k, mask=None, sizes=None, **options):
+        for block in getattr(model, "blocks", ()):
+            block.attn.fused_attn = True
+        batches = images.split(sizes or len(images))
+        problem = make_problem(model, batches, name, k, mask=mask, **options)
+        super().__init__(problem, images, model, None if taps is None else taps[: k + 1])
+        self.weight, self.mask = nudged(problem.weight) * problem.mask, problem.mask
+        self.objective, self.key = problem.objective, problem.layer.weight_name

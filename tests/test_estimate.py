@@ -4,7 +4,8 @@ import sys
 
 import pytest
 import torch
-from toys import ctrl_c_after, random_images, small_resnet, small_vit
+from spies import stop_after
+from toys import random_images, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.errors import SnowsError
@@ -80,7 +81,7 @@ def test_a_closed_form_takes_no_products_and_a_part_of_the_images_is_charged_as_
 def interrupted(monkeypatch, after, **options):
     """Return what a run had when Ctrl-C came."""
     with monkeypatch.context() as patch:
-        ctrl_c_after(patch, after)
+        stop_after(patch, after)
         return snows.prune(small_resnet(), random_images(8), **options)
 
 

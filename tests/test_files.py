@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from snows_core.files import write_whole
+from snows_core.files import write_text, write_whole
 
 
 @pytest.fixture
@@ -46,14 +46,19 @@ def test_writers_see_the_suffix_and_may_replace_the_file(tmp_path):
     assert write_whole(tmp_path / "figure.png", write).read_text() == "new"
 
 
-def test_an_interrupted_writer_leaves_the_old_file(tmp_path):
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, RuntimeError])
+def test_a_writer_that_does_not_end_leaves_the_old_file(tmp_path, reason):
     path = tmp_path / "record.json"
-    path.write_text("old")
+    write_text(path, "old")
 
-    def interrupted(temporary):
+    def fails(temporary):
         temporary.write_text("ha")
-        raise KeyboardInterrupt
+        raise reason
 
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(path, interrupted)
+    with pytest.raises(reason):
+        write_whole(path, fails)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_text_is_written_in_utf_8(tmp_path):
+    assert write_text(tmp_path / "new" / "a.txt", "×\n").read_bytes() == "×\n".encode()

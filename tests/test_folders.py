@@ -1,4 +1,4 @@
-"""folders.py: a folder is filled whole or not at all, and one that cannot be written is known before."""
+"""files.py: a folder is filled whole or not at all, and one that cannot be written is known before."""
 
 import os
 import stat

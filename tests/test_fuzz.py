@@ -9,9 +9,8 @@ import pytest
 import torch
 from fuzz import SIZE, random_network
 from fuzz_calls import random_call
-from torch import fx
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from toys import make_problem, nudged, random_images, random_mask, relative
+from oracles import Oracle
+from toys import make_problem, nudged, random_images, random_mask, relative, same
 
 import snows_core as snows
 from snows_core.activations.cache import ActivationCache
@@ -26,67 +25,6 @@ EXACT = 1e-10
 def seeds(count, always):
     """Return all seeds below ``count``, those that are not among ``always`` marked as slow."""
     return [seed if seed in always else pytest.param(seed, marks=pytest.mark.slow) for seed in range(count)]
-
-
-class Recorder(fx.Interpreter):
-    """Runs a whole traced network with some weights replaced, and keeps what was asked for."""
-
-    def __init__(self, module, weights, wanted):
-        super().__init__(module, garbage_collect_values=False)
-        self.weights, self.wanted, self.seen = weights, wanted, {}
-
-    def run_node(self, node):
-        value = super().run_node(node)
-        if node in self.wanted:
-            self.seen[node] = value
-        return value
-
-    def fetch_attr(self, target):
-        return self.weights[target] if target in self.weights else super().fetch_attr(target)
-
-    def call_module(self, target, args, kwargs):
-        if f"{target}.weight" not in self.weights:
-            return super().call_module(target, args, kwargs)
-        own = {"weight": self.weights[f"{target}.weight"]}
-        return torch.func.functional_call(self.submodules[target], own, args, kwargs)
-
-
-class Oracle:
-    """The K-step loss of a problem, from the image on, by plain autograd: no segment, no folding, no batches."""
-
-    def __init__(self, problem, images):
-        self.problem, self.images = problem, images
-        self.targets = self.taps({})
-
-    def taps(self, weights):
-        wanted = self.problem.segment.taps
-        recorder = Recorder(self.problem.network.module, weights, set(wanted))
-        with sdpa_kernel(SDPBackend.MATH):
-            recorder.run(self.images)
-        return [recorder.seen[tap] for tap in wanted]
-
-    def residuals(self, weight):
-        weights = {**self.problem.pruned.weights, self.problem.layer.weight_name: weight}
-        return torch.cat(
-            [
-                (output - target).flatten() / output.numel() ** 0.5
-                for output, target in zip(self.taps(weights), self.targets, strict=True)
-            ]
-        )
-
-    def derivatives(self, weight, direction):
-        """Return loss, gradient, and the products of Hessian and Gauss-Newton matrix with a direction."""
-        mask = self.problem.mask
-        direction, free = direction * mask, weight.clone().requires_grad_()
-        r = self.residuals(free)
-        loss = r @ r
-        (slope,) = torch.autograd.grad(loss, free, create_graph=True)
-        (hessian,) = torch.autograd.grad(slope, free, direction, retain_graph=True)
-        u = torch.zeros_like(r, requires_grad=True)
-        (back,) = torch.autograd.grad(r, free, u, create_graph=True)
-        (forward,) = torch.autograd.grad(back, u, direction, retain_graph=True)
-        (gauss_newton,) = torch.autograd.grad(r, free, 2 * forward)
-        return loss.item(), slope.detach() * mask, {"hessian": hessian * mask, "gauss-newton": gauss_newton * mask}
 
 
 @pytest.mark.parametrize("seed", seeds(NETWORKS, (0, 1, 2)))
@@ -134,23 +72,17 @@ def test_what_a_random_call_promises(seed, tmp_path):
             assert "fits at least one selected layer" in str(error) or "selects no layer" in str(error), error
             return
         again = snows.prune(model, images(), **options) if seed % 3 == 0 else None
-    assert equal(model.state_dict(), before) and torch.equal(x, original), "the caller's own is not changed"
+    assert same(model.state_dict(), before) and torch.equal(x, original), "the caller's own is not changed"
     check_weights(result, before, options)
     check_report(result, options)
     loaded = snows.load(result.save(tmp_path / "saved"), copy.deepcopy(model))
-    assert equal(loaded.model.state_dict(), result.model.state_dict()) and equal(loaded.masks, result.masks)
+    assert same(loaded.model.state_dict(), result.model.state_dict()) and same(loaded.masks, result.masks)
     pd.testing.assert_frame_equal(loaded.report, result.report, check_dtype=False, rtol=1e-12)
-    assert again is None or (equal(again.state, result.state) and equal(again.masks, result.masks))
-
-
-def equal(one, other):
-    return one.keys() == other.keys() and all(
-        torch.equal(value, other[name]) and value.dtype == other[name].dtype for name, value in one.items()
-    )
+    assert again is None or (same(again.state, result.state) and same(again.masks, result.masks))
 
 
 def check_weights(result, before, options):
-    assert result.complete and result.masks and equal(result.state, result.model.state_dict())
+    assert result.complete and result.masks and same(result.state, result.model.state_dict())
     pruned = set(result.weight_names.values())
     for name, weight in result.state.items():
         assert weight.dtype == before[name].dtype and torch.isfinite(weight).all(), name

@@ -9,7 +9,7 @@ import torch
 from timm.layers import Mlp
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from toys import awake, random_images, random_mask, small_resnet, small_vit, torch_attention
+from toys import RESNET_LAYERS, awake, random_images, random_mask, small_resnet, small_vit, torch_attention
 
 import snows_core as snows
 
@@ -104,15 +104,7 @@ def test_the_loss_never_rises_over_accepted_steps(name, curvature):
 def test_report_has_one_row_for_every_layer_with_weights():
     report = run(small_resnet()).report
     assert set(report.columns) == COLUMNS
-    assert list(report["layer"]) == [
-        "conv1",
-        "layer1.conv1",
-        "layer1.conv2",
-        "layer2.conv1",
-        "layer2.conv2",
-        "layer2.downsample.0",
-        "fc",
-    ]
+    assert list(report["layer"]) == RESNET_LAYERS
     rows = report.set_index("layer")
     assert rows.loc["layer1.conv1", ["kind", "shape", "weights", "kept", "status", "reason", "k"]].tolist() == [
         "convolution",
@@ -260,3 +252,12 @@ def test_a_gpu_gives_the_processors_result(name):
     assert next(other.model.parameters()).device.type == "cpu"
     for key, value in one.state.items():
         assert torch.allclose(other.state[key], value, rtol=1e-4, atol=1e-6), key
+
+
+def test_pytorch_itself_is_as_before_afterwards():
+    methods = {name: vars(torch.Tensor).get(name) for name in dir(torch.Tensor)}
+    functions = {name: getattr(torch, name) for name in ("zeros", "tensor", "arange", "rand")}
+    snows.prune(small_resnet(), random_images(8), "2:4", k=1, progress=False)
+    assert {name: vars(torch.Tensor).get(name) for name in dir(torch.Tensor)} == methods
+    assert all(getattr(torch, name) is function for name, function in functions.items())
+    assert torch.tensor([torch.tensor(8), torch.tensor(3)]).tolist() == [8, 3]  # broken by a slot once set

@@ -1,15 +1,13 @@
 """prune.py: Ctrl-C leaves a usable result, and resuming ends where an uninterrupted run ends."""
 
-import importlib
-
 import pytest
 import torch
-from toys import ctrl_c_after, random_images, small_resnet, small_vit
+from spies import stop_after
+from toys import random_images, same, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.errors import SnowsError
 
-module = importlib.import_module("snows_core.sweep.sweep")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
 
@@ -18,10 +16,15 @@ def run(model, count=10, size=8, **options):
     return snows.prune(model, random_images(count, size), options.pop("pattern", "2:4"), **options)
 
 
+def interrupted(monkeypatch, model, count, **options):
+    with monkeypatch.context() as patch:
+        stop_after(patch, count)
+        return run(model, **options)
+
+
 def test_an_interrupted_run_is_a_usable_partial_result(monkeypatch, tmp_path):
-    ctrl_c_after(monkeypatch, 2)
     model = small_resnet()
-    result = run(model)
+    result = interrupted(monkeypatch, model, 2)
     status = result.report.set_index("layer")["status"]
     assert not result.complete and result.manifest["complete"] is False
     assert status["layer1.conv1"] == status["layer1.conv2"] == "pruned" and status["layer2.conv1"] == "not reached"
@@ -33,8 +36,7 @@ def test_an_interrupted_run_is_a_usable_partial_result(monkeypatch, tmp_path):
 
 
 def test_an_interrupt_before_the_first_layer_leaves_an_empty_result(monkeypatch, tmp_path):
-    ctrl_c_after(monkeypatch, 0)
-    result = run(small_resnet())
+    result = interrupted(monkeypatch, small_resnet(), 0)
     assert not result.complete and result.masks == {} and result.sparsity == 0.0
     assert {"k", "loss_end", "seconds"} <= set(result.report) and (result.report["stop"] == "").all()
     result.save(tmp_path / "empty")
@@ -45,14 +47,14 @@ def test_an_interrupt_before_the_first_layer_leaves_an_empty_result(monkeypatch,
 @pytest.mark.parametrize("count", [0, 2])
 def test_resuming_gives_the_weights_of_an_uninterrupted_run(monkeypatch, tmp_path, saved, count):
     whole = run(small_vit(), size=4)
-    calls = ctrl_c_after(monkeypatch, count)
+    calls = stop_after(monkeypatch, count)
     partial = run(small_vit(), size=4)
     assert len(calls) == count
     monkeypatch.undo()
     if saved:
         partial.save(tmp_path / "partial")
         partial = snows.load(tmp_path / "partial")
-    calls = ctrl_c_after(monkeypatch, 99)
+    calls = stop_after(monkeypatch, 99)
     resumed = run(small_vit(), size=4, resume=partial)
     assert resumed.complete and len(calls) == 8 - count, "solved layers are not solved again"
     assert all(torch.equal(resumed.masks[name], mask) for name, mask in whole.masks.items())
@@ -71,15 +73,35 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(monkeypatch, tmp_pat
     ],
 )
 def test_resuming_another_call_is_refused(monkeypatch, change):
-    ctrl_c_after(monkeypatch, 2)
-    partial = run(small_resnet())
-    monkeypatch.undo()
+    partial = interrupted(monkeypatch, small_resnet(), 2)
     with pytest.raises(SnowsError, match=r"resume: got .*; expected an interrupted result of the same call"):
         run(small_resnet(), resume=partial, **change)
 
 
 def test_an_interrupt_prints_nothing_where_no_progress_is_wanted(monkeypatch, capsys):
-    ctrl_c_after(monkeypatch, 1)
+    stop_after(monkeypatch, 1)
     run(small_resnet(), progress=False)
     captured = capsys.readouterr()
     assert captured.err == captured.out == ""
+
+
+def test_resuming_on_other_dense_weights_is_refused(monkeypatch):
+    partial = interrupted(monkeypatch, small_resnet(), 2)
+    changed = small_resnet()
+    with torch.no_grad():
+        changed.fc.bias[0] += 1e-3
+    with pytest.raises(SnowsError, match="resume: got a result with another dense weights"):
+        run(changed, resume=partial)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_resuming_keeps_the_seconds_of_solved_layers(monkeypatch, tmp_path, saved):
+    partial = interrupted(monkeypatch, small_resnet(), 2)
+    if saved:
+        partial = snows.load(partial.save(tmp_path / "part"))
+    rows = partial.report.set_index("layer")
+    resumed = run(small_resnet(), resume=partial)
+    seconds = resumed.report.set_index("layer")["seconds"]
+    for name in partial.masks:
+        assert seconds[name] == rows.loc[name, "seconds"] > 0
+    assert same(resumed.state, run(small_resnet()).state)

@@ -1,20 +1,18 @@
 """prune.py: ordinary uses of every kind give the plain call's result, or one error that says what to do."""
 
 import copy
-import importlib
 import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune as torch_prune
-from toys import SmallResNet, ctrl_c_after, random_images, small_resnet
+from toys import SmallResNet, random_images, same, small_resnet
 
 import snows_core as snows
 from snows_core.activations import calibration
 from snows_core.errors import SnowsError
 
-sweep = importlib.import_module("snows_core.sweep.sweep")
 QUICK = {"layers": ["layer1.conv2", "layer2.conv1"], "k": 1}
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
@@ -26,10 +24,6 @@ def run(model, images=None, **options):
 
 def single():
     return small_resnet().float()
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 # --- number formats
@@ -254,37 +248,6 @@ def test_the_order_follows_the_seed_and_is_recorded():
     assert same(one.state, again.state) and order != other.manifest["calibration"]["order"]
 
 
-# --- resuming
-
-
-def interrupted(monkeypatch, model, count=2, **options):
-    with monkeypatch.context() as patch:
-        ctrl_c_after(patch, count)
-        return run(model, **options)
-
-
-def test_resuming_on_other_dense_weights_is_refused(monkeypatch):
-    partial = interrupted(monkeypatch, single())
-    changed = single()
-    with torch.no_grad():
-        changed.fc.bias[0] += 1e-3
-    with pytest.raises(SnowsError, match="resume: got a result with another dense weights"):
-        run(changed, resume=partial)
-
-
-@pytest.mark.parametrize("saved", [False, True])
-def test_resuming_keeps_the_seconds_of_solved_layers(monkeypatch, tmp_path, saved):
-    partial = interrupted(monkeypatch, single())
-    if saved:
-        partial = snows.load(partial.save(tmp_path / "part"))
-    rows = partial.report.set_index("layer")
-    resumed = run(single(), resume=partial)
-    seconds = resumed.report.set_index("layer")["seconds"]
-    for name in partial.masks:
-        assert seconds[name] == rows.loc[name, "seconds"] > 0
-    assert same(resumed.state, run(single()).state)
-
-
 # --- refused in one sentence
 
 
@@ -332,12 +295,3 @@ def test_a_loader_without_an_end_is_refused_unless_limited(monkeypatch):
     with pytest.raises(SnowsError, match=r"images: got more than .*without an end.*max_images="):
         run(single(), endless())
     assert same(run(single(), endless(), max_images=8, **QUICK).state, run(single(), **QUICK).state)
-
-
-def test_pytorch_itself_is_as_before_afterwards():
-    methods = {name: vars(torch.Tensor).get(name) for name in dir(torch.Tensor)}
-    functions = {name: getattr(torch, name) for name in ("zeros", "tensor", "arange", "rand")}
-    snows.prune(small_resnet(), random_images(8), "2:4", k=1, progress=False)
-    assert {name: vars(torch.Tensor).get(name) for name in dir(torch.Tensor)} == methods
-    assert all(getattr(torch, name) is function for name, function in functions.items())
-    assert torch.tensor([torch.tensor(8), torch.tensor(3)]).tolist() == [8, 3]  # broken by a slot once set

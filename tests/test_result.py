@@ -6,24 +6,21 @@ import json
 import pandas as pd
 import pytest
 import torch
+from results import FILES, WithExtra, made_up, small_result
 from safetensors.torch import load_file
+from spies import stop_after
 from torch import nn
-from toys import ctrl_c_after, random_images, random_mask, small_resnet
+from toys import random_images, random_mask, small_resnet
 
 import snows_core as snows
 from snows_core.errors import SnowsError
 
 result_module = importlib.import_module("snows_core.result")
-FILES = ["manifest.json", "masks.safetensors", "model.safetensors", "report.csv"]
 
 
 @pytest.fixture(scope="module")
 def result():
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return snows.prune(small_resnet(), random_images(8), k=2, progress=False)
+    return small_result()
 
 
 def names(folder):
@@ -157,35 +154,6 @@ ODD_NAMES = [
 ]
 
 
-def made_up(names=("a",), **columns):
-    """Return a result with layers of any name, without a network."""
-    rows = [
-        {
-            "layer": name,
-            "kind": "linear",
-            "shape": "2x4",
-            "weights": 8,
-            "kept": 4,
-            "sparsity": 0.5,
-            "status": "pruned",
-            "reason": "",
-            "k": 5,
-            "loss_end": 0.1 + i / 3,
-            "stop": "the gradient is zero",
-        }
-        for i, name in enumerate(names)
-    ]
-    mask = random_mask((2, 4))
-    return snows.PruneResult(
-        None,
-        dict.fromkeys(names, mask),
-        pd.DataFrame(rows).assign(**columns),
-        {"pattern": "2:4"},
-        {f"{name}.weight": mask * 1.0 for name in names},
-        {name: f"{name}.weight" for name in names},
-    )
-
-
 def test_texts_of_the_report_come_back_as_texts(tmp_path):
     made = made_up(ODD_NAMES, reason=ODD_NAMES[::-1], note=["", "0.5", *ODD_NAMES[2:]])
     back = snows.load(made.save(tmp_path / "a"))
@@ -202,7 +170,7 @@ def test_an_interrupted_run_goes_on_from_a_loaded_result(tmp_path, monkeypatch, 
     net = nn.Sequential(net, nn.Flatten(), nn.Linear(4 * 36, 3)).double().eval()
     images = random_images(8, size=6)
     whole = snows.prune(net, images, **options)
-    ctrl_c_after(monkeypatch, 5)
+    stop_after(monkeypatch, 5)
     part = snows.prune(net, images, **options)
     assert not part.complete and len(part.masks) == 5
     monkeypatch.undo()
@@ -212,23 +180,6 @@ def test_an_interrupted_run_goes_on_from_a_loaded_result(tmp_path, monkeypatch, 
     assert "0.10" in rest.masks
     for key, value in whole.state.items():
         assert torch.allclose(rest.state[key], value, atol=1e-10)
-
-
-class WithExtra(nn.Module):
-    """A layer with extra state, an object or a tensor."""
-
-    def __init__(self, extra, fails=False):
-        super().__init__()
-        self.fc = nn.Linear(4, 2)
-        self.extra, self.fails = extra, fails
-
-    def get_extra_state(self):
-        return self.extra
-
-    def set_extra_state(self, state):
-        if self.fails:
-            raise TypeError("not mine")
-        self.extra = state
 
 
 def test_extra_state_that_is_no_tensor_is_left_out_and_the_models_own_stays(tmp_path):

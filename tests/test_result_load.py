@@ -5,10 +5,10 @@ import pickle
 
 import pytest
 import torch
+from results import FILES, WithExtra, made_up, small_result
 from safetensors.torch import load_file, save_file
-from test_result import FILES, WithExtra, made_up
 from torch import nn
-from toys import random_images, small_resnet, torch_attention
+from toys import small_resnet, torch_attention
 
 import snows_core as snows
 from snows_core.errors import SnowsError
@@ -16,11 +16,7 @@ from snows_core.errors import SnowsError
 
 @pytest.fixture(scope="module")
 def result():
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return snows.prune(small_resnet(), random_images(8), k=2, progress=False)
+    return small_result()
 
 
 def changed(model, before):

@@ -55,6 +55,22 @@ class SmallResNet(nn.Module):
         return self.fc(self.pool(x).flatten(1))
 
 
+# Its layers in execution order; the first and the classifier stay dense by default.
+RESNET_INNER = ["layer1.conv1", "layer1.conv2", "layer2.conv1", "layer2.conv2", "layer2.downsample.0"]
+RESNET_LAYERS = ["conv1", *RESNET_INNER, "fc"]
+
+
+class Wrapped(nn.Module):
+    """Gives a network's output another form."""
+
+    def __init__(self, net, form):
+        super().__init__()
+        self.net, self.form = net, form
+
+    def forward(self, x):
+        return self.form(self.net(x))
+
+
 class TorchAttention(nn.Module):
     """Self-attention by ``nn.MultiheadAttention`` between two linear layers, as in torchvision's ViT."""
 
@@ -108,6 +124,12 @@ def small_vit(seed=0, depth=2, dim=8, **options):
 
 def torch_attention(seed=0, **options):
     return awake(TorchAttention(**options), seed)
+
+
+def wide():
+    """Few unknowns a row and many positions an image: 32 images are enough."""
+    layers = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Conv2d(5, 3, 1)
+    return awake(nn.Sequential(*layers))
 
 
 def random_images(count=6, size=8, seed=1, channels=3, dtype=torch.float64):
@@ -182,6 +204,13 @@ def relative(got, expected):
     return float(((got - expected).abs().max() / expected.abs().max()).detach())
 
 
+def same(one, other):
+    """Tell whether two state dicts hold the same tensors, types included, by the same names."""
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[name]) and value.dtype == other[name].dtype for name, value in one.items()
+    )
+
+
 def plan(model, images=None, **choice):
     """Plan the layers of a model on two random images."""
     images = random_images(2) if images is None else images
@@ -208,15 +237,8 @@ def loss_of(network, segment, mask, caches, recipe):
     return problem.reconstruction(segment, Snows(recipe, segment.k).needs.loss, len(problem.sizes))
 
 
-def ctrl_c_after(monkeypatch, count, error=KeyboardInterrupt):
-    """Let Ctrl-C come after ``count`` solved layers; return the problems solved so far, as they come."""
-    solve, done = Snows.solve, []
-
-    def interrupted(method, problem):
-        if len(done) == count:
-            raise error
-        done.append(problem)
-        return solve(method, problem)
-
-    monkeypatch.setattr(Snows, "solve", interrupted)
-    return done
+def streams(network, batches, layer, damaged):
+    pruned, dense = ActivationCache(network, batches), ActivationCache(network, batches)
+    pruned.weights.update(damaged)
+    pruned.advance(network.index[layer.node])
+    return pruned, dense

@@ -50,7 +50,7 @@ TESTS: dict[str, dict[str, str]] = {
         "row_factors": "solvers/oracles_least_squares solvers/wide_layers",
     },
     "masks": {
-        "patterns": "masks/oracles_masks masks/patterns sweep/choice",
+        "patterns": "masks/oracles_masks masks/patterns masks/patterns_read sweep/choice",
         "given": "masks/given masks/given_refused masks/oracles_masks network/fitting",
         "lowest": "masks/oracles_masks masks/patterns",
     },

@@ -1,8 +1,8 @@
-"""One batch of a loader, read in one place: a tensor, a pair, or a dictionary."""
+"""The batches of a loader, read in one place: each a tensor, a pair, or a dictionary."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,43 @@ FORMS = (
     "tensors (N, C, H, W), or (images, labels) pairs, or dictionaries with one of the keys "
     f"{', '.join(IMAGE_KEYS)} (labels: {', '.join(LABEL_KEYS)})"
 )
+
+
+def read_batches(images: Iterable[Any], *, strict: bool = False) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield images and labels of every batch of a loader or an iterable; see :func:`split_batch`.
+
+    Args:
+        images: what yields batches.
+        strict: whether labels that are no numbers are an error; otherwise they count as none.
+
+    Yields:
+        Images, not yet checked, and labels or None.
+
+    Raises:
+        SnowsError: when nothing can be read from it, or a batch has no images.
+    """
+    try:
+        iterator = iter(images)
+    except TypeError:
+        raise invalid_argument(
+            "images", type(images).__name__, "a tensor (N, C, H, W), a DataLoader or batches"
+        ) from None
+    for batch in iterator:
+        yield split_batch(batch, strict=strict)
+
+
+def wrong_shape(images: Tensor, fix: str = "") -> SnowsError:
+    """Build the error for images that are not (N, C, H, W); a single image lacks the batch axis.
+
+    Args:
+        images: the tensor.
+        fix: advice where it is no single image.
+
+    Returns:
+        The error, to be raised.
+    """
+    fix = "Add the batch axis with images.unsqueeze(0)." if images.ndim == 3 else fix
+    return invalid_argument("images", f"shape {tuple(images.shape)}", "(N, C, H, W)", fix)
 
 
 def split_batch(batch: Any, argument: str = "images", *, strict: bool = False) -> tuple[Tensor, Tensor | None]:

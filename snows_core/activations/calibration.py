@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snows_core.activations.batches import split_batch
+from snows_core.activations.batches import read_batches, wrong_shape
 from snows_core.devices import free_memory
 from snows_core.errors import invalid_argument
 
@@ -115,18 +115,11 @@ def near_equal(count: int, size: int) -> list[int]:
 
 
 def _gathered(images: Iterable[Any], limit: int | None) -> list[Tensor]:
-    try:
-        iterator = iter(images)
-    except TypeError:
-        raise invalid_argument(
-            "images", type(images).__name__, "a tensor (N, C, H, W), a DataLoader or batches"
-        ) from None
     parts: list[Tensor] = []
     count = size = 0
     room = 0.5 * free_memory(torch.device("cpu"))
     bounded = limit is not None or _has_length(images)
-    for batch in iterator:
-        x, _ = split_batch(batch)
+    for x, _ in read_batches(images):
         _check(x)
         if parts and x.shape[1:] != parts[0].shape[1:]:
             raise invalid_argument(
@@ -160,12 +153,7 @@ def _has_length(images: Any) -> bool:
 
 def _check(x: Tensor) -> None:
     if x.ndim != 4:
-        raise invalid_argument(
-            "images",
-            f"shape {tuple(x.shape)}",
-            "(N, C, H, W)",
-            "Add the batch axis with images.unsqueeze(0)." if x.ndim == 3 else "",
-        )
+        raise wrong_shape(x)
     if not x.is_floating_point():
         raise invalid_argument(
             "images",

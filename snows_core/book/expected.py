@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from snows_core.errors import SnowsError, invalid_argument
+from snows_core.book.schemas import read_yaml
 
 COLUMNS = ["notebook", "profile", "metric", "value", "expected", "tolerance", "verdict"]
 FAILED = ("off", "missing")
@@ -49,15 +48,7 @@ def load_expected(path: Path) -> Expected:
     """
     if not path.is_file():
         return {}
-    try:
-        return TypeAdapter(Expected).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except yaml.YAMLError as error:
-        raise SnowsError(f"{path.name}: no YAML ({str(error).splitlines()[0]}); expected keys and values.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        keys = "value, tolerance, reason"
-        raise invalid_argument(f"{path.name}: {where}", repr(first["input"]), keys, first["msg"] + ".") from error
+    return read_yaml(path, Expected, "value, tolerance, reason")
 
 
 def compare(stem: str, profile: str, metrics: Mapping[str, Any], expected: Mapping[str, Expectation]) -> pd.DataFrame:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from snows_core.devices import peak_memory
 from snows_core.errors import SnowsError, invalid_argument
-from snows_core.files import write_whole
+from snows_core.files import write_text, write_whole
 from snows_core.provenance import provenance
 
 if TYPE_CHECKING:
@@ -133,23 +133,13 @@ class NotebookOutputs:
                 seed=seed,
                 device=_device_name(torch.device(device)),
                 calibration=None if calibration is None else [int(i) for i in calibration],
-                peak_memory_mb=peak_memory_mb(),
+                peak_memory_mb=round(peak_memory(torch.device("cpu")) / 1e6) or None,  # of this process; None: unknown
                 **more,
             ),
         }
         text = _compact(json.dumps(record, indent=2, default=_plain, allow_nan=False)) + "\n"
-        write_whole(self.folder / "metrics.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(self.folder / "metrics.json", text)
         return pd.DataFrame({"value": clean}).rename_axis("metric")
-
-
-def peak_memory_mb() -> int | None:
-    """Return the most memory this process has held so far in MB (resident set), or None where it is not known."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kB on Linux
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 
 
 def _device_name(device: torch.device) -> str:

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from snows_core.book.page import DEFAULT_PROFILE
+from snows_core.book.schemas import read_yaml
+from snows_core.devices import total_memory
 from snows_core.errors import SnowsError, closest, invalid_argument
 
 
@@ -104,15 +106,7 @@ def load_profile(stem: str, profile: str, folder: Path) -> Profile:
     path = folder / "profiles" / f"{stem}.{profile}.yaml"
     if not path.is_file():
         return Profile()
-    try:
-        loaded = Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except yaml.YAMLError as error:
-        raise SnowsError(f"{path.name}: no YAML ({str(error).splitlines()[0]}); expected keys and values.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        keys = "description, needs, parameters as CONTRIBUTING.md shows"
-        raise invalid_argument(f"{path.name}: {where}", repr(first["input"]), keys, first["msg"] + ".") from error
+    loaded: Profile = read_yaml(path, Profile, "description, needs, parameters as CONTRIBUTING.md shows")
     if loaded.parameters.get("profile", profile) != profile:
         raise invalid_argument(f"{path.name}: parameters.profile", f"'{loaded.parameters['profile']}'", f"'{profile}'")
     if profile != DEFAULT_PROFILE:
@@ -129,7 +123,7 @@ def load_profile(stem: str, profile: str, folder: Path) -> Profile:
 
 
 def check_needs(stem: str, profile: str, needs: Needs, data_root: str | None = None) -> None:
-    """StopReason before a long run when the machine lacks something that can be told at once.
+    """Stop before a long run when the machine lacks something that can be told at once.
 
     Args:
         stem: the notebook's name, for the message.
@@ -140,11 +134,7 @@ def check_needs(stem: str, profile: str, needs: Needs, data_root: str | None = N
     Raises:
         SnowsError: names the first thing missing, all needs, and what to do.
     """
-    missing = ""
-    if needs.gpu:
-        missing = _missing_gpu(needs.gigabytes)
-    elif (have := _memory_gb()) is not None and have < 0.9 * needs.gigabytes:
-        missing = f"{needs.gigabytes:g} GB of memory (this machine has {have:.1f})"
+    missing = _missing_memory(needs)
     root = data_root or os.environ.get("SNOWS_DATA")
     if not missing and "imagenet" in needs.data and not (root and (Path(root).expanduser() / "imagenet").is_dir()):
         missing = "ImageNet, a folder tree imagenet/{train,val}/<wnid>/ in the folder that SNOWS_DATA names"
@@ -158,17 +148,13 @@ def check_needs(stem: str, profile: str, needs: Needs, data_root: str | None = N
         )
 
 
-def _missing_gpu(gigabytes: float) -> str:
-    import torch
-
-    if not torch.cuda.is_available():
+def _missing_memory(needs: Needs) -> str:
+    """Return what is missing of a GPU or of memory, in words, or ""."""
+    if needs.gpu and not torch.cuda.is_available():
         return "a CUDA device, and this machine has none that PyTorch can use"
-    have = torch.cuda.get_device_properties(0).total_memory / 1e9
-    return f"{gigabytes:g} GB of GPU memory (this one has {have:.0f})" if have < 0.9 * gigabytes else ""
-
-
-def _memory_gb() -> float | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (AttributeError, ValueError, OSError):
-        return None
+    have = total_memory(torch.device("cuda:0" if needs.gpu else "cpu")) / 1e9
+    if have >= 0.9 * needs.gigabytes:
+        return ""
+    if needs.gpu:
+        return f"{needs.gigabytes:g} GB of GPU memory (this one has {have:.0f})"
+    return f"{needs.gigabytes:g} GB of memory (this machine has {have:.1f})"

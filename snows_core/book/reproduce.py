@@ -19,7 +19,7 @@ from snows_core.book.expected import COLUMNS, FAILED, Expected, compare, load_ex
 from snows_core.book.page import DEFAULT_PROFILE, FIGURES_VARIABLE, figure_dir, figures_root
 from snows_core.book.profiles import Profile, check_needs, load_profile, profiles_of
 from snows_core.errors import SnowsError, invalid_argument, number
-from snows_core.files import write_whole
+from snows_core.files import write_text
 
 
 @dataclass
@@ -268,5 +268,4 @@ def _environment(figures: Path) -> Iterator[None]:
 
 def _write_record(run: Run, root: Path) -> None:
     text = json.dumps(run.record(), indent=2, default=str) + "\n"
-    path = root.parent / "runs" / f"{run.notebook}-{run.profile}.json"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(root.parent / "runs" / f"{run.notebook}-{run.profile}.json", text)

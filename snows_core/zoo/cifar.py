@@ -12,7 +12,8 @@ from torch import Tensor
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.fetch import data_root, obtain_archive
-from snows_core.zoo.folder import FolderImages, checked_moments, class_names, labelled_samples, normalised
+from snows_core.zoo.folder import FolderImages, class_names, labelled_samples
+from snows_core.zoo.preparation import Preparation, normalised
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
@@ -53,15 +54,7 @@ SOURCES = {
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
-def load_cifar(
-    name: str,
-    root: str | Path | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    image_size: int | None = None,
-    transform: Callable[[Any], Tensor] | None = None,
-    download: bool = True,
-) -> DataBundle:
+def load_cifar(name: str, root: str | Path | None, wanted: Preparation, download: bool = True) -> DataBundle:
     """Return CIFAR-10 or CIFAR-100.
 
     Taken from ``<root>/<name>/{train,test}/<class>/*`` where such a tree is; else from the archive in
@@ -71,24 +64,22 @@ def load_cifar(
     Args:
         name: "cifar10" or "cifar100".
         root: folder of all data sets; see ``data_root``.
-        mean: three values; default those of the registry's network for this data set.
-        std: likewise.
-        image_size: resize to this height and width; default 32, as the images are.
-        transform: replaces resizing and normalisation; must yield (3, image_size, image_size).
+        wanted: mean and std of three values, default those of the registry's network for this data set; images are 32
+            high and wide by default, as they come.
         download: whether the network may be used.
 
     Raises:
         SnowsError: on a missing root, an incomplete tree, a wrong checksum, or no network.
     """
     source = SOURCES[name]
-    mean, std = checked_moments(mean, std, source.moments)
+    mean, std = wanted.moments(source.moments)
     if len(mean) != 3:
         raise invalid_argument(
             "mean", mean, f"three values, as '{name}' has colour images", "Use a network with 3 input channels."
         )
-    size = image_size or 32
+    size = wanted.image_size or 32
     shape = (3, size, size)
-    transform = transform or normalised(None if size == 32 else size, mean, std, crop=False)
+    transform = wanted.transform or normalised(None if size == 32 else size, mean, std, crop=False)
     folder = data_root(root) / name
     tree = [folder / part for part in ("train", "test")]
     if any(part.is_dir() for part in tree):

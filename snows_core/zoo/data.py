@@ -12,14 +12,24 @@ from torch import Tensor
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.cifar import load_cifar
-from snows_core.zoo.digits import MEAN, STD, load_digits
-from snows_core.zoo.digits import SIZE as DIGITS_SIZE
-from snows_core.zoo.folder import checked_moments, load_folder
+from snows_core.zoo.digits import load_digits
+from snows_core.zoo.folder import load_folder
 from snows_core.zoo.imagenet import load_imagenet
+from snows_core.zoo.preparation import Preparation
 
 __all__ = ["DATASETS", "DataBundle", "Split", "load_data"]
 
-DATASETS = ("digits", "cifar10", "cifar100", "imagenette", "imagenet", "folder:<path>")
+# Each is called with its name, the folder of all data sets, what is wanted of the images, and whether the network may
+# be used.
+LOADERS: dict[str, Callable[[str, str | Path | None, Preparation, bool], DataBundle]] = {
+    "digits": load_digits,
+    "cifar10": load_cifar,
+    "cifar100": load_cifar,
+    "imagenette": load_imagenet,
+    "imagenet": load_imagenet,
+    "folder:<path>": load_folder,
+}
+DATASETS = tuple(LOADERS)
 """Names that :func:`load_data` knows; <path> is a folder of images."""
 
 
@@ -52,16 +62,10 @@ def load_data(
         SnowsError: on an unknown name, a missing root or tree, a checksum mismatch, no network, or images that do not
             fit.
     """
-    common: dict[str, Any] = {"mean": mean, "std": std, "image_size": image_size, "transform": transform}
-    if name == "digits":
-        return _digits(mean, std, image_size)
-    if name in ("cifar10", "cifar100"):
-        return load_cifar(name, root, **common, download=download)
-    if name in ("imagenet", "imagenette"):
-        return load_imagenet(name, root, **common, download=download)
-    if isinstance(name, str) and name.startswith("folder:"):
-        return load_folder(name.removeprefix("folder:"), **common)
-    raise _unknown(str(name))
+    kind = "folder:<path>" if str(name).startswith("folder:") else name
+    if not isinstance(name, str) or kind not in LOADERS:
+        raise _unknown(str(name))
+    return LOADERS[kind](name, root, Preparation(mean, std, image_size, transform), download)
 
 
 def _unknown(name: str) -> SnowsError:
@@ -73,19 +77,3 @@ def _unknown(name: str) -> SnowsError:
     elif name and Path(name).expanduser().is_dir():
         fix = f"A folder of images is named folder:{name}."
     return invalid_argument("data", f"'{name}'", f"one of {', '.join(DATASETS)}", fix)
-
-
-def _digits(mean: Sequence[float] | None, std: Sequence[float] | None, image_size: int | None) -> DataBundle:
-    if image_size not in (None, DIGITS_SIZE):
-        raise invalid_argument(
-            "image_size", image_size, f"{DIGITS_SIZE}, the size of the digits", "Use another data set."
-        )
-    mean, std = checked_moments(mean, std, (MEAN, STD))
-    if len(mean) != 1:
-        raise invalid_argument(
-            "mean",
-            f"{len(mean)} values",
-            "one value: the digits are grey",
-            "Use a network with one input channel, or colour images.",
-        )
-    return load_digits(mean, std)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from snows_core.errors import invalid_argument
 from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.image_modes import GREY_MODES, mode_of, read_image
+from snows_core.zoo.preparation import Preparation, normalised
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's list
@@ -148,83 +149,38 @@ def label_map(names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
     return {name: index for index, name in enumerate(names)}, list(names)
 
 
-def normalised(
-    size: int | None, mean: Sequence[float], std: Sequence[float], *, crop: bool = True
-) -> Callable[[Any], Tensor]:
-    """Return the usual test-time transform from a PIL image to a normalised tensor.
-
-    Args:
-        size: height and width to resize to; None leaves the image's own.
-        mean: one value a channel.
-        std: one value a channel.
-        crop: resize the shorter side to size / 0.875 and crop the centre, as for ImageNet; otherwise resize both sides.
-    """
-    from torchvision import transforms
-
-    steps: list[Any] = []
-    if size is not None and crop:
-        steps = [transforms.Resize(round(size / 0.875)), transforms.CenterCrop(size)]
-    elif size is not None:
-        steps = [transforms.Resize((size, size))]
-    return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
-
-
-def checked_moments(
-    mean: Sequence[float] | None, std: Sequence[float] | None, default: tuple[Sequence[float], Sequence[float]]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std with defaults filled in.
-
-    Raises:
-        SnowsError: when they are not both of length 1 or both of length 3, or std is not positive.
-    """
-    mean = tuple(float(v) for v in (default[0] if mean is None else mean))
-    std = tuple(float(v) for v in (default[1] if std is None else std))
-    if len(mean) not in (1, 3) or len(mean) != len(std):
-        raise invalid_argument(
-            "mean, std", f"{len(mean)} and {len(std)} values", "one value a channel each, 1 or 3 channels"
-        )
-    if min(std) <= 0:
-        raise invalid_argument("std", std, "positive values")
-    return mean, std
-
-
-def load_folder(
-    path: str | Path,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    image_size: int | None = None,
-    transform: Callable[[Any], Tensor] | None = None,
-) -> DataBundle:
-    """Return the user's own images.
+def load_folder(name: str, root: str | Path | None, wanted: Preparation, download: bool = True) -> DataBundle:
+    """Return the user's own images, named ``folder:<path>``.
 
     ``<path>/train/<class>/*`` with ``<path>/test`` or ``<path>/val`` beside it is used as it is divided. In
     ``<path>/<class>/*`` every fifth image is set aside for testing, and so it is in a flat ``<path>/*`` without labels.
     Hidden files and folders are left out. Depth and colour of the files: see ``image_modes.read_image``.
 
     Args:
-        path: the folder.
-        mean: one value a channel, 1 or 3; the number decides between grey and colour. Default ImageNet's.
-        std: likewise.
-        image_size: height and width; default 224. Up to 64 the whole image is resized, above it the centre is cropped.
-        transform: replaces resizing and normalisation; must yield (channels, image_size, image_size).
+        name: "folder:<path>".
+        root: not used: the path stands alone.
+        wanted: mean and std of one value or of three decide between grey and colour; default ImageNet's. Images are
+            224 high and wide by default; up to 64 the whole image is resized, above it the centre is cropped.
+        download: not used: nothing can be downloaded.
 
     Raises:
         SnowsError: on a missing or empty folder, grey images for colour, or half a train/test division.
     """
-    root = Path(path).expanduser()
-    if not str(path).strip() or not root.is_dir():
+    path = name.removeprefix("folder:")
+    folder = Path(path).expanduser()
+    if not path.strip() or not folder.is_dir():
         fix = f"Check the path; one that does not begin with / starts at {Path.cwd()}."
         raise invalid_argument(
             "data", f"'folder:{path}', which is not a folder", "folder:<path> of an existing folder", fix
         )
-    mean, std = checked_moments(mean, std, (IMAGENET_MEAN, IMAGENET_STD))
-    size = image_size or 224
+    mean, std = wanted.moments((IMAGENET_MEAN, IMAGENET_STD))
+    size = wanted.image_size or 224
     shape = (len(mean), size, size)
-    transform = transform or normalised(size, mean, std, crop=size > 64)
-    train, test, names = _divided(root)
+    transform = wanted.transform or normalised(size, mean, std, crop=size > 64)
+    train, test, names = _divided(folder)
     sets = [FolderImages(samples, transform, shape) for samples in (train, test)]
     first, second = (Split(images, labelled=images.labelled) for images in sets)
-    return DataBundle(f"folder:{path}", first, second, names, shape, mean, std, f"image files in {root}")
+    return DataBundle(name, first, second, names, shape, mean, std, f"image files in {folder}")
 
 
 def _divided(root: Path) -> tuple[list[Sample], list[Sample], list[str]]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from snows_core.errors import invalid_argument
 from snows_core.zoo.bundle import DataBundle, Split
@@ -15,13 +11,12 @@ from snows_core.zoo.folder import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     FolderImages,
-    checked_moments,
     class_names,
     imagenet_classes,
     imagenet_labels,
     labelled_samples,
-    normalised,
 )
+from snows_core.zoo.preparation import Preparation, normalised
 
 # The 320-pixel edition, as in torchvision.datasets.Imagenette(size="320px").
 IMAGENETTE_URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz"
@@ -29,15 +24,7 @@ IMAGENETTE_MD5 = "3df6f0d01a2c9592104656642f5e78a3"
 IMAGENETTE_FOLDERS = ("", "imagenette2-320", "imagenette2", "imagenette2-160")
 
 
-def load_imagenet(
-    name: str,
-    root: str | Path | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    image_size: int | None = None,
-    transform: Callable[[Any], Tensor] | None = None,
-    download: bool = True,
-) -> DataBundle:
+def load_imagenet(name: str, root: str | Path | None, wanted: Preparation, download: bool = True) -> DataBundle:
     """Return ImageNet-1k or Imagenette with ImageNet's labels 0 to 999, so that a 1,000-class network is measured.
 
     "imagenet" is the tree ``<root>/imagenet/{train,val}/<wnid>/*`` (any part of the classes and images); it cannot be
@@ -48,19 +35,16 @@ def load_imagenet(
     Args:
         name: "imagenet" or "imagenette".
         root: folder of all data sets; see ``data_root``.
-        mean: three values; default ImageNet's.
-        std: likewise.
-        image_size: height and width; default 224.
-        transform: replaces resizing and normalisation, for instance a network's own test-time transform.
+        wanted: mean and std of three values, default ImageNet's; images are 224 high and wide by default.
         download: whether the network may be used.
 
     Raises:
         SnowsError: on a missing tree, class folders that are no WordNet ids, grey images, or no network.
     """
-    mean, std = checked_moments(mean, std, (IMAGENET_MEAN, IMAGENET_STD))
-    size = image_size or 224
+    mean, std = wanted.moments((IMAGENET_MEAN, IMAGENET_STD))
+    size = wanted.image_size or 224
     shape = (len(mean), size, size)
-    transform = transform or normalised(size, mean, std)
+    transform = wanted.transform or normalised(size, mean, std)
     folder = data_root(root) / name
     tree = _imagenet_tree(folder) if name == "imagenet" else _imagenette_tree(folder, download)
     labels = imagenet_labels()

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from snows_core.errors import SnowsError, closest, invalid_argument
 from snows_core.evaluate import Metrics, evaluate
-from snows_core.files import write_whole
+from snows_core.files import write_text, write_whole
 from snows_core.provenance import versions
 from snows_core.zoo.digits import load_digits
 from snows_core.zoo.networks import DIGITS_NETWORKS
@@ -168,6 +168,5 @@ def _write(model: nn.Module, name: str, folder: Path, recipe: TrainRecipe, seed:
         "recipe": asdict(recipe),
         "versions": {package: version for package, version in versions().items() if version != "not installed"},
     }
-    text = json.dumps(record, indent=2) + "\n"
-    write_whole(folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
     return metrics

@@ -1,4 +1,4 @@
-"""stream.py: calibration values advance layer by layer, each node once, and hold only what is still to be read."""
+"""cache.py: calibration values advance layer by layer, each node once, and hold only what is still to be read."""
 
 import pytest
 import torch

@@ -7,7 +7,7 @@ import json
 import shlex
 
 import pytest
-from toys import ctrl_c_after
+from spies import stop_after
 from typer.testing import CliRunner
 
 import snows_core
@@ -155,7 +155,7 @@ def test_evaluate_refuses_another_architecture(pruned):
 
 
 def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
-    ctrl_c_after(monkeypatch, 1)
+    stop_after(monkeypatch, 1)
     out = tmp_path / "out"
     done = run("prune", "--model", "digits-resnet20", "--images", "16", "--k", "0", "-q", "--out", out)
     assert done.exit_code == 130 and "solved so far" in done.stderr
@@ -165,7 +165,7 @@ def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
 
 
 def test_interrupted_before_the_first_layer_writes_nothing(tmp_path, monkeypatch):
-    ctrl_c_after(monkeypatch, 0)
+    stop_after(monkeypatch, 0)
     done = run("prune", *FAST, "--out", tmp_path / "out")
     assert done.exit_code == 130 and "nothing is half-written" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""commands.py and command_source.py: options handed on, folders refused early, what is solved kept and found again."""
+"""commands.py and source.py: options handed on, folders refused early, what is solved kept and found again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from toys import ctrl_c_after
+from spies import stop_after
 from typer.testing import CliRunner
 
 import snows_core
@@ -78,7 +78,7 @@ def test_a_result_whose_folder_became_impossible_is_kept_elsewhere(tmp_path, mon
 
 
 def test_what_the_command_line_saved_can_be_resumed_in_python(tmp_path, monkeypatch):
-    ctrl_c_after(monkeypatch, 2)
+    stop_after(monkeypatch, 2)
     names = ["layer3.2.conv2", "layer3.1.conv1", "layer3.1.conv2"]
     chosen = [word for name in names for word in ("--layers", name)]
     out = tmp_path / "out"

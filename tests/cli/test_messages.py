@@ -1,4 +1,4 @@
-"""cli_messages.py: what the package says about arguments, in the words that were typed."""
+"""messages.py: what the package says about arguments, in the words that were typed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cli_options.py: texts to values, and one clear refusal for everything else."""
+"""options.py: texts to values, and one clear refusal for everything else."""
 
 from __future__ import annotations
 

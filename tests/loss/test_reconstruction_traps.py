@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles import resnet_case, vit_case
+from cases import resnet_case, vit_case
 from torch import nn
 from torch.nn import functional as F
 from toys import awake, make_problem, nudged, random_images, relative, torch_attention

@@ -1,9 +1,10 @@
-"""given_masks.py, names.py: masks made elsewhere are read under every name they go by, or refused with the truth."""
+"""given.py, names.py: masks made elsewhere are read under every name they go by, or refused with the truth."""
 
 import copy
 
 import pytest
 import torch
+from foreign import PRUNED, described, the_masks, with_zeros
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import prune as torch_prune
@@ -11,8 +12,6 @@ from toys import random_mask, small_resnet
 
 from snows_core.masks.given import foreign_masks
 from snows_core.masks.given import foreign_masks as same_function
-
-PRUNED = ("layer1.conv2", "layer2.conv1")
 
 
 class Masked(nn.Module):
@@ -30,24 +29,6 @@ class Masked(nn.Module):
 @pytest.fixture(scope="module")
 def model():
     return small_resnet()
-
-
-def described(model):
-    """Return what foreign_masks is told about a model: weights, aliases, known names."""
-    layers = {n: m.weight.detach() for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    return layers, {f"{name}.weight": name for name in layers}, list(model.state_dict())
-
-
-def the_masks(model):
-    return {name: random_mask(model.get_submodule(name).weight.shape, seed=i) for i, name in enumerate(PRUNED)}
-
-
-def with_zeros(model):
-    pruned = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, mask in the_masks(model).items():
-            pruned.get_submodule(name).weight.mul_(mask)
-    return pruned
 
 
 def with_hooks(model):

@@ -1,8 +1,8 @@
-"""given_masks.py: masks that do not fit a model are refused, with what was looked at and the nearest names."""
+"""given.py: masks that do not fit a model are refused, with what was looked at and the nearest names."""
 
 import pytest
 import torch
-from test_given import PRUNED, described, with_zeros
+from foreign import PRUNED, described, with_zeros
 from torch import nn
 from toys import random_mask, small_resnet
 

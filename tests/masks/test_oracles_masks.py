@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_given import described
+from foreign import described
 from torch import nn
 from toys import random_mask, small_resnet
 

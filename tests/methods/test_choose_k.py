@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from toys import ctrl_c_after, random_images, small_resnet
+from spies import stop_after
+from toys import random_images, small_resnet
 
 import snows_core as snows
 from snows_core.methods import choose_k
@@ -61,7 +62,7 @@ def test_the_share_asked_for_ends_the_climb(monkeypatch, share, chosen):
 def test_resuming_an_automatic_run_changes_nothing(monkeypatch):
     whole = run()
     with monkeypatch.context() as patch:
-        ctrl_c_after(patch, 2)
+        stop_after(patch, 2)
         part = run()
     resumed = run(resume=part)
     assert list(pruned(resumed)["k"]) == list(pruned(whole)["k"])

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from test_oracles_snows import told, wide
-from toys import random_images, random_mask
+from spies import noted
+from toys import random_images, random_mask, wide
 
 import snows_core as snows
 from snows_core.methods import LayerProblem
@@ -22,7 +22,8 @@ from snows_core.methods.enough import (
 from snows_core.settings import get_recipe
 
 FAST, MANY = get_recipe("fast"), 10**9
-solver = importlib.import_module("snows_core.methods.snows")
+SNOWS = "snows_core.methods.snows"
+solver = importlib.import_module(SNOWS)
 enough = importlib.import_module("snows_core.methods.enough")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
@@ -71,7 +72,7 @@ def test_a_solve_reads_what_is_enough_for_the_layers_size(monkeypatch, given, ex
     positions = {"GRAM_POSITIONS": 200, "CURVATURE_POSITIONS": 150, "LOSS_POSITIONS": 450}
     for name, value in (positions | {"IMAGES": 3, "LOSS_IMAGES": 5}).items():
         monkeypatch.setattr(enough, name, value)
-    solves, equations = told(monkeypatch, "newton"), told(monkeypatch, "least_squares")
+    solves, equations = noted(monkeypatch, SNOWS, "newton"), noted(monkeypatch, SNOWS, "least_squares")
     x, mask = random_images(40), random_mask((5, 4, 1, 1), 0.7)
     snows.prune(wide(), x, masks={"2": mask}, k=2, batch_size=4, progress=False, curvature_images=given)
     unknowns = float(mask.flatten(1).sum(1).double().mean())
@@ -84,7 +85,7 @@ def test_a_solve_reads_what_is_enough_for_the_layers_size(monkeypatch, given, ex
 def test_the_loss_of_a_part_is_that_of_a_run_with_these_images_alone(monkeypatch):
     monkeypatch.setattr(enough, "LOSS_POSITIONS", 1)
     monkeypatch.setattr(enough, "LOSS_IMAGES", 8)
-    solves, x = told(monkeypatch, "newton"), random_images(40)
+    solves, x = noted(monkeypatch, SNOWS, "newton"), random_images(40)
     options = {"masks": {"2": random_mask((5, 4, 1, 1), 0.7)}, "k": 2, "batch_size": 4, "progress": False}
     part = snows.prune(wide(), x, **options)
     assert [args[0].images for args, _ in solves] == [8]

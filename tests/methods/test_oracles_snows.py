@@ -1,13 +1,11 @@
 """One layer of the sweep: from how many images it learns, how the published schedule ends, what its row says."""
 
-import importlib
-
 import numpy as np
 import pytest
 import torch
-from test_oracles_sweep import applied, refitted
-from torch import nn
-from toys import awake, layer_named, layer_problem, random_images, random_mask, relative, small_resnet
+from numpy_layers import applied, refitted
+from spies import noted
+from toys import layer_named, layer_problem, random_images, random_mask, relative, small_resnet, wide
 
 import snows_core as snows
 from snows_core.activations.cache import ActivationCache
@@ -16,14 +14,8 @@ from snows_core.network.graph import Network
 from snows_core.settings import NewtonOptions
 from snows_core.solvers.newton_cg import newton
 
-solver = importlib.import_module("snows_core.methods.snows")
+SNOWS = "snows_core.methods.snows"
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
-
-
-def wide():
-    """Few unknowns a row and many positions an image: 32 images are enough."""
-    layers = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Conv2d(5, 3, 1)
-    return awake(nn.Sequential(*layers))
 
 
 def test_least_squares_as_a_result_comes_from_all_images():
@@ -56,17 +48,10 @@ def test_the_gram_matrix_takes_images_up_to_whole_batches(asked, taken):
     assert nothing is None and relative(same[0], a0.T @ a0) < 1e-10
 
 
-def told(monkeypatch, name):
-    """Note what a function of the solver is called with."""
-    calls, original = [], getattr(solver, name)
-    monkeypatch.setattr(solver, name, lambda *args, **kwargs: calls.append((args, kwargs)) or original(*args, **kwargs))
-    return calls
-
-
 @pytest.mark.parametrize("passes", [3, 7, 30])
 def test_the_published_schedule_ends_when_six_losses_in_a_row_hardly_fall(monkeypatch, passes):
     # K = 0 is solved by one exact step: the losses are L0, L1, L1, ..., hence six alike after the seventh.
-    solves = told(monkeypatch, "newton")
+    solves = noted(monkeypatch, SNOWS, "newton")
     options = {"recipe": "paper", "k": 0, "cg_absolute": 1e-12, "damping": 0.0, "passes": passes, "progress": False}
     model, x = wide(), random_images(8)
     result = snows.prune(model, x, masks={"2": random_mask((5, 4, 1, 1), 0.7)}, **options)
@@ -80,7 +65,7 @@ def test_the_published_schedule_ends_when_six_losses_in_a_row_hardly_fall(monkey
 
 def test_mini_batches_take_their_steps_in_turn_each_on_its_own_loss(monkeypatch):
     model, x = small_resnet(), random_images(10)
-    solves = told(monkeypatch, "newton")
+    solves = noted(monkeypatch, SNOWS, "newton")
     snows.prune(
         model,
         x,

@@ -1,4 +1,4 @@
-"""layer_solver.py: closed forms, targets, starts, preconditioning and the published schedule, one layer at a time."""
+"""snows.py: closed forms, targets, starts, preconditioning and the published schedule, one layer at a time."""
 
 import importlib
 
@@ -16,6 +16,7 @@ from toys import (
     relative,
     small_resnet,
     small_vit,
+    streams,
 )
 
 import snows_core as snows
@@ -111,13 +112,6 @@ def test_refitting_beats_the_masked_weights_and_more_steps_never_raise_the_loss(
         new = result.model.get_submodule(name).weight.detach()
         assert row["loss_end"] == pytest.approx(problem.objective.value(new), rel=1e-9)
         assert row["loss_masked"] == pytest.approx(problem.objective.value(problem.weight * problem.mask), rel=1e-9)
-
-
-def streams(network, batches, layer, damaged):
-    pruned, dense = ActivationCache(network, batches), ActivationCache(network, batches)
-    pruned.weights.update(damaged)
-    pruned.advance(network.index[layer.node])
-    return pruned, dense
 
 
 def test_published_targets_come_from_the_input_of_the_residual_unit():

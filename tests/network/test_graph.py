@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from toys import awake, layer_named, random_images, relative, small_resnet, small_vit, torch_attention
+from toys import RESNET_LAYERS, awake, layer_named, random_images, relative, small_resnet, small_vit, torch_attention
 
 from snows_core.activations.cache import ActivationCache
 from snows_core.network.graph import Network
@@ -21,15 +21,7 @@ def names(nodes):
 
 def test_layers_stand_in_execution_order_with_their_weights():
     network = Network(small_resnet())
-    assert [layer.name for layer in network.layers] == [
-        "conv1",
-        "layer1.conv1",
-        "layer1.conv2",
-        "layer2.conv1",
-        "layer2.conv2",
-        "layer2.downsample.0",
-        "fc",
-    ]
+    assert [layer.name for layer in network.layers] == RESNET_LAYERS
     state = small_resnet().state_dict()
     for layer in network.layers:
         assert torch.equal(network.weight(layer), state[layer.weight_name])

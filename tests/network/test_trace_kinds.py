@@ -1,4 +1,4 @@
-"""trace.py, plan.py: wrapped, masked, normalised, half-precision models are traced; others are refused with advice."""
+"""trace.py, select.py: wrapped, masked, normalised, half-precision models are traced, others refused with advice."""
 
 import dataclasses
 from types import MethodType
@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
-from toys import awake, chosen, plan, random_images, reasons, small_resnet
+from toys import RESNET_INNER, Wrapped, awake, chosen, plan, random_images, reasons, small_resnet
 
 from snows_core.errors import SnowsError
 from snows_core.network.copies import plain_copy, unwrap
 from snows_core.network.graph import Network
-
-DEFAULT = ["layer1.conv1", "layer1.conv2", "layer2.conv1", "layer2.conv2", "layer2.downsample.0"]
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda m: torch.compile(nn.DataParallel(m))])
@@ -23,7 +21,7 @@ def test_wrapped_networks_are_traced_under_the_names_inside(wrap):
     images = random_images(2)
     network = Network(model, example=images)
     assert [layer.name for layer in network.layers][:2] == ["conv1", "layer1.conv1"]
-    assert chosen(plan(model)) == DEFAULT
+    assert chosen(plan(model)) == RESNET_INNER
     assert torch.allclose(network.module(images), unwrap(model)(images))
 
 
@@ -55,7 +53,7 @@ def test_masks_of_torch_prune_are_part_of_the_weights(inference):
         model(images)
         network = Network(model, example=images)
         planned = plan(model, images)
-    assert chosen(planned) == DEFAULT
+    assert chosen(planned) == RESNET_INNER
     assert set(reasons(planned)) == {"conv1", "fc"}, "no rows for weight_orig"
     layer = next(layer for layer in network.layers if layer.name == "layer1.conv1")
     assert layer.weight_name == "layer1.conv1.weight" in dict(plain_copy(model).named_parameters())
@@ -97,8 +95,8 @@ def test_half_precision_is_traced_in_single(dtype):
     images = random_images(2, dtype=torch.float32)
     network = Network(model, example=images.to(dtype))
     assert {p.dtype for p in network.module.parameters()} == {torch.float32}
-    assert chosen(plan(model, images)) == DEFAULT
-    assert chosen(plan(model, images.to(dtype))) == DEFAULT
+    assert chosen(plan(model, images)) == RESNET_INNER
+    assert chosen(plan(model, images.to(dtype))) == RESNET_INNER
     assert model.conv1.weight.dtype == dtype
 
 
@@ -129,7 +127,7 @@ def test_a_scripted_part_stays_as_it_is():
     model = small_resnet()
     model.layer1 = torch.jit.script(model.layer1)
     planned = plan(model.eval())
-    assert chosen(planned) == DEFAULT[2:]
+    assert chosen(planned) == RESNET_INNER[2:]
     assert reasons(planned)["layer1.conv1"] == "used inside a module that is not traced"
 
 
@@ -158,16 +156,8 @@ OUTPUTS = {
 
 @pytest.mark.parametrize("way", OUTPUTS)
 def test_structured_outputs_are_compared_and_usable(way):
-    class Structured(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = small_resnet()
-
-        def forward(self, x):
-            return OUTPUTS[way](self.net(x))
-
-    model, images = Structured().double().eval(), random_images(2)
-    assert chosen(plan(model)) == [f"net.{name}" for name in DEFAULT]
+    model, images = Wrapped(small_resnet(), OUTPUTS[way]).eval(), random_images(2)
+    assert chosen(plan(model)) == [f"net.{name}" for name in RESNET_INNER]
     network = Network(model, example=images)
     values = network.run(network.nodes[1:], {network.image: images})
     leaves = torch.utils._pytree.tree_leaves(network.output)

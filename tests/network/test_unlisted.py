@@ -1,4 +1,4 @@
-"""unlisted.py, plan.py: every weight that cannot be pruned has a row with its reason; nothing else has one."""
+"""unlisted.py, select.py: every weight that cannot be pruned has a row with its reason; nothing else has one."""
 
 import pytest
 import torch

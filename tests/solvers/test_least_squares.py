@@ -1,10 +1,10 @@
-"""layerwise.py: how a layer reads its input, Gram matrices, row-wise factors, and masked least squares (K = 0)."""
+"""How a layer reads its input, Gram matrices, row-wise factors, and masked least squares (K = 0)."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy_layers import lstsq_row_by_row, rows_problem, solved_row_by_row
 from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
@@ -113,26 +113,6 @@ def test_geometry_of_a_functional_convolution_by_position_and_by_name():
     assert geometry_of(network.layers[1].node, network.weight(network.layers[1])).groups == 2
 
 
-def problem(rows=5, inputs=12, samples=40, groups=1, seed=0, keep=0.5):
-    """Inputs, dense inputs, dense weight and mask of a layer-wise problem."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(groups, samples, inputs, generator=generator, dtype=torch.float64)
-    x0 = x + 0.3 * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    weight = torch.randn(rows, inputs, generator=generator, dtype=torch.float64)
-    mask = torch.rand(rows, inputs, generator=generator) < keep
-    mask[:, 0] = True
-    return x, x0, weight, mask
-
-
-def solved_row_by_row(matrix, damping, mask, rhs, scale=None):
-    result = torch.zeros_like(rhs)
-    for i in range(len(rhs)):
-        kept = mask[i].nonzero().flatten()
-        own = matrix[i // (len(rhs) // len(matrix))][kept][:, kept] + damping * torch.eye(len(kept), dtype=rhs.dtype)
-        result[i, kept] = torch.linalg.solve(own * (1.0 if scale is None else scale[i]), rhs[i, kept])
-    return result
-
-
 RAGGED = {
     "even": lambda m: m,
     "ragged": lambda m: torch.stack([row & (torch.arange(len(row)) <= 2 * i + 1) for i, row in enumerate(m)]),
@@ -146,7 +126,7 @@ RAGGED = {
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_row_factors_solve_every_row_on_its_own_support(supports, groups, scaled):
-    x, _, rhs, mask = problem(rows=8, groups=groups)
+    x, _, rhs, mask = rows_problem(rows=8, groups=groups)
     mask = RAGGED[supports](mask)
     scale = 0.5 + torch.rand(8, dtype=torch.float64) if scaled else None
     factors = RowFactors(gram(x), mask, damping=1e-3, scale=scale)
@@ -157,7 +137,7 @@ def test_row_factors_solve_every_row_on_its_own_support(supports, groups, scaled
 
 
 def test_damping_is_relative_to_the_mean_diagonal_hence_free_of_the_inputs_scale():
-    x, _, rhs, mask = problem()
+    x, _, rhs, mask = rows_problem()
     one = RowFactors(gram(x), mask, damping=1e-2)
     assert one.damping == pytest.approx(1e-2 * float(gram(x).diagonal(dim1=1, dim2=2).mean()))
     thousand = RowFactors(gram(1000 * x), mask, damping=1e-2)
@@ -165,7 +145,7 @@ def test_damping_is_relative_to_the_mean_diagonal_hence_free_of_the_inputs_scale
 
 
 def test_little_memory_gives_block_diagonal_factors_that_are_exact_within_a_block():
-    x, _, rhs, mask = problem(rows=6, inputs=64, samples=200)
+    x, _, rhs, mask = rows_problem(rows=6, inputs=64, samples=200)
     factors = RowFactors(gram(x), mask, damping=1e-3, max_bytes=6 * 8 * 8 * 8 * 4)
     assert 16 <= factors.block < 64
     stored = sum(factor.numel() for _, _, factor in factors.parts) * 8
@@ -177,7 +157,7 @@ def test_little_memory_gives_block_diagonal_factors_that_are_exact_within_a_bloc
 
 def test_dead_input_channels_and_an_all_zero_gram_matrix_never_fail():
     # Trap: dead input channels make the Gram matrix singular; an all-zero one must not fail either.
-    x, _, weight, mask = problem()
+    x, _, weight, mask = rows_problem()
     x[:, :, 3:9] = 0
     solution = masked_least_squares(RowFactors(gram(x), mask), weight)
     assert torch.isfinite(solution).all()
@@ -198,28 +178,16 @@ def test_a_singular_gram_matrix_in_single_precision_is_damped_until_it_factors()
 
 
 def test_no_damping_at_all_still_gives_finite_solutions():
-    x, _, weight, mask = problem()
+    x, _, weight, mask = rows_problem()
     x[:, :, 3:9] = 0
     assert torch.isfinite(RowFactors(gram(x), mask, damping=0.0).solve(weight)).all()
-
-
-def lstsq_row_by_row(x, x0, weight, mask, damping):
-    """Solve ``min |w X - w0 X0|^2 + damping |w - w0|^2`` on each row's support by NumPy."""
-    result = np.zeros(weight.shape)
-    for i, (row, kept) in enumerate(zip(weight.numpy(), mask.numpy(), strict=True)):
-        own = x[i // (len(weight) // len(x))].numpy()
-        own0 = x0[i // (len(weight) // len(x))].numpy()
-        columns = np.concatenate([own[:, kept], np.sqrt(damping) * np.eye(kept.sum())])
-        target = np.concatenate([own0 @ row, np.sqrt(damping) * row[kept]])
-        result[i, kept] = np.linalg.lstsq(columns, target, rcond=None)[0]
-    return torch.from_numpy(result)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("other_inputs", [False, True])
 @pytest.mark.parametrize("inputs, max_bytes", [(12, 2e9), (48, 6 * 8 * 16 * 16 * 2.0)])
 def test_masked_least_squares_equals_numpy_row_by_row(groups, other_inputs, inputs, max_bytes):
-    x, x0, weight, mask = problem(rows=6, inputs=inputs, samples=120, groups=groups)
+    x, x0, weight, mask = rows_problem(rows=6, inputs=inputs, samples=120, groups=groups)
     if not other_inputs:
         x0 = x
     factors = RowFactors(gram(x), mask, damping=1e-3, max_bytes=max_bytes)
@@ -232,13 +200,13 @@ def test_masked_least_squares_equals_numpy_row_by_row(groups, other_inputs, inpu
 
 
 def test_everything_kept_and_the_same_inputs_give_the_dense_weight_back():
-    x, _, weight, mask = problem()
+    x, _, weight, mask = rows_problem()
     solution = masked_least_squares(RowFactors(gram(x), torch.ones_like(mask)), weight)
     assert torch.allclose(solution, weight, rtol=1e-9)
 
 
 def test_gram_matrices_are_sums_of_outer_products_per_group():
-    x, x0, _, _ = problem(groups=2)
+    x, x0, _, _ = rows_problem(groups=2)
     expected = sum(torch.einsum("gi,gj->gij", x[:, n], x0[:, n]) for n in range(x.shape[1]))
     assert torch.allclose(gram(x, x0), expected)
     assert torch.equal(gram(x), gram(x, x))

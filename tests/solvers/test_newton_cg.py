@@ -2,7 +2,6 @@
 
 import functools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import scipy.sparse.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from objectives import Function, quadratic, spd
 from toys import relative
 
 from snows_core.errors import SnowsError
@@ -19,14 +19,6 @@ from snows_core.solvers.newton_cg import newton
 
 # CG to its end on all images: what closed forms can be compared with.
 exact = functools.partial(NewtonOptions, cg_iterations=500, cg_progress=0.0, curvature_images=None)
-
-
-def spd(n=12, seed=0, condition=100.0):
-    """A symmetric positive definite matrix of known condition, and a right-hand side."""
-    generator = torch.Generator().manual_seed(seed)
-    q, _ = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
-    values = torch.logspace(0, math.log10(condition), n, dtype=torch.float64)
-    return q @ torch.diag(values) @ q.T, torch.randn(n, generator=generator, dtype=torch.float64)
 
 
 def scipy_iterates(matrix, b, count, precondition=None):
@@ -189,38 +181,6 @@ def test_martens_stop_follows_its_formula():
         return j >= lag and (q[j] - q[j - lag]) / q[j] < lag * 1e-2
 
     assert ends(i) and not any(ends(j) for j in range(1, i))
-
-
-@dataclass
-class At:
-    loss: float
-    gradient: torch.Tensor
-    product: object
-
-
-class Function:
-    """An objective made of any torch function; counts its evaluations and can lie about one of them."""
-
-    def __init__(self, function, lie=None):
-        self.function, self.lie, self.values, self.linearised = function, lie, 0, []
-
-    def value(self, weight):
-        self.values += 1
-        return float(self.function(weight)) if self.lie is None else self.lie(weight)
-
-    def linearise(self, weight):
-        self.linearised.append(weight.clone())
-        gradient = torch.func.grad(self.function)
-        return At(
-            float(self.function(weight)),
-            gradient(weight),
-            lambda v: torch.func.jvp(gradient, (weight,), (v,))[1],
-        )
-
-
-def quadratic(seed=0):
-    matrix, b = spd(seed=seed)
-    return Function(lambda w: 0.5 * w @ matrix @ w - b @ w), torch.linalg.solve(matrix, b)
 
 
 @pytest.mark.parametrize("start", [0.0, 1.0, -50.0])

@@ -5,8 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from test_least_squares import lstsq_row_by_row, problem, solved_row_by_row
-from test_oracles_sweep import outputs_of, patch_rows
+from numpy_layers import lstsq_row_by_row, outputs_of, patch_rows, rows_problem, solved_row_by_row
 from torch import nn
 from toys import random_images, random_mask, relative
 
@@ -52,7 +51,7 @@ def test_gram_and_response_of_tokens():
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_factors_solve_each_row_on_what_it_keeps(groups, scaled, on_disk):
-    x, _, rhs, mask = problem(rows=8, groups=groups)
+    x, _, rhs, mask = rows_problem(rows=8, groups=groups)
     lengths = torch.tensor([12, 12, 1, 3, 12, 7, 0, 2])  # one row keeps nothing
     mask = mask & (torch.arange(12) < lengths[:, None])
     scale = torch.logspace(-2, 3, 8, dtype=torch.float64) if scaled else None
@@ -93,7 +92,7 @@ def test_bytes_of_full_factors_are_those_of_the_widest_row():
 
 @pytest.mark.parametrize(("share", "block"), [(1.0, 64), (0.99, 32), (0.5, 32), (0.49, 16), (0.01, 16)])
 def test_blocks_are_halved_until_the_factors_fit(share, block):
-    x, _, rhs, _ = problem(rows=6, inputs=64, samples=200)
+    x, _, rhs, _ = rows_problem(rows=6, inputs=64, samples=200)
     mask = torch.ones(6, 64, dtype=torch.bool)
     factors = RowFactors(gram(x), mask, 1e-3, max_bytes=share * full_factor_bytes(mask, x))
     assert factors.block == block and len(factors.parts) == 64 // block
@@ -102,7 +101,7 @@ def test_blocks_are_halved_until_the_factors_fit(share, block):
 
 
 def test_inputs_that_do_not_divide_into_blocks_are_all_solved():
-    x, _, rhs, mask = problem(rows=6, inputs=51, samples=200)
+    x, _, rhs, mask = rows_problem(rows=6, inputs=51, samples=200)
     factors = RowFactors(gram(x), mask, 1e-3, max_bytes=0.6 * full_factor_bytes(mask, x))
     assert factors.block == 26
     parts = torch.block_diag(torch.ones(26, 26), torch.ones(25, 25)).double()
@@ -111,7 +110,7 @@ def test_inputs_that_do_not_divide_into_blocks_are_all_solved():
 
 @pytest.mark.parametrize("scale", [0.0, 1e-20, 1.0, 1e20])
 def test_damping_is_a_share_of_the_mean_diagonal_and_one_where_that_is_zero(scale):
-    x, _, rhs, mask = problem()
+    x, _, rhs, mask = rows_problem()
     mean = scale * float(gram(x).diagonal(dim1=1, dim2=2).mean())
     factors = RowFactors(scale * gram(x), mask, 0.25)
     assert factors.damping == pytest.approx(0.25 * mean if mean else 1.0, rel=1e-12)
@@ -136,7 +135,7 @@ def test_without_damping_rounding_is_the_first():
 @pytest.mark.parametrize("share", [2.0, 0.3])
 @pytest.mark.parametrize("by_response", [False, True])
 def test_masked_ridge_with_other_inputs(groups, share, by_response):
-    x, x0, weight, mask = problem(rows=6, inputs=48, samples=120, groups=groups)
+    x, x0, weight, mask = rows_problem(rows=6, inputs=48, samples=120, groups=groups)
     factors = RowFactors(gram(x), mask, 1e-3, max_bytes=share * full_factor_bytes(mask, x))
     assert (factors.block < 48) == (share < 1)
     y0 = torch.cat([weight[i : i + 6 // groups] @ x0[g].T for g, i in enumerate(range(0, 6, 6 // groups))])
@@ -159,7 +158,7 @@ def residual_of(factors, weight, x, got):
 
 
 def test_blocks_are_made_up_for_by_iterations_to_the_tolerance_and_the_cap():
-    x, _, weight, mask = problem(rows=6, inputs=64, samples=200)
+    x, _, weight, mask = rows_problem(rows=6, inputs=64, samples=200)
     factors = RowFactors(gram(x), mask, 1e-3, max_bytes=1.0)
     errors = [
         residual_of(factors, weight, x, masked_least_squares(factors, weight, iterations=i, tolerance=0.0))
@@ -174,7 +173,7 @@ def test_blocks_are_made_up_for_by_iterations_to_the_tolerance_and_the_cap():
 
 
 def test_a_row_that_is_solved_already_stays_while_others_go_on():
-    x, _, weight, mask = problem(rows=6, inputs=64, samples=200)
+    x, _, weight, mask = rows_problem(rows=6, inputs=64, samples=200)
     weight[2] = 0
     factors = RowFactors(gram(x), mask, 1e-3, max_bytes=1.0)
     got = masked_least_squares(factors, weight)
@@ -182,7 +181,7 @@ def test_a_row_that_is_solved_already_stays_while_others_go_on():
 
 
 def test_masks_of_any_density_are_zero_off_the_mask():
-    x, x0, weight, _ = problem(rows=6, inputs=48, samples=120)
+    x, x0, weight, _ = rows_problem(rows=6, inputs=48, samples=120)
     for keep in (0.05, 0.3, 0.9):
         mask = random_mask((6, 48), keep)
         got = masked_least_squares(RowFactors(gram(x), mask, max_bytes=1e3), weight, gram(x, x0))
@@ -192,13 +191,15 @@ def test_masks_of_any_density_are_zero_off_the_mask():
 def test_by_default_a_solve_ends_at_a_hundred_thousandth_and_after_fifty_iterations():
     differs = set()
     for seed in range(12):
-        x, _, weight, mask = problem(rows=6, inputs=64, samples=200, seed=seed)
+        x, _, weight, mask = rows_problem(rows=6, inputs=64, samples=200, seed=seed)
         factors = RowFactors(gram(x), mask, 1e-3, max_bytes=1.0)
         found = {t: masked_least_squares(factors, weight, tolerance=t) for t in (2e-5, 1e-5, 5e-6)}
         assert torch.equal(masked_least_squares(factors, weight), found[1e-5])
         differs |= {t for t in found if not torch.equal(found[t], found[1e-5])}
     assert differs == {2e-5, 5e-6}
-    x, _, weight, mask = problem(rows=6, inputs=64, samples=66, keep=0.95)  # so ill-conditioned that fifty are too few
+    x, _, weight, mask = rows_problem(
+        rows=6, inputs=64, samples=66, keep=0.95
+    )  # so ill-conditioned that fifty are too few
     factors = RowFactors(gram(x), mask, 1e-9, max_bytes=1.0)
     found = [masked_least_squares(factors, weight, tolerance=0.0, **cap) for cap in ({}, {"iterations": 50})]
     more = masked_least_squares(factors, weight, tolerance=0.0, iterations=51)

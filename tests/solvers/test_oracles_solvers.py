@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_newton_cg import Function, spd
+from objectives import Function, spd
 from toys import relative
 
 from snows_core.settings import NewtonOptions

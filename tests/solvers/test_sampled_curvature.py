@@ -1,10 +1,9 @@
 """Curvature from a sample of the images, and a sample that grows where the quadratic model misleads."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
-from oracles import CASES
+from cases import CASES, SEVERAL
+from objectives import At
 from toys import dense_matrix, random_images, relative, small_resnet
 
 import snows_core as snows
@@ -14,7 +13,7 @@ from snows_core.solvers.conjugate_gradients import StopReason
 from snows_core.solvers.newton_cg import newton
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit"])
+@pytest.mark.parametrize("name", SEVERAL)
 @pytest.mark.parametrize("retain", [0, 1, True])
 def test_a_sampled_product_is_that_of_the_loss_on_the_first_batches(name, retain):
     case = CASES[name](4, retain=retain, sizes=2)
@@ -35,13 +34,6 @@ def test_samples_round_up_to_batches_and_are_counted():
         objective.image_products = 0
         objective.linearise(case.weight, asked).product(direction)
         assert objective.image_products == (used or objective.images)
-
-
-@dataclass
-class At:
-    loss: float
-    gradient: torch.Tensor
-    product: object
 
 
 class Misleading:

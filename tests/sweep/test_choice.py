@@ -1,4 +1,4 @@
-"""choice.py, plan.py, check_trace.py: layers by class and module, zeros that stay, numbers too large, other graphs."""
+"""choice.py, select.py, check_trace.py: layers by class or module, zeros that stay, large numbers, other graphs."""
 
 import copy
 import warnings

@@ -8,9 +8,10 @@ import sys
 import pytest
 
 SCRIPT = """
-import json, resource, warnings
+import json, warnings
 import psutil, timm, torch
 import snows_core as snows
+from snows_core.devices import peak_memory
 warnings.simplefilter("ignore")
 name, options = {name!r}, {options!r}
 torch.manual_seed(0)
@@ -20,7 +21,7 @@ images = torch.randn(options.pop("count"), 3, 224, 224)
 snows.prune(model, images[:2], "2:4", k=0, layers=options.get("layers", ["*"])[:1], progress=False)
 before = psutil.Process().memory_info().rss
 result = snows.prune(model, images, "2:4", progress=False, steps=1, cg_iterations=2, **options)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = peak_memory(torch.device("cpu"))
 # The traced network, the result and its state; the shuffled images.
 copies = 4 * sum(p.numel() * 4 for p in model.parameters()) + images.numel() * 4
 print(json.dumps({{"added": peak - before - copies, "memory": result.manifest["memory"]}}))

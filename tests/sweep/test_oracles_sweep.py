@@ -2,13 +2,12 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from test_snows import streams
+from numpy_layers import RIDGE, applied, refitted
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from toys import awake, layer_named, loss_of, random_images, random_mask, relative, small_resnet
+from toys import awake, layer_named, loss_of, random_images, random_mask, relative, small_resnet, streams
 
 import snows_core as snows
 from snows_core.activations.cache import ActivationCache
@@ -19,55 +18,6 @@ from snows_core.settings import NewtonOptions, get_recipe
 from snows_core.solvers.newton_cg import newton
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
-RIDGE = 1e-3
-
-
-def patch_rows(x, module):
-    """Every patch that a layer reads, by loops: (groups, positions, d), and the shape of the output's positions."""
-    if isinstance(module, nn.Linear):
-        return x.reshape(1, -1, x.shape[-1]), x.shape[:-1]
-    (kh, kw), (sh, sw), (ph, pw), groups = module.kernel_size, module.stride, module.padding, module.groups
-    x = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
-    high, wide, own = (x.shape[2] - kh) // sh + 1, (x.shape[3] - kw) // sw + 1, x.shape[1] // groups
-    rows = [
-        [
-            image[g * own : (g + 1) * own, i * sh : i * sh + kh, j * sw : j * sw + kw].ravel()
-            for image in x
-            for i in range(high)
-            for j in range(wide)
-        ]
-        for g in range(groups)
-    ]
-    return np.array(rows), (len(x), high, wide)
-
-
-def outputs_of(rows, weight):
-    """(positions, out) of patch rows and a weight (out, d), group by group, without the bias."""
-    grouped = weight.reshape(len(rows), -1, weight.shape[1])
-    return np.concatenate([patches @ own.T for patches, own in zip(rows, grouped, strict=True)], axis=1)
-
-
-def applied(x, module, weight):
-    rows, places = patch_rows(x, module)
-    y = outputs_of(rows, weight) + module.bias.detach().numpy()
-    y = y.reshape(*places, -1)
-    return y if isinstance(module, nn.Linear) else np.moveaxis(y, -1, 1)
-
-
-def refitted(x, x0, module, mask):
-    """The masked ridge solution of one layer, row by row, and its mean squared error: all by NumPy."""
-    dense = module.weight.detach().flatten(1).numpy()
-    rows, rows0 = patch_rows(x, module)[0], patch_rows(x0, module)[0]
-    grams = [patches.T @ patches for patches in rows]
-    damping = RIDGE * np.mean([np.diag(matrix) for matrix in grams])
-    weight, share = np.zeros(dense.shape), len(dense) // len(rows)
-    for i, kept in enumerate(mask):
-        g = i // share
-        cross = rows[g].T @ rows0[g]
-        right = cross @ dense[i] + damping * dense[i]
-        weight[i, kept] = np.linalg.solve(grams[g][np.ix_(kept, kept)] + damping * np.eye(kept.sum()), right[kept])
-    error = np.mean((outputs_of(rows, weight) - outputs_of(rows0, dense)) ** 2)
-    return weight, error
 
 
 class Pictures(nn.Sequential):

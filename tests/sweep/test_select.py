@@ -1,16 +1,14 @@
-"""plan.py: every layer is selected, or left dense with the reason; what cannot be meant is refused."""
+"""select.py: every layer is selected, or left dense with the reason; what cannot be meant is refused."""
 
 import pytest
-from toys import chosen, plan, random_images, reasons, small_resnet, small_vit, torch_attention
+from toys import RESNET_INNER, chosen, plan, random_images, reasons, small_resnet, small_vit, torch_attention
 
 from snows_core.errors import SnowsError
-
-RESNET_DEFAULT = ["layer1.conv1", "layer1.conv2", "layer2.conv1", "layer2.conv2", "layer2.downsample.0"]
 
 
 def test_default_is_all_but_the_first_layer_and_the_classifier():
     planned = plan(small_resnet())
-    assert chosen(planned) == RESNET_DEFAULT
+    assert chosen(planned) == RESNET_INNER
     assert reasons(planned) == {"conv1": "first layer (reads the image)", "fc": "classifier"}
     vit = plan(small_vit(), random_images(2, 4))
     assert chosen(vit) == [f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
@@ -29,8 +27,8 @@ def test_default_is_all_but_the_first_layer_and_the_classifier():
             {"layers": lambda name, module: module.kernel_size == (1, 1) if name != "fc" else False},
             ["layer2.downsample.0"],
         ),
-        ({"exclude": "*downsample*"}, RESNET_DEFAULT[:-1]),
-        ({"exclude": lambda name, module: "layer2" in name}, RESNET_DEFAULT[:2]),
+        ({"exclude": "*downsample*"}, RESNET_INNER[:-1]),
+        ({"exclude": lambda name, module: "layer2" in name}, RESNET_INNER[:2]),
         ({"layers": "layer*", "exclude": ["layer1.conv1", "layer2*"]}, ["layer1.conv2"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""plan.py: what stays dense and why, in networks of many kinds; masks made elsewhere."""
+"""select.py: what stays dense and why, in networks of many kinds; masks made elsewhere."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from timm.layers import ScaledStdConv2dSame, StdConv2dSame
 from torch import nn
 from torch.nn import functional as F
-from toys import awake, chosen, plan, random_images, random_mask, reasons, small_resnet, small_vit
+from toys import Wrapped, awake, chosen, plan, random_images, random_mask, reasons, small_resnet, small_vit
 
 from snows_core.errors import SnowsError
 from snows_core.masks.patterns import NM, Unstructured
@@ -246,15 +246,7 @@ def test_check_trace_returns_every_layers_input_and_output():
 
 @pytest.mark.parametrize("output", [lambda y: (y, 0), lambda y: [y], lambda y: {"out": y}])
 def test_networks_that_return_more_than_a_tensor(output):
-    class Wrapped(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = small_resnet()
-
-        def forward(self, x):
-            return output(self.net(x))
-
-    assert len(chosen(plan(Wrapped().double().eval()))) == 5
+    assert len(chosen(plan(Wrapped(small_resnet(), output).eval()))) == 5
 
 
 def test_foreign_masks_are_accepted_as_they_are_also_where_a_pattern_would_not_fit():

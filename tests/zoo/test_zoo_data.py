@@ -1,6 +1,7 @@
 """Digits and CIFAR: trees, archives, checksums, and every way in which they can be missing."""
 
 import hashlib
+import inspect
 import os
 import pickle
 import shutil
@@ -14,7 +15,7 @@ from torchvision import datasets
 
 from snows_core.errors import SnowsError
 from snows_core.zoo import cifar, fetch
-from snows_core.zoo.data import load_data
+from snows_core.zoo.data import DATASETS, LOADERS, load_data
 
 
 def test_digits_are_a_fixed_disjoint_normalised_split():
@@ -278,3 +279,8 @@ def test_local_cifar_tree():
     bundle = load_data("cifar10")
     images, labels = bundle.test.tensors(40)
     assert images.shape == (40, 3, 32, 32) and labels.unique().tolist() == [0]
+
+
+def test_all_loaders_are_called_alike():
+    names = {tuple(inspect.signature(loader).parameters) for loader in LOADERS.values()}
+    assert names == {("name", "root", "wanted", "download")} and tuple(LOADERS) == DATASETS
