@@ -1,8 +1,8 @@
 # Every target sets itself up: it needs Python >= 3.10 and git, nothing else.
 #
 #   make figures   run the notebooks offline, refresh figures/, print a table      (about 11 minutes after the install)
-#   make test      style, tests, doctests, notebooks against their expected values
-#   make bench     benchmarks, as a table          make lint   style only
+#   make test      style, types, tests, doctests, notebooks against their expected values
+#   make bench     benchmarks, as a table          make lint   style and types
 #   make lab       JupyterLab in notebooks/        make site   static HTML of the notebooks in site/
 #   make clean     remove what the targets made, the environment included
 #
@@ -43,6 +43,8 @@ figures: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(ARGS)
 
 bench: $(READY)
@@ -50,6 +52,8 @@ bench: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python tools/links.py --check
 
 lab: $(READY)
@@ -59,5 +63,5 @@ site: $(READY)
 	$(BIN)/python tools/build_site.py
 
 clean:
-	rm -rf $(VENV) runs site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) runs site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -71,7 +71,7 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def _load_lazily(name: str) -> Any:
     """Load a public name, or a module of the package, when it is first asked for (PEP 562)."""
     if name in _PLACES:
         value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
@@ -84,6 +84,10 @@ def __getattr__(name: str) -> Any:
             if error.name != f"{__name__}.{name}":  # the module is there, and something that it needs is not
                 raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if not TYPE_CHECKING:  # a checker that saw this would take every misspelt name for one that is loaded later
+    __getattr__ = _load_lazily
 
 
 def __dir__() -> list[str]:

@@ -77,9 +77,9 @@ def integer(argument: str, value: Any, least: int = 0, what: str = "an integer",
     3
     """
     number_ = plain(value)
-    if isinstance(number_, bool) or not isinstance(number_, numbers.Integral) or number_ < least:
+    if isinstance(number_, bool) or not isinstance(number_, numbers.Integral) or int(number_) < least:
         raise invalid_argument(argument, repr(value), f"{what} >= {least}{otherwise}")
-    if number_ >= LIMIT:
+    if int(number_) >= LIMIT:
         raise invalid_argument(argument, repr(value), f"{what} below 2 ** 63{otherwise}")
     return int(number_)
 

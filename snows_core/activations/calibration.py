@@ -151,9 +151,9 @@ def _gathered(images: Iterable[Any], limit: int | None) -> list[Tensor]:
     return parts
 
 
-def _has_length(images: Iterable[Any]) -> bool:
+def _has_length(images: Any) -> bool:
     try:
-        return len(images) >= 0  # type: ignore[arg-type]
+        return len(images) >= 0
     except TypeError:
         return False
 

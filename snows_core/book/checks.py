@@ -120,9 +120,10 @@ def declared_parameters(notebook: Notebook) -> dict[str, Any]:
         raise invalid_argument(place, f"line {error.lineno}, which is no Python", "assignments of literals") from error
     for line in body:
         single = isinstance(line, ast.Assign) and len(line.targets) == 1
-        target = line.targets[0] if single else getattr(line, "target", None)
+        statement: Any = line
+        target: Any = statement.targets[0] if single else getattr(statement, "target", None)
         try:
-            values[target.id] = ast.literal_eval(line.value)
+            values[target.id] = ast.literal_eval(statement.value)
         except (AttributeError, ValueError, TypeError) as error:
             raise invalid_argument(
                 place, f"'{ast.unparse(line)}'", "name = literal", "Move the line to the next cell."

@@ -77,7 +77,7 @@ def compare(stem: str, profile: str, metrics: Mapping[str, Any], expected: Mappi
     >>> table["verdict"].tolist()
     ['ok']
     """
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for name, wanted in expected.items():
         value = metrics.get(name)
         if value is None:

@@ -16,7 +16,8 @@ from torch import Tensor, fx, nn
 from snows_core.loss.frozen import ConvolutionModule, Shape, frozen_convolution, shape_of
 from snows_core.network.graph import Network, Segment, Values
 from snows_core.network.liveness import Liveness
-from snows_core.network.operations import batch_norm_arguments, is_batch_norm, module_of, tap_of, uses_batch_statistics
+from snows_core.network.nodes import module_of
+from snows_core.network.operations import batch_norm_arguments, is_batch_norm, tap_of, uses_batch_statistics
 from snows_core.network.timm_layers import is_plain_same_padded, is_same_padded, pad_same
 from snows_core.settings import TapRule
 

@@ -21,8 +21,8 @@ from snows_core.loss.curvature import BatchCurvature, Product, linearise, row_sq
 from snows_core.loss.folded_segment import FoldedSegment
 from snows_core.loss.options import LossOptions
 from snows_core.loss.precision import tensor_cores
+from snows_core.network.derivatives import is_piecewise_linear
 from snows_core.network.graph import Network, Segment, Values
-from snows_core.network.operations import is_piecewise_linear
 from snows_core.solvers.newton_cg import Linearisation
 
 

@@ -176,6 +176,11 @@ def _place(key: str, value: Tensor, names: Names, parameters: set[str], all_mask
 def _check_unknown(
     unknown: list[str], values: Mapping[str, Tensor], names: Names, weights: Mapping[str, Tensor], strict: bool
 ) -> None:
+    """Refuse names that mean nothing here: always those of masks, those of weights where ``strict``.
+
+    Raises:
+        SnowsError: on the first of them.
+    """
     for key in unknown:
         spelling = read_spelling(key)
         is_mask = values[key].dtype == torch.bool or (spelling is not None and spelling.role == "mask")
@@ -228,6 +233,11 @@ def _mask_of(target: str, group: list[_Entry], weight: Tensor | None) -> Tensor 
 
 
 def _check_usable(target: str, mask: Tensor, weight: Tensor | None) -> None:
+    """Refuse a mask that empties a layer, or that has zeros and belongs to nothing that can be pruned.
+
+    Raises:
+        SnowsError: on such a mask.
+    """
     if weight is None and mask.ndim < 2 and not mask.all():
         raise invalid_argument(
             "masks", f"a mask with zeros for '{target}'", "masks of convolution and linear weights", "Leave it out."
@@ -239,6 +249,11 @@ def _check_usable(target: str, mask: Tensor, weight: Tensor | None) -> None:
 
 
 def _zeros_of(entry: _Entry) -> Tensor:
+    """Return the mask that the zeros of a pruned weight make.
+
+    Raises:
+        SnowsError: on NaN or infinite values.
+    """
     value = entry.value
     if not torch.isfinite(value).all():
         raise invalid_argument("masks", f"weights '{entry.key}' with NaN or infinite values", "finite weights")

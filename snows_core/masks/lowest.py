@@ -81,13 +81,13 @@ def lowest(scores: Tensor, count: int, seed: int, threshold: Tensor | None = Non
     Returns:
         Bool tensor of the shape and on the device of the scores, True for exactly ``count`` of them.
     """
-    values = scores.flatten().cpu()
+    values = scores.flatten().cpu()  # (n,)
     marked = torch.zeros(len(values), dtype=torch.bool)
     if count > 0:
         threshold = _threshold(values, count) if threshold is None else threshold
         marked = values < threshold
         missing = count - int(marked.sum())
-        tied = (values == threshold).nonzero().flatten()
+        tied = (values == threshold).nonzero().flatten()  # positions of equal scores
         if missing < len(tied):
             tied = tied[lots(len(values), seed)[tied].topk(missing, largest=False, sorted=False).indices]
         marked[tied] = True
@@ -116,8 +116,8 @@ def shares_of_lowest(scores: Mapping[str, Tensor], count: int, seed: int) -> tup
     if missing < sum(drawn):
         drawing = {name: where for name, where in tied.items() if len(where)}
         pool = torch.cat([lots(len(scores[name]), seed_of(seed, name))[where] for name, where in drawing.items()])
-        first = pool.topk(missing, largest=False, sorted=False).indices
-        owners = torch.bucketize(first, ties.cumsum(0), right=True)
+        first = pool.topk(missing, largest=False, sorted=False).indices  # (missing,), places in the pool
+        owners = torch.bucketize(first, ties.cumsum(0), right=True)  # (missing,), the layer that each place lies in
         drawn = torch.bincount(owners, minlength=len(ties)).tolist()
     return {name: share + more for (name, share), more in zip(shares.items(), drawn, strict=True)}, threshold
 
@@ -133,10 +133,11 @@ def highest_of_groups(groups: Tensor, keep: int, seed: int) -> Tensor:
     Returns:
         Bool tensor of the same shape, exactly ``keep`` True in each group.
     """
-    last = groups.topk(keep, dim=-1).values[..., -1:]
-    kept = groups >= last
-    crowded = kept.sum(-1) > keep
+    last = groups.topk(keep, dim=-1).values[..., -1:]  # (..., 1): the lowest score that stays
+    kept = groups >= last  # (..., m)
+    crowded = kept.sum(-1) > keep  # (...): groups in which equal scores are too many
     if crowded.any():
+        # (c, m) each, for c crowded groups: those above stay, then the tied ones by their lots, then all others.
         drawn = lots(groups.numel(), seed).reshape(groups.shape)[crowded.cpu()].to(groups.device, torch.float32)
         above, tied = (groups > last)[crowded], (groups == last)[crowded]
         order = (drawn + 2 * ~above + 2 * ~(above | tied)).argsort(dim=-1, stable=True)[..., :keep]

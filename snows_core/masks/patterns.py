@@ -17,7 +17,6 @@ from typing import Literal
 from torch import Tensor
 
 from snows_core.errors import invalid_argument, plain
-from snows_core.masks.given import foreign_masks as foreign_masks
 from snows_core.masks.lowest import comparable, exactly, highest_of_groups, lowest, seed_of, shares_of_lowest
 from snows_core.masks.saliency import make_scores
 from snows_core.settings import Saliency, SparsityPattern
@@ -88,9 +87,9 @@ class NM:
         """
         if reason := self.misfit(scores):
             raise invalid_argument("scores", f"shape {tuple(scores.shape)}", f"inputs that fit {self} ({reason})")
-        last = comparable(scores).movedim(1, -1)
-        kept = highest_of_groups(last.reshape(*last.shape[:-1], -1, self.m), self.n, seed)
-        return kept.reshape(last.shape).movedim(-1, 1).contiguous()
+        last = comparable(scores).movedim(1, -1)  # (out, *kernel, in)
+        kept = highest_of_groups(last.reshape(*last.shape[:-1], -1, self.m), self.n, seed)  # (out, *kernel, in / m, m)
+        return kept.reshape(last.shape).movedim(-1, 1).contiguous()  # (out, in, *kernel)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.nn import functional as F
 
-from snows_core.network.operations import hard_sigmoid, module_of, reads_only_the_shape
+from snows_core.network.derivatives import reads_only_the_shape
+from snows_core.network.nodes import called_module, module_of, path_of
+from snows_core.network.operations import hard_sigmoid
 from snows_core.network.shapes import Shapes
 from snows_core.network.sharing import CannotRewrite, Sharing
 from snows_core.network.writes import (
@@ -57,9 +59,10 @@ class _Rewrite(Sharing):
     def __init__(self, graph_module: fx.GraphModule, shapes: Shapes | None) -> None:
         super().__init__(graph_module.graph, shapes)
         self.place = {node: i for i, node in enumerate(self.nodes)}
-        self.flags: list[nn.Module] = []
+        self.flags: list[Any] = []  # modules with a switch ``inplace``
 
     def run(self) -> None:
+        """Replace every operation that writes, and let later readers read what they would have read."""
         if not self._is_needed():
             return
         self.find_sources()
@@ -94,20 +97,21 @@ class _Rewrite(Sharing):
             return self._out
         if node.op == "call_function" and ordinary_form(node.target) is not None:
             return self._function
-        if node.op == "call_method" and is_in_place_name(node.target):
+        if node.op == "call_method" and is_in_place_name(path_of(node)):
             return self._method
         module = module_of(node)
         if getattr(module, "inplace", False) is True:
             return self._module
         if node.kwargs.get("inplace") is True:
             return self._flag
-        if self.shapes is not None and self.shapes.written.get(node):
+        if self.written.get(node):
             return self._unknown
         if module is not None and self.shapes is None:
             self.flags += [inner for inner in module.modules() if getattr(inner, "inplace", False) is True]
         return None
 
     def _operator(self, node: fx.Node, target: Any) -> None:
+        """Turn ``x += y`` into ``x + y``."""
         node.target = ORDINARY_OPERATORS[node.target]
         if isinstance(target, fx.Node) and not self._is_number(target):
             self._written(node, target)
@@ -121,11 +125,19 @@ class _Rewrite(Sharing):
         self._written(node, target)
 
     def _function(self, node: fx.Node, target: Any) -> None:
-        node.target = ordinary_form(node.target)
+        """Turn ``torch.relu_(x)`` into ``torch.relu(x)``."""
+        form = ordinary_form(node.target)
+        assert form is not None, node.target  # see _write_of
+        node.target = form
         self._written(node, target)
 
     def _method(self, node: fx.Node, target: Any) -> None:
-        name = node.target
+        """Turn ``x.add_(y)`` into ``x.add(y)``, and what has no such twin into a call on a copy.
+
+        Raises:
+            CannotRewrite: on methods that exchange the storage of a tensor.
+        """
+        name = path_of(node)
         if name in REFUSED:
             raise CannotRewrite(node, f"'{name}' changes a tensor in a way that cannot be followed")
         if name in CHANGE_SHAPE:  # the object gets another shape, the numbers stay
@@ -141,7 +153,7 @@ class _Rewrite(Sharing):
         self._written(node, target)
 
     def _module(self, node: fx.Node, target: Any) -> None:
-        self.flags.append(module_of(node))
+        self.flags.append(called_module(node))
         self._written(node, target)
 
     def _flag(self, node: fx.Node, target: Any) -> None:
@@ -150,7 +162,7 @@ class _Rewrite(Sharing):
 
     def _unknown(self, node: fx.Node, target: Any) -> None:
         """Give an operation that writes into its inputs copies; it must return what it wrote, or nobody read it."""
-        written = self.shapes.written[node]
+        written = self.written[node]
         returned = written == (self.source[node],) and node in self.same
         for source in written:
             latest, owner = self.latest(source, node), self.owner(source)
@@ -165,7 +177,7 @@ class _Rewrite(Sharing):
 
     def _is_number(self, node: fx.Node) -> bool:
         """Tell whether a value is a number or a shape: in-place work on it binds a name and changes no tensor."""
-        values = None if self.shapes is None else self.shapes.of(node)
+        values = self.values_of(node)
         if values is not None:
             return not isinstance(values[0], Tensor)
         argument: Any = node
@@ -218,15 +230,14 @@ class _Rewrite(Sharing):
 
     def _same_type(self, node: fx.Node, target: fx.Node) -> fx.Node:
         """Round a new value to the type of what it is written into, where the types are known to differ."""
-        if self.shapes is None or (known := self.shapes.of(target)) is None or not isinstance(known[0], Tensor):
+        known = self.values_of(target)
+        if known is None or not isinstance(known[0], Tensor):
             return node
-        inputs = [value[0] for source in node.all_input_nodes if (value := self.shapes_of(source)) is not None]
+        traced = (source for source in node.all_input_nodes if source in self.source)  # not made by this pass
+        inputs = [value[0] for source in traced if (value := self.values_of(source)) is not None]
         if all(value.dtype == known[0].dtype for value in inputs if isinstance(value, Tensor)):
             return node
         with self.graph.inserting_after(node):
             rounded = self.graph.call_method("to", (node, known[0].dtype))
         rounded.meta = dict(node.meta)
         return rounded
-
-    def shapes_of(self, node: fx.Node) -> tuple[Any, Any] | None:
-        return self.shapes.of(node) if node in self.source else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from snows_core.network.proxies import AskedForNumber, Attribute, Proxy, Sizes, Undecided, is_erased
-from snows_core.network.shapes import Shapes, is_constant
+from snows_core.network.shapes import Pair, Shapes, is_constant
 
 _ASKED_ATTRIBUTES = {
     "dtype",
@@ -45,6 +45,10 @@ _ASKED_METHODS = {
 }
 
 
+# What turns a value into the answer, where that is not the function of the same name.
+_ANSWERS: dict[str, Callable[[Any], Any]] = {"index": operator.index, "len": int}
+
+
 class AnsweringTracer(fx.Tracer):
     """A tracer whose symbolic values may be asked for shapes and types.
 
@@ -72,23 +76,27 @@ class AnsweringTracer(fx.Tracer):
                 return parts[0]
         return Attribute(proxy, name)
 
-    def call_method(self, owner: Proxy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_method(self, owner: fx.Proxy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a method call; what it says about the shape is returned as a number."""
         result = self.create_proxy("call_method", name, (owner, *args), kwargs)
         if self.shapes is None or (name != "size" and name not in _ASKED_METHODS):
             return result
         return self._sizes(result) if name == "size" and not args and not kwargs else self._plain(result)
 
-    def _plain(self, proxy: Proxy) -> Any:
-        values = self.shapes.of(proxy.node)
+    def _known(self, proxy: fx.Proxy) -> Pair | None:
+        return None if self.shapes is None else self.shapes.of(proxy.node)
+
+    def _plain(self, proxy: fx.Proxy) -> Any:
+        values = self._known(proxy)
         return values[0] if is_constant(values) else proxy
 
-    def _sizes(self, proxy: Proxy) -> Any:
-        values = self.shapes.of(proxy.node)
+    def _sizes(self, proxy: fx.Proxy) -> Any:
+        """Return the shape with numbers where they are the same for any number of images, else with symbolic values."""
+        values = self._known(proxy)
         if values is None or not all(isinstance(v, torch.Size) for v in values) or len(values[0]) != len(values[1]):
             return proxy
         pairs = enumerate(zip(*values, strict=True))
-        return Sizes(first if first == second else proxy[i] for i, (first, second) in pairs)
+        return Sizes(first if first == second else _part(proxy, i) for i, (first, second) in pairs)
 
     def kind_of_value(self, proxy: Proxy) -> type | None:
         """Return the Python type of what a symbolic value stands for, or None where it cannot be told."""
@@ -112,11 +120,11 @@ class AnsweringTracer(fx.Tracer):
         """
         values = self._values(proxy, f"{name}() of a value")
         if name == "len":
-            values = tuple(len(value) for value in values)
+            values = (len(values[0]), len(values[1]))
         elif any(isinstance(value, Tensor) for value in values):
             raise Undecided(f"{name}() of a tensor: it depends on the numbers in it")
         if is_constant(values):
-            return {"index": operator.index, "len": int}.get(name, getattr(builtins, name, None))(values[0])
+            return (_ANSWERS.get(name) or getattr(builtins, name))(values[0])
         if name != "index":
             namespace = sys._getframe(2).f_globals
             if not any(namespace is known and name == other for other, known in self.recorded):
@@ -148,7 +156,7 @@ class AnsweringTracer(fx.Tracer):
         lengths = {len(value) for value in values}
         if len(lengths) > 1:
             raise Undecided("a loop whose length depends on the number of images")
-        return iter([obj[i] for i in range(lengths.pop())])
+        return iter([_part(obj, i) for i in range(lengths.pop())])
 
     def keys(self, obj: fx.Proxy) -> Any:
         """Answer ``x.keys()`` and ``**x``."""
@@ -162,9 +170,19 @@ class AnsweringTracer(fx.Tracer):
             raise Undecided("a search in a tensor: it depends on the numbers in it")
         return item in values[0]
 
-    def _values(self, proxy: fx.Proxy, what: str) -> tuple[Any, Any]:
-        values = None if self.shapes is None else self.shapes.of(proxy.node)
+    def _values(self, proxy: fx.Proxy, what: str) -> Pair:
+        """Return the fake values of what was asked for.
+
+        Raises:
+            Undecided: where there are none.
+        """
+        values = self._known(proxy)
         if values is None:
             why = "without an example" if self.shapes is None else "its shape cannot be told"
             raise Undecided(f"{what} was asked for ({why})")
         return values
+
+
+def _part(proxy: Any, i: int) -> Any:
+    """Return the symbolic value of one entry; torch.fx gives its values their operators where no checker sees it."""
+    return proxy[i]

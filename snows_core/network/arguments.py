@@ -36,12 +36,15 @@ def positional(
     return args, kwargs
 
 
-def _moved(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict]:
-    args, kwargs = list(args), dict(kwargs)
+def _moved(
+    names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Move the arguments up to the last tensor to the places that their names have in ``names``."""
+    placed, kwargs = list(args), dict(kwargs)
     tensors_until = max(i for i, name in enumerate(names) if _is_tensor(kwargs.get(name)))
-    while len(args) <= tensors_until and names[len(args)] in kwargs:
-        args.append(kwargs.pop(names[len(args)]))
-    return tuple(args), kwargs
+    while len(placed) <= tensors_until and names[len(placed)] in kwargs:
+        placed.append(kwargs.pop(names[len(placed)]))
+    return tuple(placed), kwargs
 
 
 def _orders(root: nn.Module | None, kind: str, target: Any) -> Iterator[tuple[str, ...]]:
@@ -61,6 +64,7 @@ def _names_of(signature: inspect.Signature) -> Iterator[tuple[str, ...]]:
 
 @cache
 def _orders_of_function(function: Callable[..., Any]) -> tuple[tuple[str, ...], ...]:
+    """Return the orders in which a function may take its arguments; none where Python cannot tell."""
     signatures = get_signature_for_torch_op(function)
     if not signatures:
         try:

@@ -35,7 +35,7 @@ def attention(
     else:
         weights = (m.q_proj_weight, m.k_proj_weight, m.v_proj_weight)
         projected = _separate_projections((query, key, value), weights, bias)
-    q, k, v = _with_extra_tokens(*projected, m.bias_k, m.bias_v, m.add_zero_attn)
+    q, k, v = _with_extra_tokens(projected, m.bias_k, m.bias_v, m.add_zero_attn)
     mixed, weights = _mix(q, k, v, m.num_heads, attn_mask, key_padding_mask, need_weights, average_attn_weights)
     out = m.out_proj(mixed)
     if not batched:
@@ -87,7 +87,7 @@ def multi_head_attention_forward(
         projected = _separate_projections((query, key, value), weights, in_proj_bias)
     else:
         projected = _stacked_projection((query, key, value), in_proj_weight, in_proj_bias, embed_dim_to_check)
-    q, k, v = _with_extra_tokens(*projected, bias_k, bias_v, add_zero_attn)
+    q, k, v = _with_extra_tokens(projected, bias_k, bias_v, add_zero_attn)
     mixed, weights = _mix(q, k, v, num_heads, attn_mask, key_padding_mask, need_weights, average_attn_weights)
     out = F.linear(mixed, out_proj_weight, out_proj_bias)
     if not batched:
@@ -116,7 +116,7 @@ def _distinct(sources: Sequence[Any]) -> dict[Any, Any]:
     return {_identity(source): source for source in sources}
 
 
-def _stacked_projection(sources: list[Any], weight: Any, bias: Any, width: int) -> list[Any]:
+def _stacked_projection(sources: Sequence[Any], weight: Any, bias: Any, width: int) -> list[Any]:
     """Project query, key and value by one stacked weight (3 E, E): one layer, whatever they are.
 
     Different sources are put one behind the other along the tokens, and of each source's part the third that is asked
@@ -125,23 +125,25 @@ def _stacked_projection(sources: list[Any], weight: Any, bias: Any, width: int) 
     Returns:
         Queries, keys and values, (N, T, E) each.
     """
-    distinct = list(_distinct(sources).values())
+    distinct = list(_distinct(sources).values())  # (N, T_i, E) each
     if len(distinct) == 1:
-        thirds = F.linear(distinct[0], weight, bias).chunk(3, -1)
+        thirds = F.linear(distinct[0], weight, bias).chunk(3, -1)  # three of (N, T, E)
         return [thirds[i] for i in range(3)]
     lengths = [source.shape[1] for source in distinct]
-    parts = F.linear(torch.cat(distinct, 1), weight, bias).split(lengths, 1)
+    parts = F.linear(torch.cat(distinct, 1), weight, bias).split(lengths, 1)  # (N, T_i, 3 E) each
     place = {_identity(source): i for i, source in enumerate(distinct)}
     return [parts[place[_identity(source)]].narrow(-1, i * width, width) for i, source in enumerate(sources)]
 
 
-def _separate_projections(sources: list[Any], weights: tuple[Any, ...], bias: Any) -> list[Any]:
+def _separate_projections(sources: Sequence[Any], weights: tuple[Any, ...], bias: Any) -> list[Any]:
+    """Project query, key and value by a weight of its own each, (N, T, E) to (N, T, E)."""
     biases = [None] * 3 if bias is None else [bias.chunk(3)[i] for i in range(3)]
     return [F.linear(x, weight, b) for x, weight, b in zip(sources, weights, biases, strict=True)]
 
 
-def _with_extra_tokens(q: Any, k: Any, v: Any, bias_k: Any, bias_v: Any, add_zero: bool) -> tuple[Any, Any, Any]:
+def _with_extra_tokens(projected: Sequence[Any], bias_k: Any, bias_v: Any, add_zero: bool) -> tuple[Any, Any, Any]:
     """Append the learnt token (1, 1, E) and the zero token that some attentions add to keys and values."""
+    q, k, v = projected  # (N, T, E), (N, S, E), (N, S, E)
     if bias_k is not None:
         k = torch.cat([k, bias_k.expand_as(k[:, :1])], 1)
         v = torch.cat([v, bias_v.expand_as(v[:, :1])], 1)
@@ -154,14 +156,14 @@ def _mix(
     q: Any, k: Any, v: Any, heads: int, attn_mask: Any, key_padding_mask: Any, need_weights: bool, average: bool
 ) -> tuple[Any, Any]:
     """Mix values by attention: (N, T, E) each; returns (N, T, E), and weights (N, T, S) or (N, H, T, S) or None."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    mask = ()
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (N, H, T, d), (N, H, S, d) twice
+    mask: tuple[Any, ...] = ()
     if attn_mask is not None or key_padding_mask is not None:
         mask = (q.tracer.create_proxy("call_function", merged_mask, (attn_mask, key_padding_mask, q, k), {}),)
-    mixed = F.scaled_dot_product_attention(q, k, v, *mask).transpose(1, 2).flatten(2)
+    mixed = F.scaled_dot_product_attention(q, k, v, *mask).transpose(1, 2).flatten(2)  # (N, T, E)
     if not need_weights:
         return mixed, None
-    scores = q.tracer.create_proxy("call_function", attention_scores, (q, k, *mask), {})
+    scores = q.tracer.create_proxy("call_function", attention_scores, (q, k, *mask), {})  # (N, H, T, S)
     weights = scores.softmax(-1)
     return mixed, weights.mean(1) if average else weights
 
@@ -192,12 +194,13 @@ def merged_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Te
         total = F.pad(mask, (0, k.shape[2] - mask.shape[-1]))
     if key_padding_mask is not None:
         mask = _additive(key_padding_mask, q)
-        mask = mask.reshape(-1, 1, 1, mask.shape[-1])
+        mask = mask.reshape(-1, 1, 1, mask.shape[-1])  # (N, 1, 1, S)
         total = total + F.pad(mask, (0, k.shape[2] - mask.shape[-1]))
     return total
 
 
 def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a mask as numbers to be added to the scores: minus infinity where attention is forbidden."""
     if mask.dtype == torch.bool:
         return like.new_zeros(mask.shape).masked_fill(mask, float("-inf"))
     return mask.to(like.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from snows_core.errors import SnowsError, invalid_argument
 from snows_core.network.copies import LOW_PRECISION, compute_dtype, in_full_precision, plain_copy, unwrap
 from snows_core.network.example import run_on_example
 from snows_core.network.graph import Layer, Network, Values
-from snows_core.network.operations import module_of
+from snows_core.network.nodes import called_module, first_input
 
 
 class Example(NamedTuple):
@@ -81,7 +81,7 @@ def _run(network: Network, values: Values, dtype: torch.dtype) -> dict[str, Exam
             layer = by_node[node]
             seen[layer.name] = _observe(network, layer, values)
             _check_size(network, layer, seen[layer.name], dtype)
-        elif node.op == "call_module" and not type(module_of(node)).__module__.startswith("torch.nn"):
+        elif node.op == "call_module" and not type(called_module(node)).__module__.startswith("torch.nn"):
             if not _passes_gradients(network, node, values):
                 network.undifferentiable.add(node)
         network.liveness.drop(values, node)
@@ -89,7 +89,8 @@ def _run(network: Network, values: Values, dtype: torch.dtype) -> dict[str, Exam
 
 
 def _observe(network: Network, layer: Layer, values: Values) -> Example:
-    source = layer.node.args[0]
+    """Return what a layer read and gave, and what it gives without its weight."""
+    source = first_input(layer.node)
     x = values[source] if source in values else network.constant(source)
     offset = None
     if layer.weight_name:
@@ -139,13 +140,17 @@ def _passes_gradients(network: Network, node: fx.Node, values: Values) -> bool:
     try:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             outputs = tensors_in(network.run((node,), mine)[node])
-            total = sum(y.square().sum() for y in outputs if y.requires_grad)
+            total = _sum_of_squares(y for y in outputs if y.requires_grad)
             first = torch.autograd.grad(total, free, create_graph=True, allow_unused=True)
-            first = sum(g.square().sum() for g in first if g is not None)
-            torch.autograd.grad(first, free, allow_unused=True)
+            torch.autograd.grad(_sum_of_squares(g for g in first if g is not None), free, allow_unused=True)
     except (RuntimeError, TypeError, AttributeError):  # no output with a gradient is a sum of nothing
         return False
     return True
+
+
+def _sum_of_squares(values: Iterable[Tensor]) -> Tensor:
+    """Return the sum over all entries of several tensors; torch raises a RuntimeError where there is none."""
+    return torch.stack([value.square().sum() for value in values]).sum()
 
 
 def _compare(expected: list[Tensor], outputs: list[Tensor], dtype: torch.dtype) -> None:

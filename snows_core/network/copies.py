@@ -35,7 +35,7 @@ def inside_wrapper(module: nn.Module) -> nn.Module | None:
         return module.module
     # By name: whoever has compiled a module has imported torch._dynamo; for all others that takes a second.
     if type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo"):
-        return module._orig_mod
+        return module.get_submodule("_orig_mod")
     return None
 
 

@@ -54,7 +54,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def _load(model: nn.Module, state: Mapping[str, Tensor], versions: object) -> None:
     """Load what fits by name and shape, and undo it when a module refuses it for reasons of its own."""
     whole = OrderedDict(state)
-    whole._metadata = versions  # of the modules' formats; safetensors cannot hold them
+    # The versions of the modules' formats stand in an attribute that torch adds; safetensors cannot hold them.
+    whole._metadata = versions  # type: ignore[attr-defined] # no dictionary has it but a state dict
     before = snapshot(model)
     try:
         model.load_state_dict(whole, strict=False)

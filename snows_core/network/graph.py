@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from snows_core.errors import SnowsError
 from snows_core.network.copies import unwrap
 from snows_core.network.liveness import Liveness
-from snows_core.network.operations import Kind, kind_of, module_of, tap_of, weight_of
+from snows_core.network.nodes import attribute_at, called_function, called_module, first_input, path_of
+from snows_core.network.operations import Kind, kind_of, tap_of, weight_of
 from snows_core.network.paths import ancestors, differentiable, is_last_word
 from snows_core.network.trace import trace
 from snows_core.network.unlisted import grouped, unlisted_weights
@@ -165,6 +166,7 @@ class Network:
         return Segment(layer, tuple(taps), nodes, context, prelude)
 
     def _counts(self, node: fx.Node, tap_rule: TapRule) -> bool:
+        """Tell whether K counts a node; see :meth:`segment` for the rules."""
         kind = self.kinds.get(node)
         if tap_rule == "all" or kind is None:
             return kind is not None
@@ -216,18 +218,21 @@ class Network:
         return values
 
     def _call(self, node: fx.Node, values: Values, weights: Mapping[str, Tensor]) -> Any:
+        """Return the output of one node for the values and weights given."""
+
         def fetch(source: fx.Node) -> Any:
             if source.op != "get_attr":
                 return values[source]
-            return weights[source.target] if source.target in weights else self.constant(source)
+            name = path_of(source)
+            return weights[name] if name in weights else self.constant(source)
 
-        args = fx.map_arg(node.args, fetch)
-        kwargs = fx.map_arg(node.kwargs, fetch)
+        args: Any = fx.map_arg(node.args, fetch)
+        kwargs: Any = fx.map_arg(node.kwargs, fetch)
         if node.op == "call_function":
-            return node.target(*args, **kwargs)
+            return called_function(node)(*args, **kwargs)
         if node.op == "call_method":
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        module = module_of(node)
+            return getattr(args[0], path_of(node))(*args[1:], **kwargs)
+        module = called_module(node)
         own = {name: weights[full] for name in ("weight", "bias") if (full := f"{node.target}.{name}") in weights}
         if not own:
             return module(*args, **kwargs)
@@ -252,13 +257,10 @@ class Network:
         Returns:
             Its output.
         """
-        values = self.run(self.beside(layer), {layer.node.args[0]: x})
+        values = self.run(self.beside(layer), {first_input(layer.node): x})
         weights = {} if weight is None else {layer.weight_name: weight}
         return self.run((layer.node,), values, weights)[layer.node]
 
     def constant(self, node: fx.Node) -> Any:
         """Return the parameter or buffer that a ``get_attr`` node stands for."""
-        value: Any = self.module
-        for part in node.target.split("."):
-            value = getattr(value, part)
-        return value
+        return attribute_at(self.module, path_of(node))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 from enum import Enum
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+
+from snows_core.network.nodes import attribute_at, module_of, path_of
 
 
 class Kind(Enum):
@@ -27,7 +28,7 @@ def hard_sigmoid(x: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(x + 3.0) / 6.0
 
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm)
 _SOFTMAX = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
@@ -61,43 +62,7 @@ _ACTIVATION_FUNCTIONS = {
 } | {hard_sigmoid}
 _ACTIVATION_METHODS = {"relu", "sigmoid", "tanh"}
 _NORM_FUNCTIONS = {F.layer_norm, F.group_norm, F.rms_norm, F.instance_norm}
-_CONVOLUTION_FUNCTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
-_PIECEWISE_LINEAR_MODULES = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.Hardtanh,
-    nn.Identity,
-    nn.Flatten,
-    nn.Dropout,
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    *_CONVOLUTIONS,
-    nn.Linear,
-)
-_PIECEWISE_LINEAR_FUNCTIONS = {
-    operator.add,
-    operator.sub,
-    operator.neg,
-    operator.getitem,
-    torch.add,
-    torch.sub,
-    torch.cat,
-    torch.flatten,
-    F.relu,
-    F.relu6,
-    F.leaky_relu,
-    F.hardtanh,
-    F.adaptive_avg_pool2d,
-    F.avg_pool2d,
-    F.max_pool2d,
-    F.pad,
-    F.dropout,
-    hard_sigmoid,
-}
-_PIECEWISE_LINEAR_METHODS = {"view", "reshape", "flatten", "permute", "transpose", "mean", "contiguous", "add", "relu"}
+CONVOLUTION_FUNCTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 _PRODUCTS = {operator.matmul, torch.matmul, torch.bmm}
 _OTHER_LAYERS = (
     nn.ConvTranspose1d,
@@ -115,120 +80,7 @@ _OTHER_LAYER_FUNCTIONS = {
     F.bilinear,
     F.multi_head_attention_forward,
 }
-# Names of functions and methods whose output follows its input in jumps, or with no gradient at all.
-_CUT_OFF = {
-    "detach",
-    "detach_",
-    "data",
-    "round",
-    "floor",
-    "ceil",
-    "trunc",
-    "fix",
-    "sign",
-    "sgn",
-    "heaviside",
-    "floordiv",
-    "floor_divide",
-    "long",
-    "int",
-    "short",
-    "char",
-    "byte",
-    "bool",
-    "one_hot",
-    "bernoulli",
-    "multinomial",
-    "poisson",
-    "bucketize",
-    "searchsorted",
-    "histc",
-    "bincount",
-    "fake_quantize_per_tensor_affine",
-    "fake_quantize_per_channel_affine",
-    "quantize_per_tensor",
-    "item",
-    "tolist",
-    "numpy",
-}
-# Names of those that only decide: their own derivative is zero, and that of what they choose from is right.
-_DECISIONS = {
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "equal",
-    "greater",
-    "less",
-    "greater_equal",
-    "less_equal",
-    "not_equal",
-    "isnan",
-    "isinf",
-    "isfinite",
-    "isclose",
-    "signbit",
-    "logical_and",
-    "logical_or",
-    "logical_not",
-    "logical_xor",
-    "and_",
-    "or_",
-    "xor",
-    "invert",
-    "bitwise_and",
-    "bitwise_or",
-    "bitwise_not",
-    "bitwise_xor",
-    "any",
-    "all",
-    "argmax",
-    "argmin",
-    "argsort",
-    "nonzero",
-    "count_nonzero",
-    "argwhere",
-    "contains",
-    "not_",
-    "is_",
-    "is_not",
-}
-_WITH_INDICES = {"topk", "sort", "max", "min", "median", "nanmedian", "mode", "kthvalue", "cummax", "cummin"}
-_SHAPE_ATTRIBUTES = {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "requires_grad", "is_nested", "itemsize"}
-_SHAPE_METHODS = {
-    "size",
-    "dim",
-    "ndimension",
-    "numel",
-    "nelement",
-    "stride",
-    "is_floating_point",
-    "is_complex",
-    "is_contiguous",
-    "element_size",
-    "get_device",
-    "len",
-    "new_zeros",
-    "new_ones",
-    "new_empty",
-    "new_full",
-    "zeros_like",
-    "ones_like",
-    "empty_like",
-    "full_like",
-    "rand_like",
-    "randn_like",
-}
 _TRANSPARENT = {"contiguous", "to", "type_as", "float", "clone"}
-
-
-def module_of(node: fx.Node) -> nn.Module | None:
-    """Return the module that a ``call_module`` node runs, else None."""
-    if node.op != "call_module":
-        return None
-    return node.graph.owning_module.get_submodule(node.target)
 
 
 def is_batch_norm(node: fx.Node) -> bool:
@@ -242,9 +94,9 @@ def batch_norm_arguments(node: fx.Node) -> dict[str, Any]:
     if module is not None:
         names = ("running_mean", "running_var", "weight", "bias", "eps")
         return {"training": False} | {name: getattr(module, name) for name in names}
-    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    places = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
     defaults = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
-    return {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return {**defaults, **dict(zip(places, node.args, strict=False)), **node.kwargs}
 
 
 def uses_batch_statistics(node: fx.Node) -> bool:
@@ -273,7 +125,7 @@ def kind_of(node: fx.Node) -> Kind | None:
         return None
     if node.target is F.linear:
         return Kind.LINEAR
-    if node.target in _CONVOLUTION_FUNCTIONS:
+    if node.target in CONVOLUTION_FUNCTIONS:
         return Kind.CONVOLUTION
     if node.target in _ACTIVATION_FUNCTIONS:
         return Kind.ACTIVATION
@@ -287,8 +139,9 @@ def kind_of(node: fx.Node) -> Kind | None:
 
 
 def _kind_of_module(node: fx.Node, module: nn.Module) -> Kind | None:
+    """Classify a module by its class, and an activation by where its class comes from."""
     home = type(module).__module__
-    if isinstance(module, _CONVOLUTIONS):
+    if isinstance(module, CONVOLUTIONS):
         return Kind.CONVOLUTION
     if isinstance(module, nn.Linear):
         return Kind.LINEAR
@@ -328,6 +181,11 @@ def is_addition(node: fx.Node) -> bool:
     return named and len(node.args) >= 2 and all(isinstance(source, fx.Node) for source in node.args[:2])
 
 
+def summands(addition: fx.Node) -> tuple[fx.Node, ...]:
+    """Return the two values of the graph that an addition (see :func:`is_addition`) adds."""
+    return tuple(source for source in addition.args[:2] if isinstance(source, fx.Node))
+
+
 def tap_of(node: fx.Node) -> fx.Node:
     """Return the node at whose output an operation is observed: behind its merged batch norm, if there is one."""
     users = list(node.users)
@@ -342,12 +200,13 @@ def weight_of(node: fx.Node) -> str | None:
     None when the weight is computed (re-parametrised, generated) instead of stored.
     """
     module = module_of(node)
-    if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
+    if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
         return f"{node.target}.weight" if isinstance(module._parameters.get("weight"), nn.Parameter) else None
     source = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-    if isinstance(source, fx.Node) and source.op == "get_attr":
-        value = functools.reduce(getattr, source.target.split("."), node.graph.owning_module)
-        return source.target if isinstance(value, nn.Parameter) else None  # a buffer is no weight
+    owner = node.graph.owning_module
+    if isinstance(source, fx.Node) and source.op == "get_attr" and owner is not None:
+        path = path_of(source)
+        return path if isinstance(attribute_at(owner, path), nn.Parameter) else None  # a buffer is no weight
     return None
 
 
@@ -362,57 +221,3 @@ def is_some_layer(node: fx.Node) -> bool:
     if node.target in _PRODUCTS or node.target in ("matmul", "bmm"):
         return any(source.op == "get_attr" for source in node.all_input_nodes)
     return False
-
-
-def name_of(node: fx.Node) -> str:
-    """Return the name of the function, method or attribute that a node calls or reads."""
-    if node.op == "call_method":
-        return str(node.target)
-    return str(node.args[1]) if node.target is getattr else getattr(node.target, "__name__", "")
-
-
-def blocks_gradient(node: fx.Node) -> bool:
-    """Tell whether a node passes no gradient on, though its value follows its input.
-
-    Returns:
-        True for ``detach``, rounding, signs and conversions to whole numbers, and for what only decides
-        (:func:`only_decides`).
-    """
-    if node.op not in ("call_function", "call_method"):
-        return False
-    if name_of(node) in _CUT_OFF or only_decides(node):
-        return True
-    given = (*node.args, *node.kwargs.values())
-    return any(isinstance(a, torch.dtype) and not (a.is_floating_point or a.is_complex) for a in given)
-
-
-def only_decides(node: fx.Node) -> bool:
-    """Tell whether a node compares, ranks or counts: what is chosen by it can be differentiated almost everywhere."""
-    if node.op not in ("call_function", "call_method"):
-        return False
-    if node.target in (operator.getitem, getattr):
-        source = node.args[0]
-        ranked = isinstance(source, fx.Node) and name_of(source) in _WITH_INDICES
-        return ranked and node.args[1] in (1, "indices")
-    return name_of(node).strip("_") in _DECISIONS | {"and", "or", "not"}
-
-
-def reads_only_the_shape(node: fx.Node) -> bool:
-    """Tell whether a node's value depends on its input's shape and type alone, not on its numbers."""
-    if node.target is getattr:
-        return node.args[1] in _SHAPE_ATTRIBUTES
-    return node.op in ("call_function", "call_method") and name_of(node) in _SHAPE_METHODS
-
-
-def is_piecewise_linear(node: fx.Node) -> bool:
-    """Tell whether a node is surely piecewise linear in its inputs (ReLU networks in eval mode consist of such)."""
-    if is_batch_norm(node):
-        return not uses_batch_statistics(node)
-    module = module_of(node)
-    if module is not None:
-        return isinstance(module, _PIECEWISE_LINEAR_MODULES)
-    if node.target is F.linear or node.target in _CONVOLUTION_FUNCTIONS:
-        return weight_of(node) is not None  # a computed kernel makes a product of two values
-    if node.op == "call_method":
-        return node.target in _PIECEWISE_LINEAR_METHODS
-    return node.target in _PIECEWISE_LINEAR_FUNCTIONS

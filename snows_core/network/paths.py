@@ -7,18 +7,9 @@ from enum import Enum, auto
 
 from torch import fx
 
-from snows_core.network.operations import (
-    Kind,
-    blocks_gradient,
-    is_addition,
-    is_batch_norm,
-    is_some_layer,
-    kind_of,
-    module_of,
-    name_of,
-    only_decides,
-    reads_only_the_shape,
-)
+from snows_core.network.derivatives import blocks_gradient, only_decides, reads_only_the_shape
+from snows_core.network.nodes import module_of, name_of
+from snows_core.network.operations import Kind, is_addition, is_batch_norm, is_some_layer, kind_of, summands
 
 _AT_THE_OUTPUT = {"sigmoid", "tanh", "softplus", "logsigmoid"}
 
@@ -97,7 +88,8 @@ def is_last_word(node: fx.Node, later: Sequence[fx.Node]) -> bool:
 
 
 def _closes_a_residual_unit(addition: fx.Node, reached: set[fx.Node], before: set[fx.Node]) -> bool:
-    skips = [source for source in addition.args[:2] if source not in reached]
+    """Tell whether an addition joins what was reached from a layer with a representation from before it."""
+    skips = [source for source in summands(addition) if source not in reached]
     if len(skips) != 1:
         return False
     skip = skips[0]

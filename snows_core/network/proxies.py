@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
+
+if TYPE_CHECKING:
+    from snows_core.network.answers import AnsweringTracer
 
 _IN_PLACE = (
     "iadd",
@@ -48,7 +51,7 @@ class WritesIntoBuffer(Again):
     """A buffer is written into by what was recorded: its readers have to be recorded, too."""
 
 
-class Sizes(tuple):
+class Sizes(tuple[Any, ...]):
     """A shape whose entries are numbers, or symbolic values where they depend on the number of images."""
 
     def numel(self) -> Any:
@@ -76,12 +79,14 @@ def _in_place(name: str) -> Callable[[Any, Any], Any]:
 class Proxy(fx.Proxy):
     """A symbolic value that knows its shape, and records in-place work (torch.fx would record ``x += y`` as a sum)."""
 
+    tracer: AnsweringTracer
+
     def __getattr__(self, k: str) -> Any:
         if k in ("_is_param", "_is_buffer"):
             return False
         return self.tracer.attribute(self, k)
 
-    @property
+    @property  # type: ignore[misc] # a property that nobody sets, where object has an attribute
     def __class__(self) -> type:  # what isinstance sees
         return self.tracer.kind_of_value(self) or type(self)
 
@@ -112,7 +117,7 @@ class Attribute(Proxy, fx.proxy.Attribute):
     """An attribute or method of a symbolic value, recorded once it is used."""
 
     @property
-    def node(self) -> fx.Node:
+    def node(self) -> fx.Node:  # type: ignore[override] # as in torch.fx: there is no node before it is used
         """Record reading the attribute, once (again if the module that read it first was taken back)."""
         if self._node is None or is_erased(self._node):
             self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node

@@ -77,12 +77,15 @@ def recorded_sizes(tracer: fx.Tracer, asked: Sequence[tuple[str, dict[str, Any]]
 
 
 def _replace(stack: ExitStack, owner: Any, name: str, function: Callable[..., Any]) -> None:
+    """Exchange an attribute until the stack is left."""
     own, before = name in vars(owner), getattr(owner, name)
     setattr(owner, name, function)
     stack.callback(*((setattr, owner, name, before) if own else (delattr, owner, name)))
 
 
 def _function(tracer: fx.Tracer, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is recorded where it is given a symbolic value, and called where not."""
+
     def record(*args: Any, **kwargs: Any) -> Any:
         if is_symbolic(args, kwargs):
             return tracer.create_proxy("call_function", function, args, kwargs)
@@ -92,6 +95,8 @@ def _function(tracer: fx.Tracer, function: Callable[..., Any]) -> Callable[..., 
 
 
 def _method(tracer: fx.Tracer, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of tensors that is recorded where it is given a symbolic value, and called where not."""
+
     def record(owner: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not is_symbolic(args, kwargs):
             return method(owner, *args, **kwargs)
@@ -101,6 +106,7 @@ def _method(tracer: fx.Tracer, name: str, method: Callable[..., Any]) -> Callabl
 
 
 def _builtin(tracer: fx.Tracer, name: str) -> Any:
+    """Return a twin of ``int``, ``float`` or ``len`` that is recorded; types stay types for ``isinstance``."""
     plain, record = getattr(builtins, name), _function(tracer, getattr(builtins, name))
     if not isinstance(plain, type):
         return record

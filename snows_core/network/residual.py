@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from snows_core.network.graph import Layer, Network, Segment
-from snows_core.network.operations import is_addition
+from snows_core.network.operations import is_addition, summands
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def unit_start(network: Network, layer: Layer) -> int:
     module = max(scopes, key=len, default="")
     if module:
         return min(i for i, node in enumerate(network.nodes) if module in _scopes(node))
-    skip, branch = (_ancestors(network, source) for source in _summands(addition))
+    skip, branch = (_ancestors(network, source) for source in summands(addition))
     return 1 + max(network.index[node] for node in skip & branch)
 
 
@@ -68,15 +68,10 @@ def _closing_addition(network: Network, layer: Layer) -> fx.Node | None:
             continue
         reached.add(node)
         if is_addition(node):
-            skips = [source for source in _summands(node) if source not in reached]
+            skips = [source for source in summands(node) if source not in reached]
             if len(skips) == 1 and network.image in _ancestors(network, skips[0]):
                 return node
     return None
-
-
-def _summands(addition: fx.Node) -> list[fx.Node]:
-    """Return the two values that an addition of the residual stream adds."""
-    return [source for source in addition.args[:2] if isinstance(source, fx.Node)]
 
 
 def _ancestors(network: Network, node: fx.Node, start: int = 0) -> set[fx.Node]:

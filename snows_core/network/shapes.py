@@ -8,11 +8,13 @@ them is decided here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
+
+from snows_core.network.nodes import attribute_at, called_function, path_of
 
 COUNTS = (2, 7)  # numbers of images; what is equal for both is taken for independent of it
 _SHAPE_KEEPING = {
@@ -28,6 +30,9 @@ _SHAPE_KEEPING = {
     nn.Hardswish,
 }
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+Pair = tuple[Any, Any]  # a fake value for each of the two numbers of images
 
 
 class Shapes:
@@ -49,13 +54,14 @@ class Shapes:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.running = False
         self.written: dict[fx.Node, tuple[fx.Node, ...]] = {}
-        self._values: dict[fx.Node, tuple[Any, Any] | None] = {}
+        self._values: dict[fx.Node, Pair | None] = {}
         self._last: fx.Node | None = None
         with self.mode:
             shape = image.shape[1:]
-            self.images = tuple(torch.empty(n, *shape, dtype=image.dtype, device=image.device) for n in COUNTS)
+            few, more = (torch.empty(n, *shape, dtype=image.dtype, device=image.device) for n in COUNTS)
+        self.images: Pair = (few, more)
 
-    def of(self, node: fx.Node) -> tuple[Any, Any] | None:
+    def of(self, node: fx.Node) -> Pair | None:
         """Return a node's fake values for both numbers of images, or None where they cannot be told."""
         if node not in self._values:
             for other in self._pending(node):
@@ -82,7 +88,8 @@ class Shapes:
         if self._last is node:
             self._last = None
 
-    def _run(self, node: fx.Node) -> tuple[Any, Any] | None:
+    def _run(self, node: fx.Node) -> Pair | None:
+        """Return a node's fake values, or None where they, or those of an input, cannot be told."""
         if node.op == "placeholder":
             return self.images
         if node.op == "output":
@@ -93,26 +100,37 @@ class Shapes:
         self.running = True
         try:
             with torch.no_grad():
-                return tuple(self._call(node, i) for i in range(len(COUNTS)))
+                return self._call(node, 0), self._call(node, 1)
         except Exception:  # whatever an operation has against fake values: they cannot be told
             return self._guess(node)
         finally:
             self.running = False
 
     def _call(self, node: fx.Node, i: int) -> Any:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: self._values[source][i])
-        before = {source: _versions(self._values[source][i]) for source in node.all_input_nodes}
+        """Run a node on fake values of one number of images, and note into which inputs it writes."""
+        args, kwargs = self._arguments(node, i)
+        before = {source: _versions(self._known(source)[i]) for source in node.all_input_nodes}
         with self.mode:
             value = self._quickly(node, args)
             value = self._target(node)(*args, **kwargs) if value is None else value
-        written = tuple(source for source, old in before.items() if _versions(self._values[source][i]) != old)
+        written = tuple(source for source, old in before.items() if _versions(self._known(source)[i]) != old)
         if written:
             self.written[node] = written
         return value
 
+    def _known(self, node: fx.Node) -> Pair:
+        values = self._values[node]
+        assert values is not None  # what has an unknown input is not run
+        return values
+
+    def _arguments(self, node: fx.Node, i: int) -> tuple[Any, Any]:
+        """Return a node's arguments, the fake values for one of the two numbers of images in the nodes' places."""
+        args: Any = fx.map_arg((node.args, node.kwargs), lambda source: self._known(source)[i])
+        return args
+
     def _quickly(self, node: fx.Node, args: tuple[Any, ...]) -> Tensor | None:
         """Return the output of the most frequent modules, whose shape is plain; None for all others."""
-        module = self.root.get_submodule(node.target) if node.op == "call_module" else None
+        module = self.root.get_submodule(path_of(node)) if node.op == "call_module" else None
         if getattr(module, "inplace", False) or len(args) != 1 or module is None or module._forward_pre_hooks:
             return None
         if type(module) is nn.Linear:
@@ -120,35 +138,35 @@ class Shapes:
         return torch.empty_like(args[0]) if type(module) in _SHAPE_KEEPING else None
 
     def _target(self, node: fx.Node) -> Callable[..., Any]:
+        """Return what a node calls, as a function of its arguments."""
         if node.op == "call_function":
-            return node.target
+            return called_function(node)
         if node.op == "call_method":
-            return lambda first, *args, **kwargs: getattr(first, node.target)(*args, **kwargs)
+            return lambda first, *args, **kwargs: getattr(first, path_of(node))(*args, **kwargs)
         if node.op == "call_module":
-            return self.root.get_submodule(node.target)
-        return lambda: self._attribute(node.target)
+            return self.root.get_submodule(path_of(node))
+        return lambda: self._attribute(path_of(node))
 
     def _attribute(self, target: str) -> Any:
-        value: Any = self.root
-        for part in target.split("."):
-            value = getattr(value, part)
+        value = attribute_at(self.root, target)
         return self.mode.from_tensor(value) if isinstance(value, Tensor) else value
 
-    def _guess(self, node: fx.Node) -> tuple[Any, Any] | None:
+    def _guess(self, node: fx.Node) -> Pair | None:
         """Run a module that fake values cannot pass (its forward looks at numbers) on random ones, for its shapes."""
         if node.op != "call_module":
             return None
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                return tuple(self._on_random_numbers(node, i) for i in range(len(COUNTS)))
+                return self._on_random_numbers(node, 0), self._on_random_numbers(node, 1)
         except Exception:
             return None
 
     def _on_random_numbers(self, node: fx.Node, i: int) -> Any:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: self._values[source][i])
+        """Run a module on random numbers of its inputs' shapes; return fake values of its output's."""
+        args, kwargs = self._arguments(node, i)
         args, kwargs = pytree.tree_map_only(Tensor, _random_like, (args, kwargs))
         before = _versions((args, kwargs))
-        value = self.root.get_submodule(node.target)(*args, **kwargs)
+        value = self.root.get_submodule(path_of(node))(*args, **kwargs)
         if _versions((args, kwargs)) != before:
             self.written[node] = tuple(node.all_input_nodes)
         return pytree.tree_map_only(Tensor, self.mode.from_tensor, value)
@@ -164,7 +182,7 @@ def _versions(value: Any) -> list[int]:
     return [leaf._version for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-def is_constant(values: tuple[Any, Any] | None) -> bool:
+def is_constant(values: Pair | None) -> TypeGuard[Pair]:
     """Tell whether a value is plain Python (no tensor inside) and the same for both numbers of images."""
     if values is None:
         return False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx
 
+from snows_core.network.nodes import path_of
 from snows_core.network.shapes import Shapes, storages
 from snows_core.network.writes import CHANGE_SHAPE, is_same, is_view, writes
 
@@ -30,6 +32,7 @@ class Sharing:
         shapes: fake values of its nodes, or None.
 
     Attributes:
+        written: nodes that were seen to write into their inputs, and into which of them.
         source: maps a node to the one whose numbers it shares; None where it has numbers of its own.
         same: nodes that return their source itself.
         mixed: nodes that share the numbers of several others, with how often those had been written by then.
@@ -40,6 +43,7 @@ class Sharing:
 
     def __init__(self, graph: fx.Graph, shapes: Shapes | None) -> None:
         self.graph, self.shapes = graph, shapes
+        self.written: Mapping[fx.Node, tuple[fx.Node, ...]] = {} if shapes is None else shapes.written
         self.nodes = list(graph.nodes)
         self.writers = {node for node in self.nodes if node.op.startswith("call") and writes(node)}
         self.source: dict[fx.Node, fx.Node | None] = {}
@@ -54,7 +58,7 @@ class Sharing:
         first: dict[str, fx.Node] = {}
         for node in self.nodes:
             if node.op == "get_attr":
-                known = first.setdefault(node.target, node)
+                known = first.setdefault(path_of(node), node)
                 self.source[node] = None if known is node else known
                 continue
             found = self._sources_of(node)
@@ -64,12 +68,13 @@ class Sharing:
             self.source[node] = found[0] if found else None
 
     def _sources_of(self, node: fx.Node) -> list[fx.Node]:
+        """Return the inputs with which a node shares numbers."""
         if not node.op.startswith("call"):
             return []
-        values = None if self.shapes is None else self.shapes.of(node)
+        values = self.values_of(node)
         if values is not None:
             own = storages(values[0])
-            inputs = [(source, self.shapes.of(source)) for source in node.all_input_nodes]
+            inputs = [(source, self.values_of(source)) for source in node.all_input_nodes]
             found = [(source, value) for source, value in inputs if value is not None and own & storages(value[0])]
             if found and node.target not in CHANGE_SHAPE and _is_one(values, found[0][1]):
                 self.same.add(node)
@@ -78,6 +83,10 @@ class Sharing:
         return (
             [first] if isinstance(first, fx.Node) and (node in self.writers or is_view(node) or is_same(node)) else []
         )
+
+    def values_of(self, node: fx.Node) -> tuple[Any, Any] | None:
+        """Return a node's fake values for both numbers of images, or None where they cannot be told."""
+        return None if self.shapes is None else self.shapes.of(node)
 
     def owner(self, node: fx.Node) -> fx.Node:
         """Return the node whose numbers a node shows."""
@@ -101,7 +110,9 @@ class Sharing:
         known, standing = self.current.get(node, (0, node))
         if known == version:
             return standing
-        base = self.latest(self.source[node], reader)
+        source = self.source[node]
+        assert source is not None  # whoever owns numbers is entered in ``current`` whenever they are written
+        base = self.latest(source, reader)
         one = node.op == "get_attr" or node in self.writers or node in self.same
         standing = base if one else self._again(node, base, reader)
         self.current[node] = (version, standing)
@@ -113,7 +124,7 @@ class Sharing:
 
     def _shows_only(self, node: fx.Node) -> bool:
         """Tell whether a function that nobody looked into returns a view of its input and nothing else."""
-        values = None if self.shapes is None or node.op != "call_function" else self.shapes.of(node)
+        values = self.values_of(node) if node.op == "call_function" else None
         return values is not None and isinstance(values[0], Tensor)
 
     def is_identity(self, node: fx.Node) -> bool:

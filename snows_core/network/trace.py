@@ -142,6 +142,7 @@ def _holder_of_all_layers(model: nn.Module) -> Callable[[nn.Module], bool]:
 
 
 def _warn_of_hidden_layers(model: nn.Module, opaque: dict[str, str]) -> None:
+    """Say which modules are one node of the graph though they hold layers: those stay dense."""
     said = []
     for path, where in opaque.items():
         module = model.get_submodule(path)
@@ -232,6 +233,11 @@ def _check_inputs(model: nn.Module) -> None:
 
 
 def _check_leaves(model: nn.Module, leaves: list[Any]) -> None:
+    """Refuse leaf modules that are no module of the model.
+
+    Raises:
+        SnowsError: on the first of them.
+    """
     names = [name for name, _ in model.named_modules() if name]
     for leaf in leaves:
         if isinstance(leaf, str) and not fnmatch.filter(names, leaf):
@@ -243,6 +249,7 @@ def _check_leaves(model: nn.Module, leaves: list[Any]) -> None:
 
 
 def _cannot_be_traced(twin: nn.Module, path: str, where: str, error: Exception) -> SnowsError:
+    """Build the error for a network whose forward cannot be recorded, with the line at fault and the way out."""
     kind = type(twin.get_submodule(path)).__name__
     module = f"module '{path}' ({kind}), which holds all of its layers," if path else f"the forward of {kind}"
     reason = str(error).splitlines()[0] if str(error) else "no message"

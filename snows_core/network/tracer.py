@@ -85,7 +85,9 @@ class Tracer(AnsweringTracer):
         self.path = ""
         self.refused: dict[str, Exception] = {}
 
-    def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+    def trace(  # type: ignore[override] # torch.fx takes plain functions, too; this tracer takes networks alone
+        self, root: nn.Module, concrete_args: dict[str, Any] | None = None
+    ) -> fx.Graph:
         """Record the forward pass of ``root``, anew where a number of images turns out to be asked for."""
         restore = remembered(root)
         while True:

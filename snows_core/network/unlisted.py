@@ -10,7 +10,8 @@ from typing import NamedTuple
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from snows_core.network.operations import is_addition, module_of, name_of
+from snows_core.network.nodes import module_of, name_of
+from snows_core.network.operations import is_addition
 
 _KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "transposed convolution"),
@@ -202,6 +203,7 @@ def _holds(argument: object, node: fx.Node) -> bool:
 
 
 def _reason_of_use(user: fx.Node, node: fx.Node, name: str) -> str:
+    """Say why the use of a stored tensor makes it no layer; empty where it is no weight in the sense of pruning."""
     if user.target in _FUNCTIONS:
         return _FUNCTIONS[user.target]
     if user.target is operator.matmul or name in _PRODUCTS:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from snows_core.network.operations import module_of
+from snows_core.network.nodes import called_function, called_module, module_of, name_of, path_of
 
 ORDINARY_OPERATORS = {
     getattr(operator, f"i{name}"): getattr(operator, name)
@@ -106,14 +106,8 @@ class WriteThroughView:
 def function_of(view: fx.Node) -> Callable[..., Any]:
     """Return what a node calls, as a function of its arguments."""
     if view.op == "call_module":
-        return module_of(view)
-    return view.target if view.op == "call_function" else getattr(Tensor, view.target)
-
-
-def _name(node: fx.Node) -> str:
-    if node.op == "call_method":
-        return node.target
-    return str(node.args[1]) if node.target is getattr else getattr(node.target, "__name__", "")
+        return called_module(view)
+    return called_function(view) if view.op == "call_function" else getattr(Tensor, path_of(view))
 
 
 def is_view(node: fx.Node) -> bool:
@@ -123,14 +117,14 @@ def is_view(node: fx.Node) -> bool:
     if node.op == "call_function" and node.target is operator.getitem:
         parts = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
         return all(part is None or part is ... or isinstance(part, int | slice | str) for part in parts)
-    return _name(node) in _VIEWS
+    return name_of(node) in _VIEWS
 
 
 def is_same(node: fx.Node) -> bool:
     """Tell whether a node may return its first argument itself, not a copy."""
     if node.op == "call_module":
         return isinstance(module_of(node), _SAME_MODULES)
-    return _name(node) in _SAME
+    return name_of(node) in _SAME
 
 
 def writes(node: fx.Node) -> bool:
@@ -138,7 +132,7 @@ def writes(node: fx.Node) -> bool:
     if node.op == "call_module":
         return getattr(module_of(node), "inplace", False) is True
     if node.op == "call_method":
-        return is_in_place_name(node.target) and node.target not in CHANGE_SHAPE
+        return is_in_place_name(path_of(node)) and node.target not in CHANGE_SHAPE
     in_place = node.target in ORDINARY_OPERATORS or ordinary_form(node.target) is not None
     return node.op == "call_function" and (in_place or node.kwargs.get("inplace") is True or "out" in node.kwargs)
 

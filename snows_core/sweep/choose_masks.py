@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from snows_core.errors import invalid_argument
 from snows_core.masks.given import foreign_masks
-from snows_core.masks.patterns import Masks, Pattern, Saliency, masks_for
+from snows_core.masks.patterns import Masks, Pattern, masks_for
 from snows_core.network.graph import Network
+from snows_core.settings import Saliency
 from snows_core.sweep.select import DenseLayer, LayerSelection, PrunableLayer, Reason
 
 

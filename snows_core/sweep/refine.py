@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from snows_core.loss.joint import JointLoss
 from snows_core.masks.patterns import Masks
 from snows_core.network.graph import Network
-from snows_core.network.operations import Kind, is_batch_norm, module_of
+from snows_core.network.nodes import module_of
+from snows_core.network.operations import Kind, is_batch_norm
 from snows_core.settings import Augment
 
 

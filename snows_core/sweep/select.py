@@ -12,9 +12,11 @@ from torch import Tensor, fx, nn
 from snows_core.errors import invalid_argument
 from snows_core.network.check_trace import Example, check_trace
 from snows_core.network.copies import unwrap
+from snows_core.network.derivatives import reads_only_the_shape
 from snows_core.network.geometry import Geometry, geometry_of, patches
 from snows_core.network.graph import Layer, Network
-from snows_core.network.operations import Kind, module_of, reads_only_the_shape
+from snows_core.network.nodes import module_of
+from snows_core.network.operations import Kind
 from snows_core.network.unlisted import grouped, unlisted_weights
 from snows_core.settings import LayerChoice
 from snows_core.sweep.choice import matching

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -54,9 +55,11 @@ class Split:
         labelled: whether the items come with labels.
     """
 
-    def __init__(self, dataset: Dataset, indices: Iterable[int] | None = None, *, labelled: bool = True) -> None:
+    def __init__(self, dataset: Dataset[Any], indices: Iterable[int] | None = None, *, labelled: bool = True) -> None:
         self.dataset = dataset
-        self.indices = torch.as_tensor(list(range(len(dataset)) if indices is None else indices), dtype=torch.long)
+        if indices is None:
+            indices = range(len(cast(Sized, dataset)))  # torch leaves open whether a data set has a length
+        self.indices = torch.as_tensor(list(indices), dtype=torch.long)
         self.labelled = labelled
 
     def __len__(self) -> int:
@@ -110,7 +113,7 @@ class Split:
         positions = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
         return *self.tensors(indices=positions), positions
 
-    def loader(self, batch_size: int = 256, workers: int = 0) -> DataLoader:
+    def loader(self, batch_size: int = 256, workers: int = 0) -> DataLoader[Any]:
         """Return a loader of ``(images, labels)`` batches in order (or of images alone), nothing dropped.
 
         Args:
@@ -182,4 +185,6 @@ class DataBundle:
                 " folder a class, <path>/<class>/*. Sort the images into such folders, or ask only for agreement with"
                 " the dense network."
             )
-        return self.test.tensors(n)
+        images, labels = self.test.tensors(n)
+        assert labels is not None  # see above
+        return images, labels

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -183,13 +185,12 @@ class Experiment:
             SnowsError: on images that do not fit, missing labels, or an accuracy that does not match.
         """
         self.check_images(bundle)
-        if images is None or not bundle.labelled:
-            x, y = bundle.test_tensors(1)  # refuses images without labels before anything long is begun
+        x, _ = bundle.test_tensors(1)  # refuses images without labels before anything long is begun
+        batches: Iterable[Any] = bundle.test.loader(self.batch_size)
         if images is not None:
             x, y, _ = bundle.test.sample(min(images, len(bundle.test)), seed)
+            assert y is not None  # see above
             batches = list(zip(x.split(self.batch_size), y.split(self.batch_size), strict=True))
-        else:
-            batches = bundle.test.loader(self.batch_size)
         _check_outputs(model, x[:1], bundle, device)
         metrics = evaluate(model, batches, device=device)
         self._compare(metrics, bundle, len(bundle.test))
@@ -205,6 +206,7 @@ class Experiment:
         if record.images != metrics.images:
             share = record.accuracy / 100
             tolerance = max(tolerance, 300 * math.sqrt(share * (1 - share) / metrics.images))
+        assert metrics.accuracy is not None  # check_dense refuses images without labels
         if abs(metrics.accuracy - record.accuracy) > tolerance:
             raise SnowsError(
                 f"model, data: {self.name} scores {metrics.accuracy:.2f} % on {metrics.images:,} images of"

@@ -223,8 +223,8 @@ def load_folder(
     transform = transform or normalised(size, mean, std, crop=size > 64)
     train, test, names = _divided(root)
     sets = [FolderImages(samples, transform, shape) for samples in (train, test)]
-    splits = [Split(images, labelled=images.labelled) for images in sets]
-    return DataBundle(f"folder:{path}", *splits, names, shape, mean, std, f"image files in {root}")
+    first, second = (Split(images, labelled=images.labelled) for images in sets)
+    return DataBundle(f"folder:{path}", first, second, names, shape, mean, std, f"image files in {root}")
 
 
 def _divided(root: Path) -> tuple[list[Sample], list[Sample], list[str]]:

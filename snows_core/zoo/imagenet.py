@@ -76,7 +76,8 @@ def load_imagenet(
             )
         splits.append(Split(FolderImages(labelled_samples(part, labels), transform, shape)))
     words = f"image-folder tree with {len(splits[0]):,} training and {len(splits[1]):,} test images"
-    return DataBundle(name, *splits, imagenet_classes(), shape, mean, std, words)
+    train, test = splits
+    return DataBundle(name, train, test, imagenet_classes(), shape, mean, std, words)
 
 
 def _imagenet_tree(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -17,8 +17,9 @@ DIGITS_CHANNELS = (16, 24, 40, 64)  # widths of ResNet-50's four stages; 64, 128
 
 def small_image_stem(model: ResNet, in_channels: int = 3) -> ResNet:
     """Give a timm ResNet the stem for small images: a 3 x 3 convolution of stride 1 and no pooling, in place."""
-    model.conv1 = nn.Conv2d(in_channels, model.conv1.out_channels, 3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
+    parts: Any = model  # timm says of which class its own first layers are; these are of others
+    parts.conv1 = nn.Conv2d(in_channels, parts.conv1.out_channels, 3, padding=1, bias=False)
+    parts.maxpool = nn.Identity()
     return model
 
 
@@ -31,7 +32,8 @@ def digits_resnet50() -> nn.Module:
     """Return an untrained narrow ResNet-50: timm's class, its 3-4-6-3 bottlenecks, an eighth of the width."""
     from timm.models.resnet import Bottleneck, ResNet
 
-    model = ResNet(Bottleneck, [3, 4, 6, 3], num_classes=10, in_chans=1, channels=DIGITS_CHANNELS)
+    block: Any = Bottleneck  # timm asks for an instance where it means the class
+    model = ResNet(block, (3, 4, 6, 3), num_classes=10, in_chans=1, channels=DIGITS_CHANNELS)
     return small_image_stem(model, in_channels=1)
 
 
@@ -58,7 +60,7 @@ def resnet50_cifar100() -> nn.Module:
     """Return an untrained ResNet-50 for CIFAR-100: timm's, with the stem for small images and 100 classes."""
     import timm
 
-    return small_image_stem(timm.create_model("resnet50", num_classes=100))
+    return small_image_stem(cast("ResNet", timm.create_model("resnet50", num_classes=100)))
 
 
 DIGITS_NETWORKS: dict[str, Callable[[], nn.Module]] = {

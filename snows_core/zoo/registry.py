@@ -16,7 +16,7 @@ STATED = "ImageNet validation, stated with torchvision's weights"
 
 def _digits(name: str, title: str, k: int, exclude: tuple[str, ...] = ()) -> Experiment:
     record = shipped_record(name)
-    records = ()
+    records: tuple[Record, ...] = ()
     if record is not None:
         records = (Record("digits", record["test_images"], record["accuracy"], "597 test digits, when trained", 0.5),)
     return Experiment(

@@ -183,7 +183,7 @@ def _timm_pretrained(name: str) -> nn.Module:
     """Return a timm network with trained weights, which timm itself converts where the original names differ."""
     import timm
 
-    known = timm.get_pretrained_cfg(name)
+    known: Any = timm.get_pretrained_cfg(name)  # there is one: _check_has_weights was asked
     file = _hub_file(known.hf_hub_id) if known.hf_hub_id else checked_cache(known.url)
     overlay = {"file": str(file)} if known.hf_hub_id else None
     return _by_library(

@@ -82,6 +82,7 @@ def fit(model: nn.Module, recipe: TrainRecipe, seed: int, progress: bool = True,
     """
     bundle = load_digits()
     images, labels = bundle.train.tensors()
+    assert labels is not None  # the digits have labels
     generator = torch.Generator().manual_seed(seed)
     background = -bundle.mean[0] / bundle.std[0]
     steps = -(-len(images) // recipe.batch)
@@ -154,6 +155,7 @@ def _write(model: nn.Module, name: str, folder: Path, recipe: TrainRecipe, seed:
     write_whole(weights, lambda path: save_file(state, path))
     model.load_state_dict(read_state(weights))
     metrics = evaluate(model, *load_digits().test.tensors())
+    assert metrics.accuracy is not None  # the digits have labels
     record = {
         "name": name,
         "accuracy": round(metrics.accuracy, 2),
