@@ -2,8 +2,9 @@
 #
 #   make figures   run the notebooks offline, refresh figures/, print a table      (about 11 minutes after the install)
 #   make test      style, types, tests, doctests, notebooks against their expected values
-#   make bench     benchmarks, as a table          make lint   style and types
-#   make lab       JupyterLab in notebooks/        make site   static HTML of the notebooks in site/
+#   make bench     benchmarks, as a table          make lint   style, types, imports, links
+#   make tidy      puts right what lint can put right
+#   make lab       JupyterLab in notebooks/        make site   notebooks and API reference in site/
 #   make clean     remove what the targets made, the environment included
 #
 # The same without make, in the repository's root (on Windows write .venv\Scripts\ for .venv/bin/):
@@ -23,7 +24,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test bench lint lab site clean
+.PHONY: help figures test bench lint tidy lab site clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,10 +42,7 @@ $(READY): pyproject.toml constraints.txt
 figures: $(READY)
 	$(BIN)/snows reproduce $(ARGS)
 
-test: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(ARGS)
 
 bench: $(READY)
@@ -54,7 +52,15 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/strip_notebooks.py --check
 	$(BIN)/python tools/links.py --check
+
+tidy: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python tools/strip_notebooks.py
+	$(BIN)/python tools/links.py
 
 lab: $(READY)
 	env -u MPLBACKEND $(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
@@ -63,5 +69,5 @@ site: $(READY)
 	$(BIN)/python tools/build_site.py
 
 clean:
-	rm -rf $(VENV) runs site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
+	rm -rf $(VENV) runs site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,25 +24,32 @@ def hooks() -> dict[str, dict]:
     return {hook["id"]: hook for repository in content["repos"] for hook in repository["hooks"]}
 
 
-def run_hook(hook: dict, *files: Path) -> None:
+def strip(*files: Path) -> None:
+    """Strip notebooks as `make tidy` does."""
+    command = [sys.executable, str(ROOT / "tools/strip_notebooks.py"), *map(str, files)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run_hook(hook: dict) -> None:
     """Run a hook's command as pre-commit does, with the programs of this environment."""
     program, *options = shlex.split(hook["entry"])
     beside = Path(sys.executable).with_name(program)
     found = sys.executable if program == "python" else str(beside) if beside.is_file() else shutil.which(program)
     if found is None:
         pytest.skip(f"{program} is not installed here")
-    done = subprocess.run([found, *options, *map(str, files)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([found, *options], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_hooks_need_no_network_and_name_what_they_do(hooks):
     content = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert {repository["repo"] for repository in content["repos"]} == {"local"}
-    assert {"ruff", "nbstripout", "links"} <= hooks.keys()
+    assert {"ruff-check", "ruff-format", "nbstripout", "links"} <= hooks.keys()
     assert all(hook["language"] == "system" and hook["name"] for hook in hooks.values())
 
 
-def test_nbstripout_keeps_outputs_and_drops_what_editors_leave(hooks, tmp_path):
+def test_nbstripout_keeps_outputs_and_drops_what_editors_leave(tmp_path):
     output = nbformat.v4.new_output("stream", name="stdout", text="kept\n")
     noise = {"execution": {"iopub.execute_input": "2026-01-01"}, "papermill": {"duration": 1.0}, "collapsed": True}
     cell = nbformat.v4.new_code_cell(
@@ -59,7 +66,10 @@ def test_nbstripout_keeps_outputs_and_drops_what_editors_leave(hooks, tmp_path):
     )
     path = tmp_path / "noisy.ipynb"
     nbformat.write(notebook, path)
-    run_hook(hooks["nbstripout"], path)
+    checked = [sys.executable, str(ROOT / "tools/strip_notebooks.py"), "--check", str(path)]
+    assert subprocess.run(checked, capture_output=True).returncode == 1
+    strip(path)
+    assert subprocess.run(checked, capture_output=True).returncode == 0
     after = json.loads(path.read_text(encoding="utf-8"))
     assert after["metadata"].keys() & {"widgets", "papermill", "vscode"} == set()
     assert after["metadata"]["kernelspec"]["name"] == "python3"
@@ -73,7 +83,8 @@ def test_committed_notebooks_pass_the_hook_unchanged(hooks, tmp_path):
     for path, copy in copies.items():
         copy.parent.mkdir(exist_ok=True)
         shutil.copy(path, copy)
-    run_hook(hooks["nbstripout"], *copies.values())
+    strip(*copies.values())
+    run_hook(hooks["nbstripout"])
     for path, copy in copies.items():
         assert json.loads(copy.read_text(encoding="utf-8")) == json.loads(path.read_text(encoding="utf-8")), path
 

@@ -217,6 +217,8 @@ def build(target: Path) -> list[str]:
     """
     slug, tag = address(ROOT)
     modules = public_modules()
+    # An alias written as a text, so that it needs no PyTorch, is shown as it is.
+    warnings.filterwarnings("ignore", "Error parsing type annotation", module="pdoc")
     shown = pages(modules)
     pdoc.render.configure(
         docformat="google",
@@ -230,9 +232,7 @@ def build(target: Path) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         up = "../" * (name.count(".") + 1)
         back = f'<nav class="pdoc">\n<p><a href="{up}index.html">All notebooks</a></p>'
-        with warnings.catch_warnings():  # an alias written as a text, so that it needs no PyTorch, is shown as it is
-            warnings.filterwarnings("ignore", "Error parsing type annotation")
-            body = pdoc.render.html_module(page, shown)
+        body = pdoc.render.html_module(page, shown)
         body = body.replace('<nav class="pdoc">', back, 1)
         path.write_text(body, encoding="utf-8")
     (target / "search.js").write_text(pdoc.render.search_index(shown), encoding="utf-8")

@@ -93,7 +93,7 @@ def _padded(x: Tensor, geometry: Geometry, kernel: tuple[int, int]) -> tuple[Ten
     """Return the images with the borders that ``F.unfold`` cannot make, and the zero padding that is left to it."""
     padding = geometry.padding
     if padding == "timm-same":
-        return pad_same(x, [*kernel], [*geometry.stride], [*geometry.dilation]), (0, 0)
+        return pad_same(x, kernel, geometry.stride, geometry.dilation), (0, 0)
     if padding == "valid":
         return x, (0, 0)
     if not isinstance(padding, str) and geometry.padding_mode == "zeros":

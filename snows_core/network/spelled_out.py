@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.nn import functional as F
@@ -17,9 +17,6 @@ from torch.nn import functional as F
 from snows_core.network.attention import attention, multi_head_attention_forward
 from snows_core.network.operations import hard_sigmoid
 from snows_core.network.timm_layers import is_norm_act
-
-if TYPE_CHECKING:
-    pass
 
 
 def spelled_out(module: nn.Module) -> Callable[..., Any] | None:
@@ -37,7 +34,7 @@ def spelled_out_function(function: Any) -> Callable[..., Any] | None:
     return multi_head_attention_forward if function is F.multi_head_attention_forward else None
 
 
-def _batch_norm_act(m: Any, x: Any) -> Any:  # timm's BatchNormAct2d, whose type only timm has
+def _batch_norm_act(m: Any, x: Any) -> Any:  # m is timm's BatchNormAct2d, a type that only timm has
     return m.act(m.drop(F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps)))
 
 
