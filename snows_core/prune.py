@@ -186,15 +186,15 @@ def refine_result(result: PruneResult, network: Network, images: Tensor, options
     }
     result.manifest["refinement"] = record
     try:
-        done = refine_jointly(network, result.model, result.masks, result.weight_names, images, options)
+        done = refine_jointly(network, result.module, result.masks, result.weight_names, images, options)
     except (RuntimeError, KeyboardInterrupt) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         record["failed"] = reason
         warnings.warn(f"refine: failed ({reason}); the weights are those of the sweep", stacklevel=3)
         return
-    parameters = dict(result.model.named_parameters(remove_duplicate=False))
+    parameters = dict(result.module.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, value in done.state.items():
             parameters[name].copy_(value.to(parameters[name]))
-    result.state = snapshot(result.model)
+    result.state = snapshot(result.module)
     record |= {"steps": done.steps, "loss": list(done.loss), "interrupted": done.steps < options.steps}

@@ -52,6 +52,18 @@ class PruneResult:
         return result_summary(self.report, self.manifest, self.model)
 
     @property
+    def module(self) -> nn.Module:
+        """The pruned model.
+
+        Raises:
+            SnowsError: where the result was loaded without one.
+        """
+        if self.model is None:
+            fix = "For instance snows.load(folder, model)."
+            raise invalid_argument("result", "one that was loaded without a model", "one with a model", fix)
+        return self.model
+
+    @property
     def complete(self) -> bool:
         """False when the run was interrupted before the last layer."""
         return not (self.report["status"] == "not reached").any()

@@ -104,7 +104,7 @@ def prune_to_folder(
     try:  # whatever happens from here on, the pruned network is kept
         say(layer_table(result.report))
         if result.complete:
-            pruned = measure(result.model, model, bundle, chosen, source.device)
+            pruned = measure(result.module, model, bundle, chosen, source.device)
             result.manifest["evaluation"] = {"dense": dense.as_dict(), "pruned": pruned.as_dict()}
             say(table(metrics_frame(dense, pruned), index=True))
     finally:
@@ -200,7 +200,7 @@ def evaluate_folder(folder: Path | None, source: Source, say: Say) -> pd.DataFra
     dense = check_dense(chosen, model, bundle, source.device, say)
     if result is None:
         return metrics_frame(dense)
-    return metrics_frame(dense, measure(result.model, model, bundle, chosen, source.device))
+    return metrics_frame(dense, measure(result.module, model, bundle, chosen, source.device))
 
 
 def measure(

@@ -208,7 +208,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
     made = [_parameter(setting) for setting in fields(PruneSettings) if setting.name not in _ONLY_IN_PYTHON]
     made.append(Parameter("settings", Parameter.KEYWORD_ONLY, default=None, annotation=_Set))
-    command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined] # typer reads it
+    shown = inspect.Signature([*own, *made])
+    command.__signature__ = shown  # type: ignore[attr-defined] # inspect reads it, no type has it
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *made)}
     return command
 

@@ -227,5 +227,4 @@ def _padded(source: fx.Node, x: Tensor) -> Tensor:
     module = module_of(source)
     if not is_same_padded(module):
         return x
-    padded: Tensor = pad_same(x, list(module.kernel_size), list(module.stride), list(module.dilation))
-    return padded
+    return pad_same(x, module.kernel_size, module.stride, module.dilation)

@@ -8,6 +8,8 @@ none) and at the output.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
@@ -50,7 +52,7 @@ class JointLoss:
         state: parameter name to value, used once to see what the graph of two images takes.
     """
 
-    def __init__(self, network: Network, images: Tensor, state: dict[str, Tensor]) -> None:
+    def __init__(self, network: Network, images: Tensor, state: Mapping[str, Tensor]) -> None:
         self.network, self.taps = network, joint_taps(network)
         self.device = next(network.module.parameters()).device
         self.variances: dict[fx.Node, Tensor] = {}
@@ -80,7 +82,7 @@ class JointLoss:
         for tap, (first, second, count) in sums.items():
             self.variances[tap] = (second / count - (first / count) ** 2).clamp(min=1e-12)
 
-    def _squares(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def _squares(self, x: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return the sum over taps and images of the mean squared error of an image relative to the variance."""
         dense = self._dense(x)
         values: Values = {self.network.image: x}
@@ -92,12 +94,12 @@ class JointLoss:
         return torch.stack(terms).sum()
 
     @torch.no_grad()
-    def value(self, images: Tensor, state: dict[str, Tensor]) -> float:
+    def value(self, images: Tensor, state: Mapping[str, Tensor]) -> float:
         """Return the loss on images, wherever they are, with the parameters in ``state`` in place of the dense ones."""
         parts = torch.split(images, self.piece)
         return sum(float(self._squares(x.to(self.device), state)) for x in parts) / len(images)
 
-    def backward(self, images: Tensor, state: dict[str, Tensor]) -> None:
+    def backward(self, images: Tensor, state: Mapping[str, Tensor]) -> None:
         """Add the gradient of the loss on ``images`` to the parameters in ``state``, in pieces that fit."""
         while True:
             try:

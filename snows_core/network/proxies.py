@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx
-
-if TYPE_CHECKING:
-    from snows_core.network.answers import AnsweringTracer
 
 _IN_PLACE = (
     "iadd",
@@ -79,7 +76,7 @@ def _in_place(name: str) -> Callable[[Any, Any], Any]:
 class Proxy(fx.Proxy):
     """A symbolic value that knows its shape, and records in-place work (torch.fx would record ``x += y`` as a sum)."""
 
-    tracer: AnsweringTracer
+    tracer: Any  # an AnsweringTracer, which is built on this file
 
     def __getattr__(self, k: str) -> Any:
         if k in ("_is_param", "_is_buffer"):

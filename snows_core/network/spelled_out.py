@@ -34,7 +34,7 @@ def spelled_out_function(function: Any) -> Callable[..., Any] | None:
     return multi_head_attention_forward if function is F.multi_head_attention_forward else None
 
 
-def _batch_norm_act(m: Any, x: Any) -> Any:
+def _batch_norm_act(m: Any, x: Any) -> Any:  # timm's BatchNormAct2d, whose type only timm has
     return m.act(m.drop(F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps)))
 
 

@@ -6,7 +6,7 @@ A network that holds a layer of timm has loaded timm already; for every other ne
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ def _place(kind: type) -> tuple[str, str]:
     return kind.__module__, kind.__qualname__
 
 
-def pad_same(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
     """Pad images with zeros as TensorFlow's "same" does: the output has ceil(size / stride) positions an axis.
 
     Where the padding is odd, the further element goes to the right and to the bottom.

@@ -68,7 +68,7 @@ def takes_settings(function: _Function) -> _Function:
     ]
     first = [p for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
     rest = [p for p in own if p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
-    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined] # inspect reads it, no type has it
         [*first, *settings, *rest], return_annotation=inspect.signature(function).return_annotation
     )
     if function.__doc__:  # there is none under python -OO

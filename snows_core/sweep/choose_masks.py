@@ -11,7 +11,7 @@ from snows_core.errors import invalid_argument
 from snows_core.masks.given import foreign_masks
 from snows_core.masks.patterns import Masks, Pattern, masks_for
 from snows_core.network.graph import Network
-from snows_core.settings import Saliency
+from snows_core.settings.types import Saliency
 from snows_core.sweep.select import DenseLayer, LayerSelection, PrunableLayer, Reason
 
 

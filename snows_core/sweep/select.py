@@ -231,7 +231,7 @@ def _is_linear(weight: Tensor, geometry: Geometry, seen: Example) -> bool:
     """Tell whether a layer is the linear map of its stored weight: no weight standardisation, no unknown padding."""
     rows = patches(seen.x[:1], geometry)  # (groups, positions, d)
     predicted = rows @ weight.flatten(1).view(geometry.groups, -1, rows.shape[-1]).transpose(1, 2)
-    actual = (seen.y - seen.offset)[:1]
+    actual = (seen.y if seen.offset is None else seen.y - seen.offset)[:1]
     actual = actual.flatten(2).transpose(1, 2) if geometry.kernel else actual
     if predicted.numel() != actual.numel():
         return False  # it pads in a way of its own
@@ -245,7 +245,8 @@ def _refuse_shared_weights(network: Network, chosen: Iterable[Layer]) -> None:
     users: dict[int, list[fx.Node]] = {}
     for node in network.module.graph.nodes:
         if node.op == "call_module":
-            for parameter in module_of(node).parameters():
+            module = module_of(node)
+            for parameter in () if module is None else module.parameters():
                 users.setdefault(parameter.data_ptr(), []).append(node)
         elif node.op == "get_attr" and isinstance(value := network.constant(node), Tensor):
             readers = [user for user in node.users if not reads_only_the_shape(user)]
