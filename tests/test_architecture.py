@@ -96,6 +96,13 @@ def test_only_the_command_line_imports_the_notebooks_machinery(imports):
     assert readers <= {"book", "cli"}
 
 
+def test_the_sweep_knows_no_method_by_name(imports):
+    known = {"snows_core.methods", "snows_core.methods.base"}
+    for module, others in imports.items():
+        if module.startswith("snows_core.sweep"):
+            assert {other for other in others if other.startswith("snows_core.methods")} <= known, module
+
+
 def test_timm_is_imported_in_the_zoo_alone():
     for name, tree in modules().items():
         found = [
