@@ -20,14 +20,14 @@ FACTOR_BYTES_HOST = 5e8
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def resolve_device(device: torch.device | str | None, home: torch.device) -> torch.device:
-    """Return the device to compute on: ``home`` unless another one is named.
+def resolve_device(device: torch.device | str | None, model_device: torch.device) -> torch.device:
+    """Return the device to compute on: ``model_device`` unless another one is named.
 
     Raises:
         SnowsError: when this machine does not have it.
     """
     if device is None:
-        return home
+        return model_device
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:

@@ -81,14 +81,16 @@ def estimate(
     prepared = prepare(model, parts, settings)
     solved = {} if resume is None else _solved(resume, settings, prepared)
     network = prepared.network
-    place = resolve_device(settings.device, next(network.module.parameters()).device)
-    masks = prepared.move(place)
+    device = resolve_device(settings.device, next(network.module.parameters()).device)
+    masks = prepared.move(device)
     segments = {e.name: method.segments(network, e.layer)[-1] for e in prepared.layers if e.name not in solved}
     if not segments:
         return pd.DataFrame(columns=COLUMNS)
-    example = first_images(parts, FEW[-1]).to(place, next(network.module.parameters()).dtype)
+    example = first_images(parts, FEW[-1]).to(device, next(network.module.parameters()).dtype)
     small, large = _measured(network, segments, masks, channels_last(network, example), method.needs.loss)
-    memory = plan_memory(large.probes, count, method.needs.batch_size, memory_budget(settings.max_memory, place), place)
+    memory = plan_memory(
+        large.probes, count, method.needs.batch_size, memory_budget(settings.max_memory, device), device
+    )
     return pd.DataFrame(list(_rows(segments, masks, (small, large), method, memory, count)), columns=COLUMNS)
 
 

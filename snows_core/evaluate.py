@@ -137,8 +137,8 @@ def in_eval_mode(
             name, type(model).__name__, "a torch.nn.Module", "Of a result of prune, pass result.model."
         )
     tensors = list(itertools.chain(model.parameters(), model.buffers()))
-    home = tensors[0].device if tensors else torch.device("cpu")
-    place = resolve_device(device, home)
+    model_device = tensors[0].device if tensors else torch.device("cpu")
+    place = resolve_device(device, model_device)
     dtype = next((t.dtype for t in tensors if t.dtype in FLOATS), None)
     if device is not None and any(t.device != place for t in tensors):
         model = _copied(model, name).to(place)

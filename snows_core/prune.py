@@ -64,7 +64,7 @@ def prune(
     parts = calibration_parts(images, settings.max_images)
     prepared = prepare(model, parts, settings)
     network = prepared.network
-    place = resolve_device(settings.device, next(network.module.parameters()).device)
+    device = resolve_device(settings.device, next(network.module.parameters()).device)
     asked = settings.record()
     record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "mask", "update")}
     record["calibration"] = {"images": sum(map(len, parts)), "digest": images_digest(parts)}
@@ -73,21 +73,21 @@ def prune(
         # Masks that a method chooses come with the result.
         masks = prepared.masks if steps.choose is None else resume.masks
         check_resume(resume, record | {"seed": settings.seed}, masks)
-    placed = prepared.move(place)
-    like = channels_last(network, first_images(parts, 2).to(place, next(network.module.parameters()).dtype))
-    whole, order = shuffled(parts, settings.seed, like if parts[0].device == place else like.cpu())
+    placed = prepared.move(device)
+    like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
+    whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
     record["calibration"]["order"] = order.tolist()
     sweep = Sweep(network, prepared.layers, placed, steps, whole, settings.max_memory, settings.seed)
-    sweep.run(settings.progress, _known_solutions(resume, prepared.layers, place))
+    sweep.run(settings.progress, _known_solutions(resume, prepared.layers, device))
     record |= {
         "complete": not sweep.interrupted,
         "memory": {
             "batch_size": sweep.batch_size,
-            "storage": str(sweep.memory.storage or place),
-            "peak": peak_memory(place),
+            "storage": str(sweep.memory.storage or device),
+            "peak": peak_memory(device),
         },
         "settings": asked,
-        **provenance(seed=settings.seed, device=str(place)),
+        **provenance(seed=settings.seed, device=str(device)),
     }
     result = _result(prepared, sweep, record)
     if settings.refine and not sweep.interrupted:

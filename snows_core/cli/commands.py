@@ -95,8 +95,8 @@ def prune_to_folder(
     chosen, model, bundle = source.load()
     count = image_count(options.get("max_images"), chosen, bundle, say)
     dense = check_dense(chosen, model, bundle, source.device, say)
-    images, _, positions = bundle.train.sample(count, options["seed"])
-    result = prune(model, images, **_filled_up(options, chosen, source.device))
+    images, positions = bundle.train.drawn(count, options["seed"])  # read as they are asked for: held once, by the run
+    result = prune(model, images, **_filled_up(options, chosen, source.device), max_images=count)
     if not result.complete and not result.masks:
         raise KeyboardInterrupt  # before the first layer was solved: there is nothing to keep
     sample = {"data": bundle.name, "split": "train", "seed": options["seed"], "indices": [int(i) for i in positions]}

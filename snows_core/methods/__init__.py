@@ -1,16 +1,9 @@
 """How one layer is solved: the methods by name, and the interface between them and the sweep."""
 
 from snows_core.methods.adaprune import AdaPrune
-from snows_core.methods.base import (
-    Budget,
-    LayerMethod,
-    LayerProblem,
-    LayerSolution,
-    LayerStatistics,
-    LayerValues,
-    Needs,
-)
+from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.layerwise import Layerwise
+from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.snows import Snows
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snows_core.methods.base import LayerMethod, LayerProblem, LayerSolution
+from snows_core.methods.base import LayerMethod, LayerSolution
+from snows_core.methods.problem import LayerProblem
 
 STEPS = 300
 RATE = 0.02  # the largest step, relative to the root mean square of the kept weights

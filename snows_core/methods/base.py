@@ -1,32 +1,23 @@
-"""What a layer-wise method is given and what it gives back: all that the sweep knows of methods.
+"""What a layer-wise method is and what it gives back: all that the sweep knows of methods.
 
-A method sees one layer at a time, through a :class:`LayerProblem`, and answers with a :class:`LayerSolution`. What it
-does not ask for is not computed; what it asks for twice is computed once.
+A method sees one layer at a time, through a :class:`~snows_core.methods.problem.LayerProblem`, and answers with a
+:class:`LayerSolution`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from snows_core.activations.cache import ActivationCache, LazyBatches, whole_batches
-from snows_core.activations.gram_matrices import normal_equations
-from snows_core.activations.offload import DiskTensor
 from snows_core.loss.options import LossOptions
-from snows_core.loss.reconstruction import ReconstructionLoss
-from snows_core.masks.patterns import Pattern
 from snows_core.methods.choose_k import ladder
-from snows_core.network.geometry import Geometry, geometry_of
+from snows_core.methods.problem import LayerProblem
 from snows_core.network.graph import Layer, Network, Segment
-from snows_core.network.residual import restart
 from snows_core.settings import K, Recipe
-from snows_core.solvers.row_factors import RowFactors
 
 
 @dataclass(frozen=True)
@@ -47,21 +38,6 @@ class Needs:
     mini_batches: bool = False
     row_factors: bool = False
     loss: LossOptions = field(default_factory=lambda: LossOptions("gauss-newton", normalise=True))
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How the solve of a layer is cut to fit in memory; nothing here changes a number.
-
-    Attributes:
-        retain: how many batches may keep their graphs, see :class:`~snows_core.loss.reconstruction.ReconstructionLoss`.
-        factor_bytes: bound for the row factors, see :class:`~snows_core.solvers.row_factors.RowFactors`.
-        factors_on_disk: whether they rest in files.
-    """
-
-    retain: bool | int = True
-    factor_bytes: float = 2e9
-    factors_on_disk: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,151 +84,6 @@ class LayerSolution:
     weight: Tensor
     mask: Tensor
     statistics: LayerStatistics
-
-
-@dataclass(frozen=True)
-class LayerValues:
-    """The values inside the network that a layer's solve reads, batch by batch.
-
-    Attributes:
-        pruned: calibration values reached with the pruned layers before this one, standing at this layer.
-        dense: the dense network's values at the taps and at the layer's input, or ``pruned`` itself where targets
-            start from the pruned network.
-        groups: the batches of each mini-batch; one group of all where every step uses all images.
-    """
-
-    pruned: ActivationCache
-    dense: ActivationCache
-    groups: Sequence[Sequence[int]]
-
-
-@dataclass
-class LayerProblem:
-    """One layer to be solved, and whatever a layer-wise method may ask about it.
-
-    Attributes:
-        network: the traced network, dense weights.
-        segments: the layer and the operations behind it: one, or several to choose from, shortest first.
-        mask: bool, weight shape, True where a weight may stay. For a method that chooses masks: where it may choose.
-        values: what the network computes before the layer, and at its taps.
-        generator: source of random signs and lots, this layer's own.
-        budget: how the solve is cut to fit in memory.
-        pattern: the sparsity pattern, for a method that chooses masks.
-    """
-
-    network: Network
-    segments: Sequence[Segment]
-    mask: Tensor
-    values: LayerValues
-    generator: torch.Generator
-    budget: Budget = field(default_factory=Budget)
-    pattern: Pattern | None = None
-    _equations: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
-
-    @property
-    def layer(self) -> Layer:
-        """The layer's name, kind and place."""
-        return self.segments[-1].layer
-
-    @property
-    def name(self) -> str:
-        """The layer's name."""
-        return self.layer.name
-
-    @cached_property
-    def geometry(self) -> Geometry:
-        """How the layer reads its input."""
-        return geometry_of(self.layer.node, self.weight)
-
-    @property
-    def sizes(self) -> list[int]:
-        """Images of each batch."""
-        return self.values.pruned.sizes
-
-    @property
-    def weight(self) -> Tensor:
-        """The dense weight, (out, in) or (out, in / groups, *kernel)."""
-        return self.network.weight(self.layer)
-
-    @property
-    def masked(self) -> Tensor:
-        """The dense weight with zeros where the mask is False."""
-        return torch.where(self.mask, self.weight, 0.0)
-
-    @property
-    def images(self) -> int:
-        """Calibration images."""
-        return sum(self.sizes)
-
-    @property
-    def positions(self) -> float:
-        """Output positions of the layer for an image."""
-        x = self.values.pruned.read(self.layer.node.all_input_nodes[0], 0)[:1]
-        return self.network.apply(self.layer, x).numel() / self.weight.shape[0]
-
-    def normal_equations(self, images: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the Gram matrix of the layer's input, and the rows ``X y0'`` where the dense input is another one.
-
-        Args:
-            images: use the first ones, rounded up to whole batches; default all.
-
-        Returns:
-            Shapes (groups, d, d) and (out, d), summed over images and positions.
-        """
-        count = whole_batches(self.sizes, images)
-        if count not in self._equations:
-            self._equations[count] = normal_equations(self._inputs(count), self.geometry, self.weight.shape[0])
-        return self._equations[count]
-
-    def _inputs(self, batches: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield, batch by batch, the layer's input and the dense network's output on its own input, without bias."""
-        source, nothing = self.layer.node.all_input_nodes[0], torch.zeros_like(self.weight)
-        for batch in range(batches):
-            y0 = None
-            if self.values.dense is not self.values.pruned:
-                x0 = self.values.dense.read(source, batch)
-                y0 = self.network.apply(self.layer, x0) - self.network.apply(self.layer, x0[:1], nothing)
-            yield self.values.pruned.read(source, batch), y0
-
-    def row_factors(self, damping: float, images: int | None = None) -> RowFactors:
-        """Return the Cholesky factors of the Gram matrix on each row's kept weights.
-
-        Args:
-            damping: relative to the mean of the Gram matrix's diagonal.
-            images: as in :meth:`normal_equations`.
-        """
-        gram, _ = self.normal_equations(images)
-        rest = DiskTensor if self.budget.factors_on_disk else None
-        return RowFactors(gram, self.mask.flatten(1), damping, None, self.budget.factor_bytes, rest)
-
-    def reconstruction(self, segment: Segment, options: LossOptions, batches: int) -> ReconstructionLoss:
-        """Return the K-step loss of a segment over the first batches.
-
-        Contexts come from the pruned network's values, targets from the dense one's: those have run ahead to the last
-        tap; or the dense network is run from the pruned one's values at the input of the layer's residual unit.
-
-        Args:
-            segment: one of ``segments``.
-            options: how it is weighed and computed; how many graphs are kept is for the budget to say.
-            batches: how many.
-        """
-        keep = not self.values.pruned.rests_elsewhere
-        above = restart(self.network, segment) if self.values.dense is self.values.pruned else None
-
-        def target(batch: int) -> list[Tensor]:
-            if above is not None:
-                return self.values.pruned.restarted(segment, above, batch)
-            return [self.values.dense.read(tap, batch) for tap in segment.taps]
-
-        return ReconstructionLoss(
-            self.network,
-            segment,
-            LazyBatches(lambda batch: self.values.pruned.context(segment, batch), batches, keep),
-            LazyBatches(target, batches, keep),
-            self.mask,
-            replace(options, retain=self.budget.retain),
-            self.sizes[:batches],
-        )
 
 
 class LayerMethod(ABC):

@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from snows_core.methods.base import LayerMethod, LayerProblem, LayerSolution, Needs
+from snows_core.methods.base import LayerMethod, LayerSolution, Needs
+from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.row_factors import RowFactors
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from snows_core.activations.cache import whole_batches
 from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
-from snows_core.methods.base import LayerMethod, LayerProblem, LayerSolution, LayerStatistics, Needs
+from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.choose_k import choose_segment
 from snows_core.methods.enough import Enough, enough_for
 from snows_core.methods.layerwise import CLOSED_FORM, least_squares
+from snows_core.methods.problem import LayerProblem
 from snows_core.network.graph import Segment
 from snows_core.solvers.newton_cg import newton
 from snows_core.solvers.row_factors import RowFactors

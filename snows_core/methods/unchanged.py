@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from snows_core.methods.base import LayerMethod, LayerProblem, LayerSolution
+from snows_core.methods.base import LayerMethod, LayerSolution
+from snows_core.methods.problem import LayerProblem
 
 
 class Unchanged(LayerMethod):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from snows_core.masks.patterns import NM
-from snows_core.methods.base import LayerMethod, LayerProblem, LayerSolution
+from snows_core.methods.base import LayerMethod, LayerSolution
+from snows_core.methods.problem import LayerProblem
 
 
 class Wanda(LayerMethod):

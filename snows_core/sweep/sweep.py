@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from snows_core.activations.cache import ActivationCache
 from snows_core.activations.calibration import near_equal
 from snows_core.masks.patterns import Masks, Pattern
-from snows_core.methods.base import Budget, LayerMethod, LayerProblem, LayerSolution, LayerValues
+from snows_core.methods.base import LayerMethod, LayerSolution
+from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.network.graph import Network, Segment
 from snows_core.network.residual import restart
 from snows_core.solvers.row_factors import full_factor_bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -109,9 +109,26 @@ class Split:
         Raises:
             SnowsError: when ``n`` is below 1 or above the number of images.
         """
+        _, positions = self.drawn(n, seed)
+        return *self.tensors(indices=positions), positions
+
+    def drawn(self, n: int, seed: int = 0, batch_size: int = 64) -> tuple[Iterator[Tensor], Tensor]:
+        """Draw the images that :meth:`sample` draws, and read them a batch at a time.
+
+        Args:
+            n: how many.
+            seed: of the generator that draws them.
+            batch_size: images a batch; the last one may be smaller.
+
+        Returns:
+            An iterator over batches of images (N, C, H, W), and their positions (n,) in the split.
+
+        Raises:
+            SnowsError: when ``n`` is below 1 or above the number of images.
+        """
         self._check_count(n)
         positions = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
-        return *self.tensors(indices=positions), positions
+        return (self.tensors(indices=part)[0] for part in positions.split(batch_size)), positions
 
     def loader(self, batch_size: int = 256, workers: int = 0) -> DataLoader[Any]:
         """Return a loader of ``(images, labels)`` batches in order (or of images alone), nothing dropped.

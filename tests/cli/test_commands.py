@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from spies import stop_after
 from typer.testing import CliRunner
 
@@ -109,6 +110,7 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
     asked = []
 
     def stop(model, images, **options):
+        images = images if isinstance(images, torch.Tensor) else torch.cat(list(images))
         asked.append({**options, "shape": len(images), "first": float(images[0].sum())})
         raise SnowsError("seen")
 
@@ -151,7 +153,7 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
     run("prune", *options, "--out", tmp_path / "out")
     run("estimate", *options)
     pruned, estimated = asked
-    assert pruned.pop("shape") == 40
+    assert pruned.pop("shape") == pruned.pop("max_images") == 40
     assert [estimated.pop(name) for name in ("count", "shape")] == [40, 32]
     assert (
         pruned
@@ -185,6 +187,7 @@ def test_what_is_not_typed_is_as_the_experiment_has_it(tmp_path, monkeypatch):
     run("prune", "--model", "digits-resnet20", "--out", tmp_path / "out")
     chosen = EXPERIMENTS["digits-resnet20"]
     usual = {"pattern": chosen.pattern, "k": chosen.k, "exclude": list(chosen.exclude), "device": None}
+    usual["max_images"] = chosen.calibration_images
     own = {name: getattr(PruneSettings, name) for name in ("recipe", "mask", "update", "refine", "seed", "progress")}
     assert asked == [usual | own]
 

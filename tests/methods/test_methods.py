@@ -201,10 +201,10 @@ def test_names_that_cannot_be_meant(mask, update, choice, message):
 
 
 def test_what_is_asked_for_twice_is_computed_once(monkeypatch):
-    from snows_core.methods import base
+    from snows_core.methods import problem as module
 
-    problem, calls, original = problem_of("residual unit"), [], base.normal_equations
-    monkeypatch.setattr(base, "normal_equations", lambda *a: calls.append(1) or original(*a))
+    problem, calls, original = problem_of("residual unit"), [], module.normal_equations
+    monkeypatch.setattr(module, "normal_equations", lambda *a: calls.append(1) or original(*a))
     first, again = problem.normal_equations(), problem.normal_equations(11)
     assert (
         first[0] is again[0] and len(calls) == 1 and problem.normal_equations(8)[0] is not first[0] and len(calls) == 2

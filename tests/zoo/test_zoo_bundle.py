@@ -33,6 +33,14 @@ def test_sample_is_seeded_and_without_replacement(split):
     assert sorted(split.sample(6)[2].tolist()) == list(range(6))
 
 
+def test_drawn_images_are_the_sample_read_a_batch_at_a_time(split):
+    batches, positions = split.drawn(5, seed=3, batch_size=2)
+    images, _, same = split.sample(5, seed=3)
+    parts = list(batches)
+    assert [len(part) for part in parts] == [2, 2, 1] and torch.equal(torch.cat(parts), images)
+    assert torch.equal(positions, same)
+
+
 def test_sample_does_not_touch_the_global_generator(split):
     torch.manual_seed(0)
     expected = torch.rand(1)
