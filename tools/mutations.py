@@ -70,9 +70,10 @@ AMOUNTS = {
     "FACTOR_BYTES",
     "BATCH_BYTES_HOST",
     "FACTOR_BYTES_HOST",
+    "PROBED",
+    "TRIES",
 }
 PARTS_OF_MESSAGES = {"fix", "got", "where", "kind", "inside", "some", "looked", "reasons_text", "detail", "__all__"}
-AMOUNTS |= {"BATCH_BYTES_HOST", "FACTOR_BYTES_HOST"}
 OF_A_GPU = ("cuda", "pin", "OutOfMemory", "mps")
 
 

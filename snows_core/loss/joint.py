@@ -20,6 +20,8 @@ from snows_core.loss.graph_bytes import saved_bytes
 from snows_core.network.graph import Network, Values
 from snows_core.network.operations import Kind, is_addition
 
+PROBED = 2  # images whose graph tells what an image takes
+
 
 def joint_taps(network: Network) -> list[fx.Node]:
     """Return where dense and pruned network are compared: the residual stream (else activations), and the output.
@@ -58,8 +60,8 @@ class JointLoss:
         self.variances: dict[fx.Node, Tensor] = {}
         with saved_bytes(network) as storages, torch.enable_grad():
             free = {name: value.detach().requires_grad_(True) for name, value in state.items()}
-            loss = self._squares(images[:2].to(self.device), free)
-        graph = sum(storages.values()) / min(2, len(images))
+            loss = self._squares(images[:PROBED].to(self.device), free)
+        graph = sum(storages.values()) / min(PROBED, len(images))
         del loss
         self.piece = max(1, int(batch_bytes(self.device) / max(graph, 1.0)))
         self._measure(images)

@@ -143,7 +143,6 @@ def _targets(weights: Mapping[str, Tensor], aliases: Mapping[str, str], known: I
     for parameter, layer in aliases.items():
         if parameter:  # empty for a layer whose weight is computed, not stored
             targets.setdefault(parameter, layer)
-            targets.setdefault(_base(parameter), layer)
     for name in known:
         module = _base(name).removesuffix(".weight")
         for spelling in (name, _base(name), module):

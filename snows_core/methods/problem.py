@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -32,7 +33,7 @@ class Budget:
     """
 
     retain: bool | int = True
-    factor_bytes: float = 2e9
+    factor_bytes: float = math.inf
     factors_on_disk: bool = False
 
 

@@ -39,7 +39,8 @@ def restart(network: Network, segment: Segment) -> Restart:
 
 
 def _in_order(network: Network, nodes: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
-    return tuple(sorted(nodes, key=network.index.__getitem__))
+    wanted = set(nodes)
+    return tuple(node for node in network.nodes if node in wanted)
 
 
 def unit_start(network: Network, layer: Layer) -> int:

@@ -5,6 +5,7 @@ Every output row has its own support, hence its own factor (the mask has to be i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from snows_core.devices import widest
 # Bytes of the matrices that are factored together; a host gains nothing by more.
 ROOM = {"cuda": 2.5e8}
 ROOM_HOST = 3.2e7
+TRIES = 12  # each with ten times the damping: twelve orders of magnitude
 
 
 class Resting(Protocol):
@@ -55,7 +57,7 @@ class RowFactors:
         mask: Tensor,
         damping: float = 1e-4,
         scale: Tensor | None = None,
-        max_bytes: float = 2e9,
+        max_bytes: float = math.inf,
         rest: Callable[[Tensor], Resting] | None = None,
     ) -> None:
         self.rest = rest
@@ -108,7 +110,7 @@ class RowFactors:
         if bool(padding.any()):
             matrix.masked_fill_(padding[:, :, None] | padding[:, None, :], 0.0)
         damping = self.damping
-        for _ in range(12):
+        for _ in range(TRIES):
             matrix.diagonal(dim1=-2, dim2=-1).add_(damping)
             factor, failed = torch.linalg.cholesky_ex(matrix)
             if not bool(failed.any()):

@@ -103,7 +103,7 @@ def probe_layers(
     masks: Mapping[str, Tensor],
     example: Tensor,
     loss: LossOptions,
-    repeats: int = 0,
+    repeats: int,
 ) -> dict[str, Probe]:
     """Measure every layer to be solved on a few images of the dense network.
 

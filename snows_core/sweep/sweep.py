@@ -90,7 +90,7 @@ class Sweep:
         """Measure each layer's longest segment; one that cannot be differentiated twice gets shorter until it can."""
         todo = {name: segments[-1] for name, segments in self.ladders.items()}
         while todo:
-            found = probe_layers(self.network, todo, self.masks, example, self.needs.loss)
+            found = probe_layers(self.network, todo, self.masks, example, self.needs.loss, 0)
             self.probes |= found
             todo = {name: segment for name, segment in todo.items() if name not in found}
             for name, segment in todo.items():

@@ -1,7 +1,10 @@
 """cache.py: calibration values advance layer by layer, each node once, and hold only what is still to be read."""
 
+import weakref
+
 import pytest
 import torch
+from torch import nn
 from toys import layer_named, random_images, relative, small_resnet, small_vit
 
 from snows_core.activations.cache import ActivationCache, move, run_keeping
@@ -123,3 +126,19 @@ def test_run_keeping_drops_what_nobody_reads_and_keeps_what_is_asked_for():
     run_keeping(network, network.nodes[1:], values, keep)
     assert set(values) == keep
     assert relative(values[network.output], network.module(images)) < 1e-12
+
+
+def test_a_value_is_let_go_as_soon_as_nobody_reads_it(monkeypatch):
+    layers = [module for _ in range(6) for module in (nn.Conv2d(3, 3, 1), nn.ReLU())]
+    network = Network(nn.Sequential(*layers, nn.Flatten(), nn.Linear(48, 2)).double().eval())
+    cache, made, alive, run = ActivationCache(network, [random_images(2, 4)]), [], [], Network.run
+
+    def watched(self, nodes, values, weights=None):
+        result = run(self, nodes, values, weights)
+        made.extend(weakref.ref(values[node]) for node in nodes)
+        alive.append(sum(reference() is not None for reference in made))
+        return result
+
+    monkeypatch.setattr(Network, "run", watched)
+    cache.advance(len(network.nodes))
+    assert len(made) == len(network.nodes) - 1 and max(alive) <= 3

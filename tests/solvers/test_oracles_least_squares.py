@@ -204,3 +204,17 @@ def test_by_default_a_solve_ends_at_a_hundred_thousandth_and_after_fifty_iterati
     found = [masked_least_squares(factors, weight, tolerance=0.0, **cap) for cap in ({}, {"iterations": 50})]
     more = masked_least_squares(factors, weight, tolerance=0.0, iterations=51)
     assert torch.equal(*found) and relative(more, found[0]) > 1e-9
+
+
+def test_a_matrix_that_never_factors_is_damped_twelve_times_and_no_more(monkeypatch):
+    damped = []
+
+    def fails(matrix):
+        damped.append(float(matrix[0, 0, 0]))
+        return matrix, torch.ones(len(matrix), dtype=torch.int32)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", fails)
+    RowFactors(torch.eye(3, dtype=torch.float64)[None], torch.ones(2, 3, dtype=torch.bool), damping=1e-3)
+    steps = [after - before for before, after in pairwise(damped)]
+    assert len(damped) == 12 and damped[0] == pytest.approx(1.001)
+    assert [after / before for before, after in pairwise(steps)] == pytest.approx([10.0] * 10)
