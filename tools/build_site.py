@@ -42,7 +42,7 @@ REFERENCE = "api/snows_core.html"
 _LINK = re.compile(r"(\]\()([^)\s]+)(\s*\"[^\"]*\")?(\))")
 
 
-class NotebookOutputs(HTMLParser):
+class Page(HTMLParser):
     """Collects the links and anchors of one HTML page.
 
     Attributes:
@@ -151,7 +151,7 @@ def broken_links(site: Path, root: Path) -> list[str]:
     own = re.compile(rf"/{slug}/(?:(?:blob|tree|raw)/{tag}/|{tag}\?urlpath=lab/tree/)(.+)$")
     pages = {}
     for path in sorted(site.rglob("*.html")):
-        pages[path.resolve()] = page = NotebookOutputs()
+        pages[path.resolve()] = page = Page()
         page.feed(path.read_text(encoding="utf-8"))
     broken = []
     for path, page in pages.items():

@@ -20,7 +20,7 @@ from snows_core.network.residual import Restart
 class ActivationCache:
     """The live values of a network at one cut, for every calibration batch.
 
-    A stream starts at the images and only moves forward: :meth:`advance` runs the nodes between two cuts once, with the
+    A cache starts at the images and only moves forward: :meth:`advance` runs the nodes between two cuts once, with the
     layer weights known by then, and forgets what no later node reads. Over a whole sweep that is one forward pass.
 
     Args:
@@ -32,7 +32,7 @@ class ActivationCache:
     Attributes:
         weights: parameter name to tensor, in place of the dense weights, for nodes yet to be run.
         needed_until: nodes whose values are kept after their last use in the network, and the index of the layer at
-            which they are needed for the last time (targets of a stream that runs ahead); see :meth:`forget`.
+            which they are needed for the last time (targets of a cache that runs ahead); see :meth:`forget`.
         position: index in ``network.nodes`` of the first node not yet run.
         executed: how many nodes were run, summed over batches; for tests and reports.
     """
@@ -78,7 +78,7 @@ class ActivationCache:
             ValueError: when asked to move backwards.
         """
         if stop < self.position:
-            raise ValueError(f"a stream only moves forward: it is at node {self.position}, asked for {stop}")
+            raise ValueError(f"a cache only moves forward: it is at node {self.position}, asked for {stop}")
         nodes = self.network.nodes[self.position : stop]
         liveness = self.network.liveness
         read = {source for node in nodes for source in node.all_input_nodes}
@@ -100,7 +100,7 @@ class ActivationCache:
     def context(self, segment: Segment, batch: int) -> Values:
         """Return what a segment reads from outside itself, for one batch, on the network's device.
 
-        The stream must stand at the segment's layer. Values that come later in the order but do not depend on the
+        The cache must stand at the segment's layer. Values that come later in the order but do not depend on the
         layer (a shortcut convolution) are computed here.
         """
         known = dict(self.values[batch])

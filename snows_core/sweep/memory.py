@@ -31,7 +31,7 @@ class Probe:
 
     Attributes:
         graph: bytes of the retained graph that curvature products run through.
-        live: bytes of the values that rest in the two streams (cut and targets).
+        live: bytes of the values that rest in the two caches (cut and targets).
         linearise: seconds for loss and gradient with that graph; 0 when not timed.
         product: seconds for one curvature product; 0 when not timed.
         positions: output positions of the layer for an image.
@@ -118,12 +118,12 @@ def probe_layers(
     Returns:
         Layer name to its needs per image; without the layers whose segment has no second derivative somewhere.
     """
-    stream = ActivationCache(network, [example])
+    cache = ActivationCache(network, [example])
     found: dict[str, Probe] = {}
     for name, segment in segments.items():
-        stream.advance(network.index[segment.layer.node])
-        targets = stream.taps(segment, 0)
-        context = stream.context(segment, 0)
+        cache.advance(network.index[segment.layer.node])
+        targets = cache.taps(segment, 0)
+        context = cache.context(segment, 0)
         objective = ReconstructionLoss(
             network,
             segment,
@@ -132,7 +132,7 @@ def probe_layers(
             masks[name],
             replace(loss, normalise=False),
         )
-        live = _live_bytes(stream, targets)
+        live = _live_bytes(cache, targets)
         try:
             measured = _probe(objective, network.weight(segment.layer), len(example), live, repeats)
             found[name] = replace(measured, positions=targets[0][0].numel() / len(masks[name]))
@@ -142,8 +142,8 @@ def probe_layers(
     return found
 
 
-def _live_bytes(stream: ActivationCache, targets: list[Tensor]) -> float:
-    resting = [value for value in stream.values[0].values() if isinstance(value, Tensor)]
+def _live_bytes(cache: ActivationCache, targets: list[Tensor]) -> float:
+    resting = [value for value in cache.values[0].values() if isinstance(value, Tensor)]
     return float(sum(t.numel() * t.element_size() for t in [*resting, *resting, *targets]))
 
 
