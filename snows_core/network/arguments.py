@@ -5,12 +5,30 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.operator_schemas import get_signature_for_torch_op
 
 _METHOD_ORDERS = (("other",), ("mat2",), ("batch2",), ("tensor2",), ("mask", "value"), ("source",))
+
+
+def called_as(original: Callable[..., Any], function: Callable[[SimpleNamespace], Any]) -> Callable[..., Any]:
+    """Return a function that is called as ``original`` is, and hands its arguments on by name.
+
+    Args:
+        original: says how it is called: names, order, defaults.
+        function: takes one namespace, with every argument of ``original``.
+    """
+    signature = inspect.signature(original)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        return function(SimpleNamespace(**given.arguments))
+
+    return call
 
 
 def positional(

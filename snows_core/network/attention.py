@@ -7,6 +7,7 @@ computed on a path of their own, so that what is pruned does not depend on ``nee
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,21 +15,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 
-def attention(
-    m: nn.MultiheadAttention,
-    query: Any,
-    key: Any,
-    value: Any,
-    key_padding_mask: Any = None,
-    need_weights: bool = True,
-    attn_mask: Any = None,
-    average_attn_weights: bool = True,
-    is_causal: bool = False,
-) -> tuple[Any, Any]:
-    """Compute ``nn.MultiheadAttention`` (``is_causal`` only says what ``attn_mask`` is)."""
-    batched = _axes(query) == 3
+def attention(m: nn.MultiheadAttention, call: SimpleNamespace) -> tuple[Any, Any]:
+    """Compute ``nn.MultiheadAttention`` for one ``call`` (``is_causal`` only says what ``attn_mask`` is)."""
+    batched = _axes(call.query) == 3
     first = 0 if not batched else None if m.batch_first else 1
-    query, key, value = _batch_axis_first((query, key, value), first)
+    query, key, value = _batch_axis_first((call.query, call.key, call.value), first)
     bias = m.in_proj_bias
     if m.in_proj_weight is not None:
         projected = _stacked_projection((query, key, value), m.in_proj_weight, bias, m.embed_dim)
@@ -36,60 +27,34 @@ def attention(
         weights = (m.q_proj_weight, m.k_proj_weight, m.v_proj_weight)
         projected = _separate_projections((query, key, value), weights, bias)
     q, k, v = _with_extra_tokens(projected, m.bias_k, m.bias_v, m.add_zero_attn)
-    mixed, weights = _mix(q, k, v, m.num_heads, attn_mask, key_padding_mask, need_weights, average_attn_weights)
+    mixed, weights = _mix(q, k, v, m.num_heads, call)
     out = m.out_proj(mixed)
     if not batched:
         return out.squeeze(0), None if weights is None else weights.squeeze(0)
     return (out if m.batch_first else out.transpose(0, 1)), weights
 
 
-def multi_head_attention_forward(
-    query: Any,
-    key: Any,
-    value: Any,
-    embed_dim_to_check: int,
-    num_heads: int,
-    in_proj_weight: Any,
-    in_proj_bias: Any,
-    bias_k: Any,
-    bias_v: Any,
-    add_zero_attn: bool,
-    dropout_p: float,
-    out_proj_weight: Any,
-    out_proj_bias: Any,
-    training: bool = True,
-    key_padding_mask: Any = None,
-    need_weights: bool = True,
-    attn_mask: Any = None,
-    use_separate_proj_weight: bool = False,
-    q_proj_weight: Any = None,
-    k_proj_weight: Any = None,
-    v_proj_weight: Any = None,
-    static_k: Any = None,
-    static_v: Any = None,
-    average_attn_weights: bool = True,
-    is_causal: bool = False,
-) -> tuple[Any, Any]:
+def multi_head_attention_forward(call: SimpleNamespace) -> tuple[Any, Any]:
     """Compute ``F.multi_head_attention_forward`` (tokens first, then images), for networks that call it themselves.
 
     Returns:
-        Output and attention weights (None unless ``need_weights``).
+        Output and attention weights (None unless ``need_weights``) of the ``call``.
 
     Raises:
         NotImplementedError: with given keys or values, or dropout at work: then its module cannot be traced.
     """
-    if static_k is not None or static_v is not None or (training and dropout_p > 0):
+    if call.static_k is not None or call.static_v is not None or (call.training and call.dropout_p > 0):
         raise NotImplementedError("attention with static keys or values, or with dropout in eval mode")
-    batched = _axes(query) == 3
-    query, key, value = _batch_axis_first((query, key, value), 1 if batched else 0)
-    if use_separate_proj_weight:
-        weights = (q_proj_weight, k_proj_weight, v_proj_weight)
-        projected = _separate_projections((query, key, value), weights, in_proj_bias)
+    batched = _axes(call.query) == 3
+    sources = _batch_axis_first((call.query, call.key, call.value), 1 if batched else 0)
+    if call.use_separate_proj_weight:
+        weights = (call.q_proj_weight, call.k_proj_weight, call.v_proj_weight)
+        projected = _separate_projections(sources, weights, call.in_proj_bias)
     else:
-        projected = _stacked_projection((query, key, value), in_proj_weight, in_proj_bias, embed_dim_to_check)
-    q, k, v = _with_extra_tokens(projected, bias_k, bias_v, add_zero_attn)
-    mixed, weights = _mix(q, k, v, num_heads, attn_mask, key_padding_mask, need_weights, average_attn_weights)
-    out = F.linear(mixed, out_proj_weight, out_proj_bias)
+        projected = _stacked_projection(sources, call.in_proj_weight, call.in_proj_bias, call.embed_dim_to_check)
+    q, k, v = _with_extra_tokens(projected, call.bias_k, call.bias_v, call.add_zero_attn)
+    mixed, weights = _mix(q, k, v, call.num_heads, call)
+    out = F.linear(mixed, call.out_proj_weight, call.out_proj_bias)
     if not batched:
         return out.squeeze(0), None if weights is None else weights.squeeze(0)
     return out.transpose(0, 1), weights
@@ -152,20 +117,19 @@ def _with_extra_tokens(projected: Sequence[Any], bias_k: Any, bias_v: Any, add_z
     return q, k, v
 
 
-def _mix(
-    q: Any, k: Any, v: Any, heads: int, attn_mask: Any, key_padding_mask: Any, need_weights: bool, average: bool
-) -> tuple[Any, Any]:
+def _mix(q: Any, k: Any, v: Any, heads: int, call: SimpleNamespace) -> tuple[Any, Any]:
     """Mix values by attention: (N, T, E) each; returns (N, T, E), and weights (N, T, S) or (N, H, T, S) or None."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (N, H, T, d), (N, H, S, d) twice
     mask: tuple[Any, ...] = ()
-    if attn_mask is not None or key_padding_mask is not None:
-        mask = (q.tracer.create_proxy("call_function", merged_mask, (attn_mask, key_padding_mask, q, k), {}),)
+    if call.attn_mask is not None or call.key_padding_mask is not None:
+        given = (call.attn_mask, call.key_padding_mask, q, k)
+        mask = (q.tracer.create_proxy("call_function", merged_mask, given, {}),)
     mixed = F.scaled_dot_product_attention(q, k, v, *mask).transpose(1, 2).flatten(2)  # (N, T, E)
-    if not need_weights:
+    if not call.need_weights:
         return mixed, None
     scores = q.tracer.create_proxy("call_function", attention_scores, (q, k, *mask), {})  # (N, H, T, S)
     weights = scores.softmax(-1)
-    return mixed, weights.mean(1) if average else weights
+    return mixed, weights.mean(1) if call.average_attn_weights else weights
 
 
 def attention_scores(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
