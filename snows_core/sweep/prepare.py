@@ -49,7 +49,7 @@ class Prepared:
 
 
 def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSettings:
-    """Read what a function was given, the pattern included.
+    """Read what a function was given, the pattern and the names of methods included.
 
     Args:
         function: who asks.
@@ -59,10 +59,12 @@ def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSe
         The settings, with the pattern itself instead of its text.
 
     Raises:
-        SnowsError: on an unknown option, or a value that cannot be meant.
+        SnowsError: on an unknown option or method, or a value that cannot be meant.
     """
     settings = settings_of(function, **options)
-    return replace(settings, pattern=parse_pattern(settings.pattern))
+    settings = replace(settings, pattern=parse_pattern(settings.pattern))
+    layer_steps(settings)  # refuses names that no method has, before any work
+    return settings
 
 
 def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> Prepared:

@@ -233,3 +233,9 @@ def test_estimate_prints_a_row_per_layer_and_the_sums():
     shown = run("estimate", "--model", "digits-resnet20", "--pattern", "1:4", "--images", "64")
     assert shown.exit_code == 0
     assert shown.output.count("layer1.") == 6 and "in all: 126 products" in shown.output
+
+
+@pytest.mark.parametrize("option", ["--mask", "--update"])
+def test_a_method_that_is_not_there_is_refused_before_any_work(option, tmp_path):
+    done = run("prune", *FAST, option, "snowz", "--out", tmp_path / "out")
+    assert done.exit_code == 1 and done.stderr.startswith(f"error: {option}: got 'snowz'") and not done.stdout
