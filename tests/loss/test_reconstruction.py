@@ -240,3 +240,11 @@ def test_hessian_and_gauss_newton_of_a_batch_have_one_loss_and_one_gradient(name
         assert float(at.loss) == pytest.approx(float(loss), rel=1e-14)
         assert relative(at.gradient, gradient) < 1e-12
         assert not at.gradient.requires_grad and not gradient.requires_grad
+
+
+def test_row_curvature_of_a_layer_alone_is_twice_its_taps_weight():
+    """At K = 0 without a batch norm the Jacobian is the identity: s_i = 2 c_0, whatever the signs."""
+    model = awake(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(80, 2)))
+    problem = make_problem(model, random_images(4, 6), "2", 0)
+    got = problem.objective.row_curvature(problem.weight, torch.Generator().manual_seed(0))
+    assert got.tolist() == pytest.approx([2 / (4 * 5 * 16)] * 5, rel=1e-12)

@@ -116,3 +116,11 @@ def test_layerwise_solves_and_mini_batches_read_all_images(monkeypatch, recipe):
         progress=False,
     )
     assert {objective.images for objective in made} == {20}
+
+
+@pytest.mark.parametrize("given", [8, None])
+def test_newton_at_k_0_takes_the_curvature_images_that_were_asked_for(monkeypatch, given):
+    solves = noted(monkeypatch, SNOWS, "newton")
+    options = {"k": 0, "warm_start": False, "curvature_images": given, "batch_size": 4, "progress": False}
+    snows.prune(wide(), random_images(20), masks={"2": random_mask((5, 4, 1, 1), 0.7)}, **options)
+    assert [args[2].curvature_images for args, _ in solves] == [given]
