@@ -50,6 +50,7 @@ TESTS: dict[str, dict[str, str]] = {
         "row_factors": "solvers/oracles_least_squares solvers/wide_layers",
     },
     "masks": {
+        "saliency": "masks/oracles_masks masks/patterns",
         "patterns": "masks/oracles_masks masks/patterns masks/patterns_read sweep/choice",
         "given": "masks/given masks/given_refused masks/oracles_masks network/fitting",
         "lowest": "masks/oracles_masks masks/patterns",
@@ -60,6 +61,8 @@ TESTS: dict[str, dict[str, str]] = {
         "gram_matrices": "solvers/oracles_least_squares solvers/wide_layers",
     },
     "loss": {
+        "batch_loss": "loss/reconstruction loss/oracles_loss",
+        "curvature": "loss/reconstruction loss/oracles_loss loss/precision",
         "reconstruction": "loss/reconstruction loss/oracles_loss loss/reconstruction_traps solvers/sampled_curvature"
         " loss/precision",
         "folded_segment": "loss/oracles_loss loss/folded_segment",
@@ -67,11 +70,19 @@ TESTS: dict[str, dict[str, str]] = {
         "joint": "sweep/oracles_refine",
     },
     "methods": {
+        "adaprune": "methods/methods",
+        "base": "methods/methods methods/cases_methods",
+        "layerwise": "methods/methods methods/cases_methods",
+        "problem": "methods/methods methods/oracles_snows sweep/oracles_sweep",
+        "wanda": "methods/methods",
         "enough": "methods/enough",
         "snows": "methods/enough methods/oracles_snows sweep/oracles_sweep methods/snows solvers/sampled_curvature",
         "choose_k": "methods/choose_k sweep/oracles_sweep",
     },
     "sweep": {
+        "choose_masks": "sweep/choice sweep/select_networks masks/given_refused",
+        "prepare": "methods/methods cli/app",
+        "select": "sweep/select sweep/select_networks sweep/choice",
         "sweep": "sweep/oracles_sweep sweep/oracles_memory sweep/sweep",
         "memory": "sweep/oracles_memory sweep/memory sweep/oracles_sweep",
         "refine": "sweep/oracles_refine sweep/refine",

@@ -1,5 +1,7 @@
 """k="auto": a reproducible choice per layer, within the ladder, that a deeper gain moves and a poor one stops."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from spies import stop_after
@@ -7,9 +9,9 @@ from toys import random_images, small_resnet
 
 import snows_core as snows
 from snows_core.methods import choose_k
-from snows_core.methods.choose_k import LADDER, ladder
+from snows_core.methods.choose_k import LADDER, choose_segment, ladder
 from snows_core.network.graph import Network
-from snows_core.settings import read_k
+from snows_core.settings import NewtonOptions, read_k
 
 
 def run(**options):
@@ -81,3 +83,29 @@ def test_the_estimate_takes_auto_as_an_upper_bound():
     table = snows.estimate(small_resnet(), images, "2:4", k="auto", layers=["layer1.conv1"])
     network = Network(small_resnet())
     assert table["k"].item() == ladder(network, network.layers[1], "auto")[-1].k
+
+
+@pytest.mark.parametrize(("gain", "doublings", "chosen"), [(0.09, 1, 5), (0.07, 1, 2), (0.17, 2, 5), (0.15, 2, 2)])
+def test_a_doubling_of_the_cost_has_to_lower_the_error_by_eight_hundredths(monkeypatch, gain, doublings, chosen):
+    """The rule of the module's head, on errors and costs that are made up: only the rule decides."""
+
+    class Loss:
+        contexts = (0, 1)
+        products = image_products = 3
+
+        def __init__(self, segment):
+            self.segment = segment
+
+        def on(self, batches):
+            return self
+
+        def per_tap(self, weight):
+            return [0.0, {2: 1.0, 5: 1.0 - gain}[int(weight)]]
+
+    segments = [SimpleNamespace(k=2), SimpleNamespace(k=5)]
+    monkeypatch.setattr(choose_k, "newton", lambda loss, *rest: SimpleNamespace(weight=torch.tensor(loss.segment.k)))
+    monkeypatch.setattr(choose_k, "_flops", lambda loss, start: {2: 1.0, 5: 2.0**doublings}[loss.segment.k])
+    segment, products, image_products = choose_segment(
+        segments, Loss, torch.zeros(()), NewtonOptions(), lambda loss: None
+    )
+    assert segment.k == chosen and products == image_products == 6

@@ -10,7 +10,16 @@ import snows_core as snows
 from snows_core.activations.cache import LazyBatches, move
 from snows_core.activations.calibration import near_equal
 from snows_core.activations.offload import DiskTensor
+from snows_core.masks import NM
 from snows_core.methods.snows import Snows
+from snows_core.network import Network
+from snows_core.settings import PruneSettings, get_recipe
+from snows_core.solvers.row_factors import full_factor_bytes
+from snows_core.sweep.choose_masks import choose_masks
+from snows_core.sweep.memory import MemoryPlan
+from snows_core.sweep.prepare import layer_steps
+from snows_core.sweep.select import select_layers
+from snows_core.sweep.sweep import Sweep
 
 module = importlib.import_module("snows_core.sweep.sweep")
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
@@ -152,3 +161,36 @@ def test_items_per_batch_are_made_on_demand_and_kept_where_there_is_room():
         assert len(made) == count
         with pytest.raises(IndexError):
             items[3]
+
+
+def test_values_for_published_targets_are_let_go_with_the_last_layer_that_needs_them(monkeypatch):
+    """The cache of the pruned network keeps no input of a residual unit that only earlier layers started from."""
+    seen, solve = [], Snows.solve
+
+    def looking(method, problem):
+        place = problem.network.index[problem.layer.node]
+        seen.append((place, dict(problem.values.pruned.needed_until)))
+        return solve(method, problem)
+
+    monkeypatch.setattr(Snows, "solve", looking)
+    run("resnet", recipe="paper", cg_iterations=2, passes=1)
+    assert len(seen) >= 2 and any(kept for _, kept in seen)
+    assert all(until >= place for place, kept in seen for until in kept.values())
+
+
+@pytest.mark.parametrize("update", ["snows", "layerwise", "none"])
+def test_row_factors_have_room_set_aside_where_a_method_keeps_them(update):
+    network = Network(small_resnet())
+    selection, masks = choose_masks(network, select_layers(network, small_resnet(), random_images(2)), NM(2, 4))
+    steps = layer_steps(PruneSettings(update=update, k=2, recipe=get_recipe("fast", batch_size=2)))
+    sweep = Sweep(network, selection.prunable, masks, steps, random_images(8))
+    entry = selection.prunable[0]
+    probe, sizes = sweep.probes[entry.name], sweep.pruned.sizes
+    factors = full_factor_bytes(masks[entry.name].flatten(1), network.weight(entry.layer))
+    # So small that the factors alone decide, and where they rest.
+    sweep.memory = MemoryPlan(2, "disk", 2 * factors, 1e12)
+    budget = sweep._budget(entry)
+    assert budget.factors_on_disk == (update != "none")
+    sweep.memory = MemoryPlan(2, "disk", (probe.graph * sum(sizes) + 3 * probe.graph * 2 + probe.live * 2) * 1.3, 1e12)
+    room = sweep.memory.retained(probe, sizes, 0.0 if update == "none" else factors)
+    assert sweep._budget(entry).retain == room
