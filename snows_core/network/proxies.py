@@ -12,20 +12,8 @@ from typing import Any
 
 from torch import fx
 
-_IN_PLACE = (
-    "iadd",
-    "isub",
-    "imul",
-    "itruediv",
-    "ifloordiv",
-    "imod",
-    "ipow",
-    "iand",
-    "ior",
-    "ixor",
-    "ilshift",
-    "irshift",
-)
+IN_PLACE = tuple("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift".split())
+"""In-place operators, by their names in Python's module ``operator``."""
 
 
 class Undecided(fx.proxy.TraceError, TypeError):
@@ -106,7 +94,7 @@ class Proxy(fx.Proxy):
         return self.tracer.contains(self, item)
 
 
-for _name in _IN_PLACE:
+for _name in IN_PLACE:
     setattr(Proxy, f"__{_name}__", _in_place(_name))
 
 

@@ -20,6 +20,7 @@ from snows_core.network.answers import AnsweringTracer
 from snows_core.network.arguments import positional
 from snows_core.network.copies import inside_wrapper, remembered
 from snows_core.network.proxies import (
+    IN_PLACE,
     AskedForNumber,
     Proxy,
     Sizes,
@@ -35,23 +36,7 @@ from snows_core.network.timm_layers import untraced_functions, untraced_modules
 from snows_core.network.writes import ORDINARY_OPERATORS, is_in_place_name
 
 # A tensor that is no symbolic value records ``table[index] = value`` as a method of this name.
-_OPERATORS = {
-    f"__{name}__": getattr(operator, name)
-    for name in (
-        "setitem",
-        "getitem",
-        "iadd",
-        "isub",
-        "imul",
-        "itruediv",
-        "ifloordiv",
-        "imod",
-        "ipow",
-        "iand",
-        "ior",
-        "ixor",
-    )
-}
+_OPERATORS = {f"__{name}__": getattr(operator, name) for name in ("setitem", "getitem", *IN_PLACE)}
 
 
 class Tracer(AnsweringTracer):
