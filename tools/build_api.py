@@ -233,7 +233,9 @@ def build(target: Path) -> list[str]:
         up = "../" * (name.count(".") + 1)
         back = f'<nav class="pdoc">\n<p><a href="{up}index.html">All notebooks</a></p>'
         body = pdoc.render.html_module(page, shown)
-        body = body.replace('<nav class="pdoc">', back, 1)
+        body = body.replace('<nav class="pdoc">', back, 1).replace(
+            "<code>~", "<code>"
+        )  # Sphinx's sign for a short name
         path.write_text(body, encoding="utf-8")
     (target / "search.js").write_text(pdoc.render.search_index(shown), encoding="utf-8")
     print(f"{len(shown)} pages in {target.parent.name}/{target.name}/")
