@@ -33,8 +33,7 @@ def solved(case, method, dtype=torch.float64, **more):
     return model, snows.prune(model, case.images().to(dtype), masks={case.layer: case.mask(model)}, **options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("method", CALLS)
+@pytest.mark.parametrize(("method", "dtype"), [*((m, torch.float64) for m in CALLS), ("snows", torch.float32)])
 @pytest.mark.parametrize("name", REMOVING)
 def test_zeros_stand_where_the_mask_says_and_the_loss_does_not_rise(name, method, dtype):
     case = CASES[name]
@@ -55,8 +54,7 @@ FITTING = [m for m, options in CALLS.items() if options.get("recipe") != "paper"
 DENSE_INPUTS = [name for name in REMOVING if not CASES[name].before]
 
 
-@pytest.mark.parametrize("batch_size", [3, 8])
-@pytest.mark.parametrize("method", FITTING)
+@pytest.mark.parametrize(("method", "batch_size"), [*((m, 8) for m in FITTING), ("snows", 3), ("least squares", 3)])
 @pytest.mark.parametrize("name", DENSE_INPUTS)
 def test_losses_of_the_report_are_the_oracles_and_fitting_beats_the_masked_weights(name, method, batch_size):
     case = CASES[name]
