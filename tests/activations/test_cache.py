@@ -8,6 +8,7 @@ from torch import nn
 from toys import layer_named, random_images, relative, small_resnet, small_vit
 
 from snows_core.activations.cache import ActivationCache, move, run_keeping
+from snows_core.activations.offload import DiskTensor
 from snows_core.network.graph import Network
 
 
@@ -142,3 +143,14 @@ def test_a_value_is_let_go_as_soon_as_nobody_reads_it(monkeypatch):
     monkeypatch.setattr(Network, "run", watched)
     cache.advance(len(network.nodes))
     assert len(made) == len(network.nodes) - 1 and max(alive) <= 3
+
+
+def test_values_on_disk_are_files_until_they_are_read():
+    network, images = Network(small_resnet()), random_images(4)
+    place = network.index[layer_named(network, "layer1.conv2").node]
+    resting, here = (ActivationCache(network, [images], storage) for storage in ("disk", None))
+    resting.advance(place), here.advance(place)
+    assert resting.rests_elsewhere and not here.rests_elsewhere
+    made = {node: value for node, value in resting.values[0].items() if node is not network.image}
+    assert made and all(isinstance(value, DiskTensor) for value in made.values())
+    assert all(torch.equal(resting.read(node, 0), here.read(node, 0)) for node in made)
