@@ -114,3 +114,13 @@ def test_no_more_images_are_charged_than_may_be_used():
         return (table["image_products"] / table["products"]).item()
 
     assert [charged(), charged(max_images=6), charged(count=64, max_images=12)] == [16, 6, 12]
+
+
+@pytest.mark.usefixtures("few_images_are_fine")
+def test_methods_without_curvature_are_charged_no_product():
+    images = random_images(4)
+    charged = {
+        update: snows.estimate(small_resnet(), images, "2:4", k=2, update=update)["products"].sum()
+        for update in ("snows", "layerwise", "adaprune", "none")
+    }
+    assert charged.pop("snows") > 0 and set(charged.values()) == {0}

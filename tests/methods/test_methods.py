@@ -78,6 +78,8 @@ def test_layerwise_and_adaprune_minimise_the_error_of_the_layers_own_output(case
     assert errors["layerwise"] <= min(errors.values()) * (1 + 1e-3)  # up to its ridge
     gained = (errors["none"] - errors["adaprune"]) / (errors["none"] - errors["layerwise"])
     assert 0.8 < gained <= 1 + 1e-3
+    told = METHODS["adaprune"](RECIPES["fast"], 2).solve(problem).statistics.stop
+    assert told == "the 300 steps of Adam were taken"
 
 
 @pytest.mark.parametrize("case", PROBLEMS)

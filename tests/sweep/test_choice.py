@@ -153,7 +153,8 @@ def test_ties_follow_the_seed():
         for name in DEFAULT:
             model.get_submodule(name).weight.fill_(1.0)
     first, again, other = (masks_of(model, Unstructured(0.5), seed=seed)[1] for seed in (0, 0, 1))
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    usual = masks_of(model, Unstructured(0.5))[1]
+    assert all(torch.equal(first[name], again[name]) and torch.equal(first[name], usual[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 

@@ -117,7 +117,7 @@ def test_a_full_device_halves_the_batches_and_begins_the_layer_again(monkeypatch
     monkeypatch.setattr(Snows, "solve", full)
     with pytest.warns(UserWarning, match=r"out of memory at 'layer2\.conv1': batches of 4 are halved"):
         got = run("resnet", **EXACT)
-    assert sizes == [4, 4, 2] and got.manifest["memory"]["batch_size"] == 2
+    assert sizes == [4, 4, 2] and got.manifest["memory"]["batch_size"] == 2 and got.manifest["complete"] is True
     for key, value in expected.state.items():
         assert torch.allclose(got.state[key], value, rtol=1e-5, atol=1e-7), key
 
