@@ -116,3 +116,12 @@ def test_without_known_names_those_of_a_state_dict_are_passed_over_and_masks_are
     for other in (torch.zeros(3), torch.randn(3)):
         with pytest.raises(SnowsError, match=r"for 'other\.weight'; expected names of layers of this model"):
             foreign_masks({"other.weight": other}, weights, aliases)
+
+
+def test_a_mask_of_a_parametrization_and_another_one_of_the_layer_must_agree():
+    weight, one, other = torch.ones(4, 6), random_mask((4, 6), 0.5, 0), random_mask((4, 6), 0.5, 1)
+    several = {"a.parametrizations.weight.0.mask": one, "a.parametrizations.weight.1.mask": other}
+    found = foreign_masks(several, {"a": weight}, {"a.weight": "a"})
+    assert torch.equal(found["a"], one & other), "those of parametrizations follow one another"
+    with pytest.raises(SnowsError, match=r"masks: got different masks for 'a' under the names"):
+        foreign_masks({"a.parametrizations.weight.0.mask": one, "a": other}, {"a": weight}, {"a.weight": "a"})

@@ -49,6 +49,31 @@ def test_written_out_units_reach_from_where_skip_and_branch_part():
         assert unit_start(network, layer) == network.index[layer.node], "no unit holds it"
 
 
+class Sum(nn.Module):
+    """The addition in a module of its own, which holds no layer."""
+
+    def forward(self, x, y):
+        return x + y
+
+
+class Added(nn.Module):
+    """A block whose addition takes place in a module inside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.add = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), Sum()
+
+    def forward(self, x):
+        return self.add(x, self.b(F.relu(self.a(x))))
+
+
+def test_an_addition_in_a_module_of_its_own_closes_the_unit_around_it():
+    body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), Added(), nn.Flatten(), nn.Linear(256, 2))
+    network = Network(body.eval())
+    for name in ("2.a", "2.b"):
+        assert unit_start(network, layer_named(network, name)) == network.index[layer_named(network, "2.a").node]
+
+
 def test_blocks_of_networks_are_their_units():
     network = Network(small_resnet())
     first, second = "layer2_conv1", "layer1_conv1"
