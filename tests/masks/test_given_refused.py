@@ -124,4 +124,6 @@ def test_a_mask_of_a_parametrization_and_another_one_of_the_layer_must_agree():
     found = foreign_masks(several, {"a": weight}, {"a.weight": "a"})
     assert torch.equal(found["a"], one & other), "those of parametrizations follow one another"
     with pytest.raises(SnowsError, match=r"masks: got different masks for 'a' under the names"):
-        foreign_masks({"a.parametrizations.weight.0.mask": one, "a": other}, {"a": weight}, {"a.weight": "a"})
+        foreign_masks(
+            {"a.parametrizations.weight.0.mask": one, "a.weight_mask": other}, {"a": weight}, {"a.weight": "a"}
+        )
