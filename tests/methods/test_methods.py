@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from toys import awake, layer_named, layer_problem, random_images, random_mask, relative, small_resnet, small_vit
 
-from snows_core.activations import ActivationCache
+from snows_core.activations import ActivationCache, DiskTensor
 from snows_core.errors import SnowsError
 from snows_core.masks import NM, Unstructured
-from snows_core.methods import METHODS, LayerMethod
+from snows_core.methods import METHODS, Budget, LayerMethod
 from snows_core.network import Network, patches
 from snows_core.settings import RECIPES, PruneSettings
 from snows_core.sweep.prepare import layer_steps
@@ -213,3 +213,21 @@ def test_what_is_asked_for_twice_is_computed_once(monkeypatch):
     )
     gram = problem.normal_equations()[0]
     assert relative(gram, gram.mT) < 1e-12 and problem.images == 11 and math.isclose(problem.positions, 64.0)
+
+
+def test_row_factors_rest_in_files_where_the_budget_says_so():
+    problem = problem_of("residual unit")
+    assert all(isinstance(factor, torch.Tensor) for *_, factor in problem.row_factors(1e-3).parts)
+    problem.budget = Budget(factors_on_disk=True)
+    assert all(isinstance(factor, DiskTensor) for *_, factor in problem.row_factors(1e-3).parts)
+
+
+def test_the_steps_of_adaprune_end_small(monkeypatch):
+    made, adam = [], torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda *a, **options: made.append(adam(*a, **options)) or made[-1])
+    problem = problem_of("residual unit")
+    METHODS["adaprune"](RECIPES["fast"], 2).solve(problem)
+    (optimiser,) = made
+    first, last = optimiser.param_groups[0]["initial_lr"], optimiser.param_groups[0]["lr"]
+    kept = problem.weight[problem.mask]
+    assert first == pytest.approx(0.02 * float(kept.square().mean().sqrt()), rel=1e-9) and last < 1e-6 * first

@@ -6,7 +6,7 @@ from itertools import chain
 import pytest
 import torch
 from torch import nn
-from toys import awake, random_images, random_mask, small_resnet
+from toys import awake, random_images, random_mask, relative, small_resnet
 
 import snows_core as snows
 from snows_core.loss import joint
@@ -81,6 +81,30 @@ def test_value_and_gradient_of_the_joint_loss_do_not_depend_on_the_pieces(piece)
             moved = {**free, name: value.detach() + sign * 1e-6 * step}
             values.append(loss.value(images, moved))
         assert float((value.grad * step).sum()) == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5)
+
+
+def test_what_came_before_a_device_was_full_is_not_counted_twice(monkeypatch):
+    network, images = Network(small_resnet()), random_images(8)
+    names = ["layer1.conv1.weight", "layer2.conv2.weight"]
+    start = {name: 0.7 * network.module.get_parameter(name).detach() for name in names}
+    gradients, squares, calls = [], JointLoss._squares, []
+    loss = JointLoss(network, images, start)
+    for fail in (False, True):
+        state = {name: nn.Parameter(value.clone()) for name, value in start.items()}
+
+        def full_once(self, x, free, fail=fail):
+            calls.append(len(x))
+            if fail and len(calls) == 2:  # when the first piece has left its gradient
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return squares(self, x, free)
+
+        loss.piece = 4
+        calls.clear()
+        monkeypatch.setattr(JointLoss, "_squares", full_once)
+        loss.backward(images, state)
+        gradients.append({name: value.grad for name, value in state.items()})
+    assert calls == [4, 4, 2, 2, 2, 2]
+    assert all(relative(gradients[1][name], gradients[0][name]) < 1e-12 for name in names)
 
 
 def test_pieces_are_as_large_as_the_bytes_of_a_batch_allow(monkeypatch):
