@@ -42,7 +42,10 @@ $(READY): pyproject.toml constraints.txt
 figures: $(READY)
 	$(BIN)/snows reproduce $(ARGS)
 
-test: lint
+# Types, imports and what `make lint` has beside style are tests, too: they run side by side with the others.
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(ARGS)
 
 bench: $(READY)
