@@ -85,19 +85,7 @@ def test_nbval_agrees_with_the_marked_cells(notebook, tmp_path):
     assert done.returncode == 0, done.stdout[-4000:]
 
 
-# Those that take longest run with the slow tests, and in continuous integration.
-LONG = ("03_cifar_resnet20", "05_vit_l")
-RUNS = [
-    pytest.param(
-        p,
-        id=p.stem if p.stem == "index" else f"solutions/{p.stem}",
-        marks=[pytest.mark.slow] if p.stem in LONG else [],
-    )
-    for p in OTHERS
-]
-
-
-@pytest.mark.parametrize("path", RUNS)
+@pytest.mark.parametrize("path", OTHERS, ids=[p.stem if p.stem == "index" else f"solutions/{p.stem}" for p in OTHERS])
 def test_index_and_solutions_run(path, tmp_path, monkeypatch):
     papermill = pytest.importorskip("papermill")
     monkeypatch.setenv("SNOWS_FIGURES", str(tmp_path))
