@@ -1,5 +1,7 @@
 """What every test shares: one thread, quiet warnings about few images, and seeds."""
 
+import gc
+
 import hypothesis
 import pytest
 import torch
@@ -14,6 +16,17 @@ def pytest_collection_modifyitems(items):
     others = [item for item in items if "test_notebooks" not in item.nodeid]
     half = len(others) // 2
     items[:] = [*notebooks[::2], *others[:half], *notebooks[1::2], *others[half:]]
+
+
+def pytest_collection_finish():
+    """Let garbage collections pass over what was imported and collected, a million objects that stay to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    """Undo it, so that the interpreter takes everything apart in its own order."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
