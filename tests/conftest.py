@@ -4,7 +4,6 @@ import gc
 
 import hypothesis
 import pytest
-import torch
 
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("tests")
@@ -32,6 +31,8 @@ def pytest_sessionfinish():
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
     """Seed torch, so that a test does not depend on those before it."""
+    import torch  # here, as the process that only hands out tests needs none
+
     torch.manual_seed(0)
 
 
