@@ -1,5 +1,6 @@
 """What every test shares: one thread, quiet warnings about few images, and seeds."""
 
+import atexit
 import gc
 
 import hypothesis
@@ -19,13 +20,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """Let garbage collections pass over what was imported and collected, a million objects that stay to the end."""
-    gc.collect()
     gc.freeze()
-
-
-def pytest_sessionfinish():
-    """Undo it, so that the interpreter takes everything apart in its own order."""
-    gc.unfreeze()
+    atexit.register(gc.unfreeze)  # the interpreter takes everything apart in its own order
 
 
 @pytest.fixture(autouse=True)
