@@ -10,7 +10,7 @@ import papermill
 import pytest
 from nbval.plugin import IPyNbFile, coalesce_streams
 
-from snows_core.book.checks import KERNEL, check_after, check_before, declared_parameters, find_notebooks, read_notebook
+from snows_core.book.checks import check_after, check_before, declared_parameters, find_notebooks, read_notebook
 from snows_core.book.expected import FAILED, compare, load_expected
 from snows_core.book.page import DEFAULT_PROFILE, figure_dir
 from snows_core.book.profiles import load_profile, profiles_of
@@ -37,11 +37,15 @@ def run_and_compare(notebook, profile, folder, request):
     summary = reproduce([notebook.stem], profile, notebooks=FOLDER, figures=folder / "figures", progress=False)
     print(summary.metrics_table().to_string())
     assert not summary.failures
-    compare_marked_cells(notebook.path, folder / "runs" / f"{notebook.stem}-{profile}.ipynb", request)
+    compare_with_committed(notebook.path, folder / "runs" / f"{notebook.stem}-{profile}.ipynb", request)
 
 
-def compare_marked_cells(path, executed, request):
-    """Compare the marked cells of an executed notebook with the committed ones, as ``pytest --nbval-lax`` would.
+def pictures(cell):
+    return sum("image/png" in output.get("data", {}) for output in cell.outputs)
+
+
+def compare_with_committed(path, executed, request):
+    """Compare marked cells with the committed ones, as ``pytest --nbval-lax`` would, and the number of pictures of all.
 
     The comparison is nbval's own; only the run is another's, for nbval would run the whole notebook a second time.
     """
@@ -53,6 +57,8 @@ def compare_marked_cells(path, executed, request):
     assert [c.source for c in ran] == [cell.cell.source for cell in cells]
     marked = [(cell, run) for cell, run in zip(cells, ran, strict=True) if cell.options["check"]]
     assert len(marked) == path.read_text(encoding="utf-8").count(MARK)
+    for cell, run in zip(cells, ran, strict=True):
+        assert pictures(run) == pictures(cell.cell), run.source
     for cell, run in marked:
         assert cell.cell.execution_count is not None and cell.cell.outputs
         same = cell.compare_outputs(coalesce_streams(run.outputs), coalesce_streams(cell.cell.outputs))
@@ -68,11 +74,12 @@ def test_a_marked_cell_that_prints_something_else_is_noticed(added, tmp_path, re
     nbformat.write(notebook, tmp_path / path.name)
     if added:
         with pytest.raises(AssertionError, match=MARK):
-            compare_marked_cells(path, tmp_path / path.name, request)
+            compare_with_committed(path, tmp_path / path.name, request)
     else:
-        compare_marked_cells(path, tmp_path / path.name, request)
+        compare_with_committed(path, tmp_path / path.name, request)
 
 
+@pytest.mark.usefixtures("kernel_name")
 @numbered
 def test_runs_and_matches_the_expected_values(notebook, tmp_path, request):
     profile = QUICK if notebook in SIZED else DEFAULT_PROFILE
@@ -81,6 +88,7 @@ def test_runs_and_matches_the_expected_values(notebook, tmp_path, request):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernel_name")
 @pytest.mark.parametrize("notebook", SIZED, ids=[n.stem for n in SIZED])
 def test_matches_at_its_full_size(notebook, tmp_path, request):
     run_and_compare(notebook, DEFAULT_PROFILE, tmp_path, request)
@@ -95,7 +103,7 @@ def quick_parameters(path):
 
 
 @pytest.fixture
-def run_other(tmp_path, monkeypatch, request):
+def run_other(kernel_name, tmp_path, monkeypatch, request):
     """Return a function that runs the index or a solution with some parameters changed."""
     monkeypatch.setenv("SNOWS_FIGURES", str(tmp_path))
     monkeypatch.delenv("MPLBACKEND", raising=False)
@@ -106,12 +114,12 @@ def run_other(tmp_path, monkeypatch, request):
             str(path),
             str(executed),
             parameters,
-            kernel_name=KERNEL,
+            kernel_name=kernel_name,
             cwd=str(path.parent),
             progress_bar=False,
             execution_timeout=600,
         )
-        compare_marked_cells(path, executed, request)
+        compare_with_committed(path, executed, request)
 
     return run
 
