@@ -28,7 +28,7 @@ from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, pr
 from snows_core.sweep.refine import JointOptions
 from snows_core.sweep.refine import refine as refine_jointly
 from snows_core.sweep.select import DenseLayer, PrunableLayer
-from snows_core.sweep.sweep import Sweep
+from snows_core.sweep.stages import Reached, StagedSweep
 
 
 @takes_settings
@@ -52,9 +52,11 @@ def prune(
 
     Returns:
         Result with the pruned model, masks, and a report with one row per layer: layer, kind, shape, weights, kept,
-        sparsity, status ("pruned", "skipped", "not reached"), reason, k, loss_masked (of the masked dense weights),
-        loss_start (where Newton starts), loss_end, newton_steps, products, image_products, seconds, stop.
-        After Ctrl-C the result holds the layers solved so far; the others are dense and "not reached".
+        sparsity, status ("pruned", "skipped", "not reached"), reason, stage (in which the row's weights were solved),
+        k, loss_masked (of the masked dense weights), loss_start (where Newton starts), loss_end, newton_steps,
+        products, image_products, seconds (these three over all stages), stop.
+        After Ctrl-C the result holds the layers solved so far; the others are "not reached", and dense or as the stage
+        before left them.
 
     Raises:
         SnowsError: on any argument that cannot work; nothing is changed then.
@@ -67,30 +69,32 @@ def prune(
     device = resolve_device(settings.device, next(network.module.parameters()).device)
     asked = settings.record()
     record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "mask", "update")}
+    record["stages"], record["stage_k"] = asked.pop("stages"), asked.pop("stage_k")
     record["calibration"] = {"images": sum(map(len, parts)), "digest": images_digest(parts)}
     record["weights"] = state_digest(prepared.model)
     if resume is not None:
         # Masks that a method chooses come with the result.
-        masks = prepared.masks if steps.choose is None else resume.masks
-        check_resume(resume, record | {"seed": settings.seed}, masks)
+        known = steps.choose is None and len(prepared.schedule) == 1
+        check_resume(resume, record | {"seed": settings.seed}, prepared.masks if known else None)
     placed = prepared.move(device)
     like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
     whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
     record["calibration"]["order"] = order.tolist()
-    sweep = Sweep(network, prepared.layers, placed, steps, whole, settings.max_memory, settings.seed)
-    sweep.run(settings.progress, _known_solutions(resume, prepared.layers, device))
+    run = StagedSweep(prepared, placed, steps, whole, settings)
+    run.run(None if resume is None else _reached(resume, prepared.layers, device))
     record |= {
-        "complete": not sweep.interrupted,
+        "complete": not run.interrupted,
+        "stage_records": run.records,
         "memory": {
-            "batch_size": sweep.batch_size,
-            "storage": str(sweep.memory.storage or device),
+            "batch_size": run.sweep.batch_size,
+            "storage": str(run.sweep.memory.storage or device),
             "peak": peak_memory(device),
         },
         "settings": asked,
         **provenance(seed=settings.seed, device=str(device)),
     }
-    result = _result(prepared, sweep, record)
-    if settings.refine and not sweep.interrupted:
+    result = _result(prepared, run, record)
+    if settings.refine and not run.interrupted:
         joint = JointOptions(settings.refine, augment=settings.augment, seed=settings.seed, progress=settings.progress)
         refine_result(result, network, whole, joint)
     return result
@@ -104,7 +108,7 @@ def make_masks(
     pattern: SparsityPattern | str | float = PruneSettings.pattern,
     **options: Any,
 ) -> Masks:
-    """Return the masks that :func:`prune` would use with the same arguments, without pruning.
+    """Return the masks that :func:`prune` would use for one sweep (``effort="quick"``), without pruning.
 
     Args:
         model: network in eval mode; not changed.
@@ -118,22 +122,21 @@ def make_masks(
     Raises:
         SnowsError: as :func:`prune`.
     """
-    settings = checked_settings(make_masks, pattern=pattern, **options)
+    settings = checked_settings(make_masks, pattern=pattern, **{"effort": "quick", **options})
+    if settings.stages != 1:
+        got, fix = f"{settings.stages!r}", "prune(...).masks holds those of the last stage."
+        raise invalid_argument("stages", got, "1: later masks are chosen by weights re-fitted before", fix)
     if layer_steps(settings).choose is not None:
         fix = "prune(..., update='none').masks holds them."
         raise invalid_argument("mask", repr(settings.mask), "'magnitude': other masks are chosen during the sweep", fix)
     return prepare(model, calibration_parts(images, limit=2, few=0), settings).masks
 
 
-def _known_solutions(
-    resume: PruneResult | None, layers: Sequence[PrunableLayer], device: torch.device
-) -> dict[str, LayerSolution]:
-    """Return the solutions of the layers that an interrupted run has solved already."""
-    if resume is None:
-        return {}
+def _reached(resume: PruneResult, layers: Sequence[PrunableLayer], device: torch.device) -> Reached:
+    """Return how far an interrupted run had come."""
     rows = resume.report.set_index("layer")
     names = [field.name for field in fields(LayerStatistics) if field.name != "k"]
-    return {
+    solutions = {
         entry.name: LayerSolution(
             resume.state[entry.layer.weight_name].to(device).clone(),  # aligned: rounding as in one run
             resume.masks[entry.name].to(device),
@@ -142,25 +145,30 @@ def _known_solutions(
         for entry in layers
         if entry.name in resume.masks
     }
+    records = tuple(resume.manifest["stage_records"][: resume.stage - 1])
+    pending = {name: mask.to(device) for name, mask in resume.pending.items()}
+    return Reached(resume.stage, records, solutions, frozenset(resume.solved), pending)
 
 
-def _result(prepared: Prepared, sweep: Sweep, record: dict[str, Any]) -> PruneResult:
+def _result(prepared: Prepared, run: StagedSweep, record: dict[str, Any]) -> PruneResult:
     """Write the new weights into a copy of the model, and gather the report."""
     pruned = plain_copy(prepared.model)
     parameters = dict(pruned.named_parameters(remove_duplicate=False))  # a tied weight has several names
-    names = {entry.name: entry.layer.weight_name for entry in prepared.layers if entry.name in sweep.solutions}
+    names = {entry.name: entry.layer.weight_name for entry in prepared.layers if entry.name in run.solutions}
     with torch.no_grad():
         for layer, name in names.items():
-            parameters[name].copy_(sweep.solutions[layer].weight.to(parameters[name]))
-    rows = [_row(entry, sweep.solutions.get(entry.name)) for entry in prepared.selection.entries]
+            parameters[name].copy_(run.solutions[layer].weight.to(parameters[name]))
+    rows = [_row(entry, run) for entry in prepared.selection.entries]
     solved = [field.name for field in fields(LayerStatistics)]  # there whatever was solved
     report = pd.DataFrame(rows, columns=[*(name for name in rows[0] if name not in solved), *solved])
-    masks = {layer: sweep.solutions[layer].mask.cpu() for layer in names}
-    return PruneResult(pruned, masks, report, record, snapshot(pruned), names)
+    masks = {layer: run.solutions[layer].mask.cpu() for layer in names}
+    pending = {layer: mask.cpu() for layer, mask in run.pending.items()}
+    return PruneResult(pruned, masks, report, record, snapshot(pruned), names, pending)
 
 
-def _row(entry: PrunableLayer | DenseLayer, solution: LayerSolution | None) -> dict[str, Any]:
+def _row(entry: PrunableLayer | DenseLayer, run: StagedSweep) -> dict[str, Any]:
     """Return one row of the report."""
+    solution = run.solutions.get(entry.name)
     weights = math.prod(entry.shape) if entry.shape else 0
     kept = weights if solution is None else int(solution.mask.sum())
     row: dict[str, Any] = {
@@ -172,10 +180,12 @@ def _row(entry: PrunableLayer | DenseLayer, solution: LayerSolution | None) -> d
         "sparsity": 1 - kept / weights if weights else 0.0,
     }
     if isinstance(entry, DenseLayer):
-        return row | {"status": "skipped", "reason": entry.sentence, "stop": ""}
-    if solution is None:
-        return row | {"status": "not reached", "reason": "interrupted", "stop": ""}
-    return row | {"status": "pruned", "reason": ""} | solution.statistics.as_row()
+        return row | {"status": "skipped", "reason": entry.sentence, "stage": 0, "stop": ""}
+    stage = len(run.records) - (entry.name not in run.solved)
+    statistics = {"stop": ""} if solution is None else solution.statistics.as_row()
+    if stage < len(run.prepared.schedule):
+        return row | {"status": "not reached", "reason": run.where, "stage": stage} | statistics
+    return row | {"status": "pruned", "reason": "", "stage": stage} | statistics
 
 
 def refine_result(result: PruneResult, network: Network, images: Tensor, options: JointOptions) -> None:

@@ -25,6 +25,7 @@ from snows_core.settings import (
     takes_settings,
 )
 from snows_core.solvers import newton_cg
+from snows_core.sweep.prepare import checked_settings
 
 # Every field of the two lanes, written out: a default that changes must not change a recipe by the way.
 FAST = {
@@ -261,6 +262,9 @@ DEFAULTS = {
     "recipe": "fast",
     "masks": None,
     "saliency": "magnitude",
+    "effort": "standard",
+    "stages": None,
+    "stage_k": None,
     "mask": "magnitude",
     "update": "snows",
     "layers": None,
@@ -269,7 +273,7 @@ DEFAULTS = {
     "device": None,
     "max_images": None,
     "max_memory": None,
-    "refine": 0,
+    "refine": None,
     "augment": None,
     "seed": 0,
     "progress": True,
@@ -392,8 +396,9 @@ def test_a_function_without_a_docstring_takes_settings_too():
 @pytest.mark.usefixtures("few_images_are_fine")
 def test_the_manifest_holds_the_settings_of_the_run():
     options = {"k": 0, "layers": ["layer1.conv1"], "max_memory": 1e9, "progress": False, "ridge": 1e-2}
-    manifest = snows.prune(small_resnet(), random_images(4), "1:4", **options).manifest
-    record = settings_of(snows.prune, pattern="1:4", **options).record()
-    own = {name: manifest[name] for name in ("pattern", "k", "recipe", "mask", "update")}
+    manifest = snows.prune(small_resnet(), random_images(4), "1:4", **options, effort="quick").manifest
+    record = checked_settings(snows.prune, pattern="1:4", **options, effort="quick").record()
+    assert (record["stages"], record["stage_k"], record["refine"]) == (1, 0, 0)
+    own = {name: manifest[name] for name in ("pattern", "k", "recipe", "mask", "update", "stages", "stage_k")}
     assert own | manifest["settings"] == record
     assert manifest["settings"]["max_memory"] == 1e9 and manifest["recipe"]["ridge"] == 1e-2

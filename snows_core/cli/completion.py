@@ -5,7 +5,7 @@ A test holds the lists and the package together.
 
 from __future__ import annotations
 
-from snows_core.settings import CHOICES, RECIPES, changeable
+from snows_core.settings import CHOICES, EFFORTS, RECIPES, changeable
 
 EXPERIMENT_NAMES = (
     "digits-resnet20",
@@ -66,6 +66,11 @@ def patterns(incomplete: str) -> list[str]:
 def recipes(incomplete: str) -> list[str]:
     """Return the recipes."""
     return _begin(list(RECIPES), incomplete)
+
+
+def efforts(incomplete: str) -> list[str]:
+    """Return the words for how much work a run may be."""
+    return _begin(list(EFFORTS), incomplete)
 
 
 def devices(incomplete: str) -> list[str]:

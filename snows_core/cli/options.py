@@ -15,7 +15,7 @@ import typer
 
 from snows_core.cli import completion
 from snows_core.errors import LIMIT, closest, invalid_argument
-from snows_core.settings import CHOICES, NewtonOptions, PruneSettings, Recipe, changeable, settings_of
+from snows_core.settings import CHOICES, NewtonOptions, PruneSettings, Recipe, changeable, get_effort, settings_of
 
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -115,6 +115,7 @@ MODEL_HELP = "An experiment (see `snows experiments`), timm/<name> or torchvisio
 DATA_HELP = "digits, cifar10, cifar100, imagenette, imagenet or folder:<path>."
 _MEANING = {setting.name: setting.metadata["help"] for setting in fields(PruneSettings)}
 _EXPERIMENTS_OWN = "the experiment's own"
+_EFFORTS = "by --effort"
 
 ModelName = Annotated[str, typer.Option(help=MODEL_HELP, autocompletion=completion.models)]
 Model = Annotated[str | None, typer.Option(help=MODEL_HELP, autocompletion=completion.models)]
@@ -174,7 +175,10 @@ _TYPED: dict[str, Any] = {
         typer.Option(min=1, help=_MEANING["max_images"], show_default=f"{_EXPERIMENTS_OWN}, 256 mostly"),
     ],
     "max_memory": MaxMemory,
-    "refine": Annotated[int, typer.Option(min=0, help=_MEANING["refine"])],
+    "effort": Annotated[str, typer.Option(help=_MEANING["effort"], autocompletion=completion.efforts)],
+    "stages": Annotated[str | None, typer.Option(help=_MEANING["stages"], show_default=_EFFORTS)],
+    "stage_k": Annotated[int | None, typer.Option(min=0, help=_MEANING["stage_k"], show_default=_EFFORTS)],
+    "refine": Annotated[int | None, typer.Option(min=0, help=_MEANING["refine"], show_default=_EFFORTS)],
     "augment": Annotated[
         bool,
         typer.Option("--augment", help=f"{_MEANING['augment']} Mirrors and shifts them (natural images only)."),
@@ -239,7 +243,7 @@ def read_options(typed: Mapping[str, Any]) -> dict[str, Any]:
     options = {python.get(name, name): value for name, value in typed.items() if value not in (None, [])}
     options |= {"progress": not options["progress"], **read_settings(options.pop("settings", ()))}
     if options.pop("augment"):
-        if not options["refine"]:
+        if not options.get("refine", get_effort(options["effort"]).refine):
             expected = "steps of refinement, during which images are changed"
             raise invalid_argument("--augment", "no --refine", expected, "For instance --refine 150.")
         options["augment"] = True

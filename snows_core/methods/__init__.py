@@ -2,6 +2,7 @@
 
 from snows_core.methods.adaprune import AdaPrune
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
+from snows_core.methods.between import BetweenStages
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.snows import Snows
@@ -19,6 +20,7 @@ METHODS: dict[str, type[LayerMethod]] = {
 
 __all__ = [
     "METHODS",
+    "BetweenStages",
     "Budget",
     "LayerMethod",
     "LayerProblem",

@@ -129,6 +129,16 @@ class LayerMethod(ABC):
         """Tell whether the layer of a ``segment`` is solved without curvature products; its estimate asks."""
         return True
 
+    def gram_images(self, mask: Tensor, positions: float, count: int) -> int | None:
+        """Return how many images the Gram matrix of a layer's input is taken from; None for all. Its estimate asks.
+
+        Args:
+            mask: the layer's mask.
+            positions: output positions of the layer for an image.
+            count: calibration images.
+        """
+        return None
+
     @abstractmethod
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Solve the layer of one ``problem``."""

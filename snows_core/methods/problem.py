@@ -65,6 +65,7 @@ class LayerProblem:
         generator: source of random signs and lots, this layer's own.
         budget: how the solve is cut to fit in memory.
         pattern: the sparsity pattern, for a method that chooses masks.
+        before: the weight after the stage before, of the weight's shape; None in the first.
     """
 
     network: Network
@@ -74,6 +75,7 @@ class LayerProblem:
     generator: torch.Generator
     budget: Budget = field(default_factory=Budget)
     pattern: Pattern | None = None
+    before: Tensor | None = None
     _equations: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -105,6 +107,11 @@ class LayerProblem:
     def masked(self) -> Tensor:
         """The dense weight with zeros where the mask is False."""
         return torch.where(self.mask, self.weight, 0.0)
+
+    @property
+    def current(self) -> Tensor:
+        """The weight that chooses a mask: after the stage before, or the dense one in the first."""
+        return self.weight if self.before is None else self.before
 
     @property
     def images(self) -> int:

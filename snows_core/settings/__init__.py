@@ -1,5 +1,6 @@
 """What a user may choose: the settings of a run, the two recipes, and how functions show them."""
 
+from snows_core.settings.effort import EFFORTS, Effort, get_effort
 from snows_core.settings.prune_settings import LEAST_BYTES, K, PruneSettings, read_k, read_max_memory
 from snows_core.settings.recipe import (
     CHOICES,
@@ -13,14 +14,16 @@ from snows_core.settings.recipe import (
     get_recipe,
 )
 from snows_core.settings.signature import arguments_of, settings_of, takes_settings
-from snows_core.settings.types import Augment, LayerChoice, OneChoice, Saliency, SparsityPattern
+from snows_core.settings.types import Augment, LayerChoice, OneChoice, Saliency, SparsityPattern, Stages
 
 __all__ = [
     "CHOICES",
+    "EFFORTS",
     "LEAST_BYTES",
     "RECIPES",
     "Augment",
     "Curvature",
+    "Effort",
     "K",
     "LayerChoice",
     "NewtonOptions",
@@ -30,9 +33,11 @@ __all__ = [
     "Recipe",
     "Saliency",
     "SparsityPattern",
+    "Stages",
     "TapRule",
     "arguments_of",
     "changeable",
+    "get_effort",
     "get_recipe",
     "read_k",
     "read_max_memory",

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from snows_core.errors import integer, invalid_argument, plain, switch
+from snows_core.settings.effort import get_effort
 from snows_core.settings.recipe import Recipe, get_recipe
-from snows_core.settings.types import Augment, LayerChoice, Saliency, SparsityPattern
+from snows_core.settings.types import Augment, LayerChoice, Saliency, SparsityPattern, Stages
 
 if TYPE_CHECKING:  # types of arguments, which only PyTorch can check
     import torch
@@ -81,6 +82,26 @@ class PruneSettings:
             '"magnitude", or a function of (name, weight).',
         ),
     )
+    effort: str = field(
+        default="standard",
+        metadata=_meaning(
+            "quick, standard or best: how many stages and steps of joint refinement; single options override it.",
+            'It concerns SNOWS itself: other methods and the recipe "paper" take one sweep (:func:`.get_effort`).',
+        ),
+    )
+    stages: Stages | None = field(
+        default=None,
+        metadata=_meaning(
+            "Stages that lead to the pattern: a number, or all of them as 3:4,2:4,1:4. Between two, the kept weights"
+            " are re-fitted, and the re-fitted weights choose the next mask.",
+            "A number divides the way geometrically (:mod:`snows_core.masks.schedule`); a list ends with the pattern."
+            " None leaves it to ``effort``, as for the next two.",
+        ),
+    )
+    stage_k: int | None = field(
+        default=None,
+        metadata=_meaning("K of the re-fit between two stages; 0 is least squares and cheap."),
+    )
     mask: str = field(default="magnitude", metadata=_meaning("Method that chooses the masks."))
     update: str = field(default="snows", metadata=_meaning("Method that re-fits the kept weights of a layer."))
     layers: LayerChoice = field(
@@ -119,10 +140,10 @@ class PruneSettings:
             " needed, with the same result.",
         ),
     )
-    refine: int = field(
-        default=0,
+    refine: int | None = field(
+        default=None,
         metadata=_meaning(
-            "Steps of joint refinement after the sweep; pays at high unstructured sparsity.",
+            "Steps of joint refinement after the sweep; pays most at high sparsity.",
             "It also changes scales and shifts of normalisation layers (:mod:`snows_core.sweep.refine`); 0 for none.",
         ),
     )
@@ -145,6 +166,11 @@ class PruneSettings:
         """Refuse what cannot be meant, and keep the rest in one form."""
         self._keep("k", read_k(self.k))
         self._keep("recipe", get_recipe(self.recipe))
+        get_effort(self.effort)
+        if self.stages is not None:
+            self._keep("stages", _read_stages(self.stages))
+        if self.stage_k is not None:
+            self._keep("stage_k", integer("stage_k", self.stage_k, 0))
         for name in ("mask", "update"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
@@ -154,7 +180,8 @@ class PruneSettings:
         if self.max_images is not None:
             self._keep("max_images", integer("max_images", self.max_images, 1, otherwise=" or None"))
         self._keep("max_memory", read_max_memory(self.max_memory))
-        self._keep("refine", integer("refine", self.refine, 0, "a number of steps"))
+        if self.refine is not None:
+            self._keep("refine", integer("refine", self.refine, 0, "a number of steps"))
         if self.augment is not None and not callable(self.augment):
             raise invalid_argument("augment", type(self.augment).__name__, "a function of (images, generator)")
         self._keep("seed", integer("seed", self.seed))
@@ -174,6 +201,7 @@ class PruneSettings:
             "pattern": "given masks" if given else str(self.pattern),
             "masks": "given" if given else None,
             "recipe": asdict(get_recipe(self.recipe)),
+            "stages": [str(stage) for stage in self.stages] if isinstance(self.stages, tuple) else self.stages,
         }
         return {
             f.name: special[f.name] if f.name in special else _recorded(getattr(self, f.name)) for f in fields(self)
@@ -227,6 +255,16 @@ def read_max_memory(max_memory: float | None) -> float | None:
             "Bytes below 1e6 cannot be meant.",
         )
     return float(bound)
+
+
+def _read_stages(stages: Any) -> Any:
+    """Return a number of stages, or a tuple of patterns as they were written."""
+    if isinstance(stages, str) and "," in stages:
+        return tuple(part.strip() for part in stages.split(","))
+    if isinstance(stages, Iterable) and not isinstance(stages, str):
+        return tuple(plain(stage) for stage in stages)
+    text = isinstance(stages, str) and stages.strip().isascii() and stages.strip().isdecimal()
+    return integer("stages", int(stages) if text else stages, 1, "a number of stages", ", or a list of patterns")
 
 
 def _repeatable(choice: Any) -> Any:

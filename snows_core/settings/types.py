@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:  # nothing here needs PyTorch to run
@@ -31,3 +31,6 @@ LayerChoice: TypeAlias = "OneChoice | Iterable[OneChoice] | Callable[[str, nn.Mo
 
 Augment: TypeAlias = "Callable[[Tensor, torch.Generator], Tensor]"
 """A function of (images, generator) that changes a batch of images at random."""
+
+Stages: TypeAlias = "int | Sequence[SparsityPattern | str | float]"
+"""How many stages lead to a pattern, or the patterns of all of them."""

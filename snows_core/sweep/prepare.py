@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from snows_core.activations.calibration import first_images
 from snows_core.errors import closest, invalid_argument
-from snows_core.masks.patterns import Masks, Unstructured, parse_pattern
-from snows_core.methods import METHODS
+from snows_core.masks.patterns import Masks, Pattern, Unstructured, parse_pattern
+from snows_core.masks.schedule import most_stages, schedule
+from snows_core.methods import METHODS, BetweenStages
 from snows_core.network.copies import unwrap
 from snows_core.network.graph import Network
-from snows_core.settings import PruneSettings, get_recipe, settings_of
+from snows_core.settings import PruneSettings, get_effort, get_recipe, settings_of
 from snows_core.sweep.choose_masks import choose_masks, read_masks
 from snows_core.sweep.select import LayerSelection, PrunableLayer, select_layers
 from snows_core.sweep.sweep import LayerSteps
+
+LEAST_SQUARES = ("snows", "layerwise")  # updates that are least squares at K = 0
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,15 @@ class Prepared:
         model: the caller's network without wrappers.
         network: its traced copy, in single or double precision, on the device of the model.
         selection: every layer, with the reason where it stays dense.
-        masks: the masks of the others by name.
+        masks: the masks of the others by name, for the last stage as the dense weights choose them.
+        schedule: the patterns of all stages.
     """
 
     model: nn.Module
     network: Network
     selection: LayerSelection
     masks: Masks
+    schedule: tuple[Pattern, ...]
 
     @property
     def layers(self) -> list[PrunableLayer]:
@@ -56,15 +61,34 @@ def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSe
         **options: see :func:`snows_core.settings.settings_of`.
 
     Returns:
-        The settings, with the pattern itself instead of its text.
+        The settings, with the pattern itself instead of its text, and what their effort stands for.
 
     Raises:
         SnowsError: on an unknown option or method, or a value that cannot be meant.
     """
     settings = settings_of(function, **options)
-    settings = replace(settings, pattern=parse_pattern(settings.pattern))
+    settings = with_effort(replace(settings, pattern=parse_pattern(settings.pattern)))
     layer_steps(settings)  # refuses names that no method has, before any work
+    stages_of(settings)
     return settings
+
+
+def with_effort(settings: PruneSettings) -> PruneSettings:
+    """Return settings in which what was left to the effort is chosen.
+
+    Other methods, and the published procedure, are one sweep: with stages they would be something else. Masks that are
+    given stay as they are.
+    """
+    own = settings.update == "snows" and get_recipe(settings.recipe).name != "paper"
+    effort = get_effort(settings.effort if own else "quick")
+    magnitude = settings.mask == "magnitude" and settings.masks is None
+    stages = most_stages(parse_pattern(settings.pattern), effort.stages) if magnitude else 1
+    return replace(
+        settings,
+        stages=stages if settings.stages is None else settings.stages,
+        stage_k=effort.stage_k if settings.stage_k is None else settings.stage_k,
+        refine=effort.refine if settings.refine is None else settings.refine,
+    )
 
 
 def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> Prepared:
@@ -97,7 +121,20 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
         selection, masks = choose_masks(network, selection, pattern, settings.saliency, settings.seed)
     else:
         selection, masks = read_masks(network, selection, pattern, given)
-    return Prepared(model, network, selection, masks)
+    return Prepared(model, network, selection, masks, stages_of(settings))
+
+
+def stages_of(settings: PruneSettings) -> tuple[Pattern, ...]:
+    """Return the patterns of all stages.
+
+    Raises:
+        SnowsError: on stages that do not lead to the pattern, or beside given masks.
+    """
+    pattern = parse_pattern(settings.pattern)
+    if settings.masks is not None and settings.stages not in (None, 1):
+        fix = "Masks that are given are the same in every stage: leave stages out."
+        raise invalid_argument("stages", f"{settings.stages!r} with masks=", "one stage beside given masks", fix)
+    return schedule(pattern, settings.stages or 1)
 
 
 def layer_steps(settings: PruneSettings) -> LayerSteps:
@@ -120,8 +157,11 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
     if update not in updates:
         raise invalid_argument("update", repr(update), f"one of {updates}", closest(update, updates))
     fitted = METHODS[update](recipe, k)
+    between = METHODS[update](recipe, settings.stage_k or 0)
+    if not settings.stage_k and update in LEAST_SQUARES:
+        between = BetweenStages(recipe, 0)
     if mask == "magnitude":
-        return LayerSteps(fitted)
+        return LayerSteps(fitted, between=between)
     if mask not in choosers:
         known = ["magnitude", *choosers]
         raise invalid_argument("mask", repr(mask), f"one of {known}", closest(mask, known))
@@ -131,4 +171,4 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
     if isinstance(pattern, Unstructured) and pattern.scope == "global":
         fix = f"For instance pattern={pattern.sparsity:g}: the same share in every layer."
         raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", "a pattern of one layer", fix)
-    return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), pattern)
+    return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), pattern, between)

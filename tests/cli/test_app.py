@@ -92,7 +92,11 @@ def test_prune_then_evaluate(pruned):
         ([*FAST, "--set", "steps=two"], "--set: got 'steps=two'; expected an integer"),
         ([*FAST, "--set", "steps=-1"], "--set steps: got -1; expected an integer >= 0"),
         ([*FAST, "--set", "damping=nan"], "--set damping: got nan; expected a finite number >= 0"),
-        ([*FAST, "--augment"], "--augment: got no --refine"),
+        ([*FAST, "--augment", "--refine", "0"], "--augment: got no --refine"),
+        ([*FAST, "--augment", "--effort", "quick"], "--augment: got no --refine"),
+        ([*FAST, "--effort", "bset"], "--effort: got 'bset'; expected one of ['quick', 'standard', 'best']"),
+        ([*FAST, "--stages", "3"], "--stages: got 3; expected no more stages than 2:4 has steps"),
+        ([*FAST, "--stages", "3:4,1:4"], "--stages: got [3:4, 1:4]; expected a list that ends with the pattern, 2:4"),
         ([*FAST, "--mask", "magnitud"], "--mask: got 'magnitud'"),
         ([*FAST, "--update", "adam"], "--update: got 'adam'"),
         ([*FAST, "--leaf-modules", "nosuch"], "--leaf-modules: got 'nosuch'"),
@@ -157,7 +161,9 @@ def test_evaluate_refuses_another_architecture(pruned):
 def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
     stop_after(monkeypatch, 1)
     out = tmp_path / "out"
-    done = run("prune", "--model", "digits-resnet20", "--images", "16", "--k", "0", "-q", "--out", out)
+    done = run(
+        "prune", "--model", "digits-resnet20", "--images", "16", "--k", "0", "--effort", "quick", "-q", "--out", out
+    )
     assert done.exit_code == 130 and "solved so far" in done.stderr
     assert not json.loads((out / "manifest.json").read_text())["complete"]
     assert "not reached" in (out / "report.csv").read_text()
@@ -166,7 +172,7 @@ def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
 
 def test_interrupted_before_the_first_layer_writes_nothing(tmp_path, monkeypatch):
     stop_after(monkeypatch, 0)
-    done = run("prune", *FAST, "--out", tmp_path / "out")
+    done = run("prune", *FAST, "--effort", "quick", "--out", tmp_path / "out")
     assert done.exit_code == 130 and "nothing is half-written" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

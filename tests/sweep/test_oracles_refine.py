@@ -218,7 +218,7 @@ def test_no_steps_change_nothing():
 
 
 def test_the_manifest_says_what_refinement_did():
-    result = snows.prune(small_resnet(), random_images(12), 0.7, k=1, refine=5, progress=False)
+    result = snows.prune(small_resnet(), random_images(12), 0.7, k=1, refine=5, progress=False, effort="quick")
     record = result.manifest["refinement"]
     assert record["steps"] == 5 and record["interrupted"] is False and record["augment"] is None
     assert "failed" not in record and record["loss"][1] <= record["loss"][0]

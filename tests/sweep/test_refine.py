@@ -20,7 +20,7 @@ module = importlib.import_module("snows_core.sweep.refine")  # the package shows
 
 def run(make=small_resnet, size=8, **options):
     options = {"pattern": 0.7, "k": 1, "progress": False, **options}
-    return snows.prune(make(), random_images(40, size), **options)
+    return snows.prune(make(), random_images(40, size), **options, effort="quick")
 
 
 @pytest.mark.parametrize("make, size", [(small_resnet, 8), (small_vit, 4)])
