@@ -1,4 +1,4 @@
-"""Which weights stay: patterns, saliency, and masks made elsewhere."""
+"""Which weights stay: patterns, the stages that lead to them, saliency, and masks made elsewhere."""
 
 from snows_core.masks.given import foreign_masks, read_mask
 from snows_core.masks.patterns import (
@@ -10,6 +10,7 @@ from snows_core.masks.patterns import (
     parse_pattern,
 )
 from snows_core.masks.saliency import SALIENCIES, make_scores
+from snows_core.masks.schedule import schedule
 from snows_core.settings import Saliency
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "masks_for",
     "parse_pattern",
     "read_mask",
+    "schedule",
 ]

@@ -28,7 +28,7 @@ class Effort:
 
 EFFORTS = {
     "quick": Effort(),
-    "standard": Effort(stages=5, stage_k=0, refine=150),
+    "standard": Effort(stages=5, stage_k=2),
     "best": Effort(stages=8, stage_k=5, refine=3000),
 }
 """Word to what it stands for."""

@@ -14,14 +14,18 @@ from snows_core.errors import closest, invalid_argument
 from snows_core.masks.patterns import Masks, Pattern, Unstructured, parse_pattern
 from snows_core.masks.schedule import most_stages, schedule
 from snows_core.methods import METHODS, BetweenStages
+from snows_core.methods.base import LayerMethod
 from snows_core.network.copies import unwrap
 from snows_core.network.graph import Network
-from snows_core.settings import PruneSettings, get_effort, get_recipe, settings_of
+from snows_core.settings import PruneSettings, Recipe, get_effort, get_recipe, settings_of
 from snows_core.sweep.choose_masks import choose_masks, read_masks
 from snows_core.sweep.select import LayerSelection, PrunableLayer, select_layers
 from snows_core.sweep.sweep import LayerSteps
 
 LEAST_SQUARES = ("snows", "layerwise")  # updates that are least squares at K = 0
+# Curvature products of the one Newton step that a layer takes between two stages: what these weights are for is the
+# choice of a mask, which more products hardly change (figures/steps).
+PRODUCTS_BETWEEN = 4
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,7 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
     if update not in updates:
         raise invalid_argument("update", repr(update), f"one of {updates}", closest(update, updates))
     fitted = METHODS[update](recipe, k)
-    between = METHODS[update](recipe, settings.stage_k or 0)
-    if not settings.stage_k and update in LEAST_SQUARES:
-        between = BetweenStages(recipe, 0)
+    between = _between(update, recipe, settings.stage_k or 0)
     if mask == "magnitude":
         return LayerSteps(fitted, between=between)
     if mask not in choosers:
@@ -172,3 +174,14 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
         fix = f"For instance pattern={pattern.sparsity:g}: the same share in every layer."
         raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", "a pattern of one layer", fix)
     return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), pattern, between)
+
+
+def _between(update: str, recipe: Recipe, k: int) -> LayerMethod:
+    """Return the method that re-fits weights between two stages."""
+    if k == 0 and update in LEAST_SQUARES:
+        return BetweenStages(recipe, 0)
+    if not recipe.mini_batches:
+        newton = recipe.newton
+        products = min(newton.cg_iterations, PRODUCTS_BETWEEN)
+        recipe = replace(recipe, newton=replace(newton, steps=min(newton.steps, 1), cg_iterations=products))
+    return METHODS[update](recipe, k)
