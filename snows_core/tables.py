@@ -119,7 +119,8 @@ def result_summary(report: pd.DataFrame, record: Mapping[str, Any], network: nn.
     recipe = recipe.get("name") if isinstance(recipe, Mapping) else recipe
     model = "weights without a model" if network is None else type(network).__name__
     facts = {
-        "pattern": f"{record.get('pattern', 'unknown')}{_stage_words(record.get('stage_records'))}, recipe {recipe or 'unknown'}, k {record.get('k', 'unknown')}",
+        "pattern": f"{record.get('pattern', 'unknown')}{_stage_words(record.get('stage_records'))}, "
+        f"recipe {recipe or 'unknown'}, k {record.get('k', 'unknown')}",
         "layers": f"{counts.get('pruned', 0)} pruned, {counts.get('skipped', 0)} left dense, "
         f"{counts.get('not reached', 0)} not reached",
         "sparsity": _overall(report).removeprefix("sparsity: "),
