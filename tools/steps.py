@@ -1,7 +1,7 @@
 """Every step from one mask to the best that is known, measured: `python tools/steps.py` writes figures/steps.
 
-What is run stands in tools/steps.yaml: networks with their patterns, and steps with the options of ``snows.prune``. Each
-row is one run on one calibration set. A row that is there already is not run again, so that the table can be
+What is run stands in tools/steps.yaml: networks with their patterns, and steps with the options of ``snows.prune``.
+Each row is one run on one calibration set. A row that is there already is not run again, so that the table can be
 interrupted, and grows; ``--again`` runs all of them. Steps that did not help stay in the table. Agreement and KL are
 taken on training images that no run has seen, accuracy on the test images.
 """
