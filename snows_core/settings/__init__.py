@@ -1,6 +1,6 @@
 """What a user may choose: the settings of a run, the two recipes, and how functions show them."""
 
-from snows_core.settings.prune_settings import LEAST_BYTES, K, PruneSettings, read_k, read_max_memory
+from snows_core.settings.prune_settings import LEAST_BYTES, JointSolver, K, PruneSettings, read_k, read_max_memory
 from snows_core.settings.recipe import (
     CHOICES,
     RECIPES,
@@ -21,6 +21,7 @@ __all__ = [
     "RECIPES",
     "Augment",
     "Curvature",
+    "JointSolver",
     "K",
     "LayerChoice",
     "NewtonOptions",
