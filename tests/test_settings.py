@@ -270,6 +270,8 @@ DEFAULTS = {
     "max_images": None,
     "max_memory": None,
     "refine": 0,
+    "refine_solver": "adam",
+    "moving_masks": False,
     "augment": None,
     "seed": 0,
     "progress": True,

@@ -23,10 +23,11 @@ from snows_core.network.nodes import module_of
 from snows_core.network.operations import Kind, is_batch_norm
 from snows_core.sweep.joint_problem import Effort, JointOptions, JointProblem, Remask, Solver, State
 from snows_core.sweep.refine_adam import adam_steps
+from snows_core.sweep.refine_newton import newton_steps
 
 __all__ = ["JointOptions", "Refinement", "flip_and_shift", "refine"]
 
-SOLVERS: dict[str, Solver] = {"adam": adam_steps}
+SOLVERS: dict[str, Solver] = {"adam": adam_steps, "newton": newton_steps}
 """Name to what takes the steps."""
 
 FEW = 64  # images, of which none is held back
@@ -188,7 +189,7 @@ def _drive(problem: JointProblem, watch: _Watch) -> bool:
     state, looked = None, True
     with tqdm(total=options.steps, desc="refining", unit="step", disable=not options.progress) as bar:
         try:
-            for state in SOLVERS[options.solver](problem):
+            for _, state in zip(range(options.steps), SOLVERS[options.solver](problem), strict=False):
                 problem.effort.steps += 1
                 looked = problem.effort.steps % watch.interval == 0
                 if looked:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from snows_core.sweep.joint_problem import JointProblem, State
+from snows_core.sweep.moving_masks import masks_of
 
 
 def adam_steps(problem: JointProblem) -> Iterator[State]:
@@ -21,19 +22,21 @@ def adam_steps(problem: JointProblem) -> Iterator[State]:
     """
     options = problem.options
     state = {name: nn.Parameter(value.clone()) for name, value in problem.start.items()}
+    module = problem.loss.forward.network.module
+    masks = masks_of(problem, state, {name: module.get_parameter(name).detach() for name in problem.kept})
     optimiser = torch.optim.Adam(state.values(), lr=options.rate)
     total = max(options.steps, 4)  # the schedule needs two steps to rise and two to fall
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, options.rate, total_steps=total, pct_start=max(0.1, 2 / total)
     )
-    for _ in range(options.steps):
+    for step in range(1, options.steps + 1):
         batch = problem.batch(options.batch_size)
         optimiser.zero_grad()
-        problem.loss.backward(batch, state)
+        shown = masks.shown(state)
+        problem.loss.backward(batch, shown)
+        masks.collect(shown, state)
         optimiser.step()
         schedule.step()
-        with torch.no_grad():
-            for name, mask in problem.kept.items():
-                state[name].mul_(mask)
+        masks.settle(step, state)
         problem.effort.images += len(batch)
         yield {name: value.detach() for name, value in state.items()}
