@@ -270,7 +270,7 @@ DEFAULTS = {
     "max_images": None,
     "max_memory": None,
     "refine": 0,
-    "refine_solver": "adam",
+    "refine_solver": "natural",
     "moving_masks": False,
     "augment": None,
     "seed": 0,

@@ -154,20 +154,33 @@ class JointLoss:
         parts = torch.split(images, self.piece)
         return sum(float(self._squares(x.to(self.device), state)) for x in parts) / len(images)
 
-    def backward(self, images: Tensor, state: Mapping[str, Tensor]) -> None:
-        """Add the gradient of the loss on ``images`` to the parameters in ``state``, in pieces that fit."""
+    def backward(self, images: Tensor, state: Mapping[str, Tensor]) -> float:
+        """Add the gradient of the loss on ``images`` to the parameters in ``state``, in pieces that fit.
+
+        Returns:
+            The loss.
+        """
         while True:
+            total = 0.0
             try:
                 for x in torch.split(images, self.piece):
                     with torch.enable_grad():
-                        torch.autograd.backward(self._squares(x, state) / len(images))
-                return
+                        part = self._squares(x, state) / len(images)
+                        torch.autograd.backward(part)
+                    total += float(part.detach())
+                return total
             except torch.OutOfMemoryError:
                 if self.piece == 1:
                     raise
             self.piece = -(-self.piece // 2)
             for value in state.values():
                 value.grad = None
+
+    def gradient(self, images: Tensor, state: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
+        """Return the loss on ``images``, and its gradient in every parameter in ``state``, by name."""
+        leaves = {name: value.detach().requires_grad_(True) for name, value in state.items()}
+        loss = self.backward(images, leaves)
+        return loss, {n: torch.zeros_like(v) if v.grad is None else v.grad for n, v in leaves.items()}
 
 
 def _words(value: object) -> str:

@@ -103,15 +103,9 @@ class JointObjective:
         gradient = torch.stack([self.flat.vector(dict(zip(state, p.gradients, strict=True))) for p in pieces]).sum(0)
         total = torch.stack([piece.loss for piece in pieces]).sum()
         if sample < self.images:
-            rest = {name: value.detach().requires_grad_(True) for name, value in state.items()}
-            for x in torch.split(self.batch[sample:], self.loss.piece):
-                with torch.enable_grad(), math_attention():
-                    part = self.loss.total(self.loss.outputs(x, rest), self.loss.targets(x))
-                    torch.autograd.backward(part)
-                total = total + part.detach()
-            gradient = gradient + self.flat.vector(
-                {n: torch.zeros_like(v) if v.grad is None else v.grad for n, v in rest.items()}
-            )
+            others = self.images - sample
+            mean, slopes = self.loss.gradient(self.batch[sample:], state)
+            total, gradient = total + mean * others, gradient + self.flat.vector(slopes) * others
 
         def product(direction: Tensor) -> Tensor:
             self.products += 1
@@ -137,22 +131,39 @@ class JointObjective:
             # Not leaves: a graph holds those with their numbers, and of these only the places in it are needed.
             origin = loss.new_zeros((), requires_grad=True)
             cotangents = [slope.detach() + origin for slope in slopes]
-            gradients = torch.autograd.grad(
-                outputs, leaves, cotangents, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-        starts, ends = ([get_gradient_edge(tensor) for tensor in tensors] for tensors in (cotangents, outputs))
+            gradients = gradients_of(outputs, leaves, cotangents, create_graph=True)
+        following = [i for i, output in enumerate(outputs) if output.requires_grad]  # taps behind a free parameter
         reached = [i for i, gradient in enumerate(gradients) if gradient.requires_grad]
+        starts = [get_gradient_edge(cotangents[i]) for i in following]
+        ends = [get_gradient_edge(outputs[i]) for i in following]
 
         def product(direction: Sequence[Tensor]) -> Sequence[Tensor]:
             tangents = torch.autograd.grad(
                 [gradients[i] for i in reached], starts, [direction[i] for i in reached], retain_graph=True
             )  # J v, one a tap
-            curved = torch.autograd.grad(slopes, shown, tangents, retain_graph=True)  # C J v
+            curved = torch.autograd.grad(
+                [slopes[i] for i in following], [shown[i] for i in following], tangents, retain_graph=True
+            )  # C J v
             return torch.autograd.grad(
                 ends, leaves, curved, retain_graph=True, allow_unused=True, materialize_grads=True
             )
 
         return _Piece(loss.detach(), [gradient.detach() for gradient in gradients], product)
+
+
+def gradients_of(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor], create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """Return ``J' u`` of what taps show; taps in front of every free parameter, and inputs not reached, give zero."""
+    following = [i for i, output in enumerate(outputs) if output.requires_grad]
+    return torch.autograd.grad(
+        [outputs[i] for i in following],
+        inputs,
+        [cotangents[i] for i in following],
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )
 
 
 def joint_diagonal(
@@ -179,9 +190,7 @@ def joint_diagonal(
         with torch.enable_grad(), math_attention():
             outputs = loss.outputs(x, leaves)
             signals = loss.signals(outputs, generator)
-            gradients = torch.autograd.grad(
-                outputs, list(leaves.values()), signals, allow_unused=True, materialize_grads=True
-            )
+            gradients = gradients_of(outputs, list(leaves.values()), signals)
         for total, gradient in zip(sums.values(), gradients, strict=True):
             total += gradient.square()
     return {name: total / len(images) for name, total in sums.items()}

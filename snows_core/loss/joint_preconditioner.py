@@ -17,7 +17,7 @@ from snows_core.activations.gram_matrices import normal_equations
 from snows_core.devices import factor_bytes
 from snows_core.loss.batch_loss import math_attention
 from snows_core.loss.joint import JointLoss
-from snows_core.loss.joint_curvature import FlatState
+from snows_core.loss.joint_curvature import FlatState, gradients_of
 from snows_core.network.geometry import geometry_of
 from snows_core.solvers.row_factors import RowFactors
 
@@ -50,7 +50,7 @@ class JointPreconditioner:
         self.loss, self.flat = loss, flat
         layers = _plain_layers(loss, state, kept)
         grams: dict[str, Tensor] = {}
-        rows = {name: torch.zeros_like(state[name][:, 0].flatten(1)[:, 0]) for name in layers}  # (out,) each
+        rows = {name: torch.zeros_like(state[name].flatten(1)[:, 0]) for name in layers}  # (out,) each
         squares = {name: torch.zeros_like(value) for name, value in state.items() if name not in layers}
         positions = dict.fromkeys(layers, 0)
         for x in torch.split(images, loss.piece):
@@ -92,8 +92,19 @@ class JointPreconditioner:
             outputs = self.loss.forward(x, leaves, seen)
             wanted = [*(seen[node][1] for node in layers.values()), *(leaves[name] for name in others)]
             drawn = self.loss.signals([output.detach() for output in outputs], generator)
-            found = torch.autograd.grad(outputs, wanted, drawn, allow_unused=True, materialize_grads=True)
+            found = gradients_of(outputs, wanted, drawn)
         return seen, found[: len(layers)], found[len(layers) :]
+
+    def diagonal(self, name: str) -> Tensor:
+        """Return the curvature of every entry of a parameter, pruned ones included, of its shape."""
+        factors = self.factors.get(name)
+        if factors is None:
+            return self.diagonals[name]
+        out, _ = factors.shape
+        inputs = factors.gram.diagonal(dim1=-2, dim2=-1) + factors.damping  # (groups, d)
+        rows = inputs.repeat_interleave(out // len(inputs), 0)  # (out, d)
+        rows = rows if factors.scale is None else rows * factors.scale[:, None]
+        return rows.view(self.flat.like[name].shape)
 
     def __call__(self, residual: Tensor) -> Tensor:
         """Return the preconditioned residual, a vector as the residual is."""

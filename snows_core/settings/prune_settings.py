@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # types of arguments, which only PyTorch can check
 K = int | Literal["auto"]
 """How many operations behind a layer its loss sees; "auto" chooses for each layer."""
 
-JointSolver = Literal["adam", "newton"]
+JointSolver = Literal["natural", "newton", "adam"]
 """What takes the steps of joint refinement."""
 
 LEAST_BYTES = 1e6
@@ -130,8 +130,11 @@ class PruneSettings:
         ),
     )
     refine_solver: JointSolver = field(
-        default="adam",
-        metadata=_meaning("Solver of joint refinement: adam, or newton over all kept weights together."),
+        default="natural",
+        metadata=_meaning(
+            "Solver of joint refinement: natural (gradients preconditioned by row factors), newton, or adam.",
+            "A step of newton costs as much as some ten of the others; see :mod:`snows_core.sweep.refine`.",
+        ),
     )
     moving_masks: bool = field(
         default=False,

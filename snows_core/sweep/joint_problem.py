@@ -25,13 +25,14 @@ class JointOptions:
 
     Attributes:
         steps: optimiser steps.
-        rate: largest learning rate of "adam".
+        rate: largest learning rate of "natural" and "adam"; None for the solver's own.
         batch_size: images a step.
         augment: changes each batch at random, for instance :func:`~snows_core.sweep.refine.flip_and_shift`; dense
             targets follow it.
         seed: of batches, augmentation and of which images are held back.
         progress: show a progress bar.
-        solver: "adam" (:mod:`snows_core.sweep.refine_adam`) or "newton" (:mod:`snows_core.sweep.refine_newton`).
+        solver: "natural" (:mod:`snows_core.sweep.refine_natural`), "newton" (:mod:`snows_core.sweep.refine_newton`) or
+            "adam" (:mod:`snows_core.sweep.refine_adam`).
         moving_masks: let the masks change on the way (:mod:`snows_core.sweep.moving_masks`).
         held_back: share of the images that no step sees; their loss chooses the weights and ends the run. Fewer than
             ``FEW`` images are all used for both.
@@ -39,12 +40,12 @@ class JointOptions:
     """
 
     steps: int
-    rate: float = 1e-3
+    rate: float | None = None
     batch_size: int = 64
     augment: Augment | None = None
     seed: int = 0
     progress: bool = True
-    solver: JointSolver = "adam"
+    solver: JointSolver = "natural"
     moving_masks: bool = False
     held_back: float = 0.125
     patience: int = 10
