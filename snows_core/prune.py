@@ -26,6 +26,7 @@ from snows_core.result import PruneResult, check_resume
 from snows_core.settings import PruneSettings, SparsityPattern, takes_settings
 from snows_core.sweep.joint_problem import JointOptions, Remask
 from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare
+from snows_core.sweep.refine import check_refinable
 from snows_core.sweep.refine import refine as refine_jointly
 from snows_core.sweep.select import DenseLayer, PrunableLayer
 from snows_core.sweep.sweep import Sweep
@@ -75,6 +76,8 @@ def prune(
         check_resume(resume, record | {"seed": settings.seed}, masks)
     placed = prepared.move(device)
     like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
+    if settings.refine:
+        check_refinable(network, [entry.layer.weight_name for entry in prepared.layers], like)
     whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
     record["calibration"]["order"] = order.tolist()
     sweep = Sweep(network, prepared.layers, placed, steps, whole, settings.max_memory, settings.seed)

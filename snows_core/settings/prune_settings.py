@@ -177,9 +177,9 @@ class PruneSettings:
             fix = closest(str(self.refine_solver), known)
             raise invalid_argument("refine_solver", repr(self.refine_solver), f"one of {known}", fix)
         self._keep("moving_masks", switch("moving_masks", self.moving_masks))
-        if self.moving_masks and self.refine_solver != "adam":
-            expected = "refine_solver='adam'"
-            raise invalid_argument("moving_masks", f"True beside refine_solver={self.refine_solver!r}", expected)
+        if self.moving_masks and self.refine_solver == "newton":
+            expected = "refine_solver 'natural' or 'adam'"
+            raise invalid_argument("moving_masks", "True beside refine_solver='newton'", expected)
         if self.moving_masks and self.masks is not None:
             fix = "Masks that were given stay as they are."
             raise invalid_argument("moving_masks", "True beside masks", "masks made by a pattern", fix)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -27,7 +29,7 @@ from snows_core.sweep.refine_adam import adam_steps
 from snows_core.sweep.refine_natural import natural_steps
 from snows_core.sweep.refine_newton import newton_steps
 
-__all__ = ["JointOptions", "Refinement", "flip_and_shift", "refine"]
+__all__ = ["JointOptions", "Refinement", "check_refinable", "flip_and_shift", "refine"]
 
 SOLVERS: dict[str, Solver] = {"natural": natural_steps, "newton": newton_steps, "adam": adam_steps}
 """Name to what takes the steps."""
@@ -138,6 +140,23 @@ def _held_back(images: Tensor, options: JointOptions) -> tuple[Tensor, Tensor]:
         return images, images
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed)).to(images.device)
     return images[order[count:]], images[order[:count]]
+
+
+def check_refinable(network: Network, weight_names: Iterable[str], images: Tensor) -> None:
+    """Refuse a network that joint refinement cannot compare with its dense self, before any work.
+
+    Args:
+        network: the traced network.
+        weight_names: parameter names of the weights that will be pruned.
+        images: two or more, on the device of the network.
+
+    Raises:
+        SnowsError: where neither a residual addition, nor an activation, nor the output follows image and weights in
+            floating-point numbers.
+    """
+    free = {name: network.module.get_parameter(name) for name in _free_names(network, set(weight_names))}
+    with suppress(RuntimeError):  # what fails at the derivatives of a network is told when refinement comes to it
+        JointLoss(network, images[:2], free)
 
 
 def refine(

@@ -24,11 +24,15 @@ PROBED = 32  # images whose curvature it is
 MOMENTUM = 0.9
 RIDGE = 1e-2
 REFRESH = 20  # steps that share their factors
+DIVERGED = 2.0  # times the usual loss: the rate is too high
 RISE = 0.1  # of the steps, in which the rate rises
 
 
 def natural_steps(problem: JointProblem) -> Iterator[State]:
     """Take natural-gradient steps, at a rate that rises first and then falls to nothing by half a cosine.
+
+    The rate follows from the largest curvature that the factors leave. Where the loss runs away all the same, the steps
+    go on at a quarter of it from where the factors were made.
 
     Args:
         problem: what to minimise, from where, and how.
@@ -41,29 +45,36 @@ def natural_steps(problem: JointProblem) -> Iterator[State]:
     probes = torch.Generator().manual_seed(options.seed)
     state, flat = problem.start, FlatState(problem.start, problem.kept)
     velocity: State = {}
-    rate = options.rate or 0.0
+    rate, slowed = options.rate or 0.0, 1.0
+    usual, safe = math.inf, state  # the loss that batches have had, and parameters that had it
     precondition: JointPreconditioner | None = None
     for step in range(1, options.steps + 1):
         batch = problem.batch(options.batch_size)
+        loss, gradient = problem.loss.gradient(batch, state)
+        problem.effort.images += len(batch)
+        if not loss <= DIVERGED * usual:
+            state, velocity, slowed, precondition = safe, {}, slowed / 4, None
+            yield state
+            continue
+        usual = loss if math.isinf(usual) else 0.9 * usual + 0.1 * loss
         if precondition is None or step % REFRESH == 1:
+            fresh, safe = precondition is None, state
             precondition = JointPreconditioner(problem.loss, batch, state, problem.kept, flat, probes, RIDGE)
-            if not rate:
+            if fresh and not options.rate:
                 objective = JointObjective(problem.loss, batch[:PROBED], flat)
                 rate = RATE / largest_curvature(objective, flat.vector(state), precondition, probes)
                 problem.effort.products += objective.products
                 problem.effort.image_products += objective.image_products
-        _, gradient = problem.loss.gradient(batch, state)
         natural = flat.state(precondition(flat.vector(gradient)))
-        velocity = {name: MOMENTUM * velocity.get(name, 0) + step_ for name, step_ in natural.items()}
-        size = rate * cycle(step, options.steps)
+        velocity = {name: MOMENTUM * velocity.get(name, 0) + part for name, part in natural.items()}
+        size = slowed * rate * cycle(step, options.steps)
         state = {name: value - size * velocity[name] for name, value in state.items()}
         if moving is not None:
             moving.note(gradient)
             if moving.due(step):
                 state = moving.move(state, precondition)
                 velocity = {n: v * problem.kept[n] if n in problem.kept else v for n, v in velocity.items()}
-                flat, precondition = FlatState(state, problem.kept), None
-        problem.effort.images += len(batch)
+                flat, precondition, usual = FlatState(state, problem.kept), None, math.inf
         yield state
 
 
