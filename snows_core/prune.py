@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
@@ -24,8 +24,9 @@ from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult, check_resume
 from snows_core.settings import PruneSettings, SparsityPattern, takes_settings
+from snows_core.sweep.joint_problem import JointOptions, Remask
 from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare
-from snows_core.sweep.refine import JointOptions
+from snows_core.sweep.refine import check_refinable
 from snows_core.sweep.refine import refine as refine_jointly
 from snows_core.sweep.select import DenseLayer, PrunableLayer
 from snows_core.sweep.stages import Reached, StagedSweep
@@ -78,6 +79,8 @@ def prune(
         check_resume(resume, record | {"seed": settings.seed}, prepared.masks if known else None)
     placed = prepared.move(device)
     like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
+    if settings.refine:
+        check_refinable(network, [entry.layer.weight_name for entry in prepared.layers], like)
     whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
     record["calibration"]["order"] = order.tolist()
     run = StagedSweep(prepared, placed, steps, whole, settings)
@@ -95,8 +98,15 @@ def prune(
     }
     result = _result(prepared, run, record)
     if settings.refine and not run.interrupted:
-        joint = JointOptions(settings.refine, augment=settings.augment, seed=settings.seed, progress=settings.progress)
-        refine_result(result, network, whole, joint)
+        joint = JointOptions(
+            settings.refine,
+            augment=settings.augment,
+            seed=settings.seed,
+            progress=settings.progress,
+            solver=settings.refine_solver,
+            moving_masks=settings.moving_masks,
+        )
+        refine_result(result, network, whole, joint, prepared.remask(settings) if settings.moving_masks else None)
     return result
 
 
@@ -188,15 +198,19 @@ def _row(entry: PrunableLayer | DenseLayer, run: StagedSweep) -> dict[str, Any]:
     return row | {"status": "pruned", "reason": "", "stage": stage} | statistics
 
 
-def refine_result(result: PruneResult, network: Network, images: Tensor, options: JointOptions) -> None:
+def refine_result(
+    result: PruneResult, network: Network, images: Tensor, options: JointOptions, remask: Remask | None = None
+) -> None:
     """Refine a result's weights in place and say so in its manifest; a failure leaves the weights of the sweep."""
     record: dict[str, Any] = {
         "steps": 0,
+        "solver": options.solver,
+        "moving_masks": options.moving_masks,
         "augment": None if options.augment is None else getattr(options.augment, "__name__", str(options.augment)),
     }
     result.manifest["refinement"] = record
     try:
-        done = refine_jointly(network, result.module, result.masks, result.weight_names, images, options)
+        done = refine_jointly(network, result.module, result.masks, result.weight_names, images, options, remask)
     except (RuntimeError, KeyboardInterrupt) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         record["failed"] = reason
@@ -207,4 +221,6 @@ def refine_result(result: PruneResult, network: Network, images: Tensor, options
         for name, value in done.state.items():
             parameters[name].copy_(value.to(parameters[name]))
     result.state = snapshot(result.module)
-    record |= {"steps": done.steps, "loss": list(done.loss), "interrupted": done.steps < options.steps}
+    result.masks = {name: mask.cpu() for name, mask in done.masks.items()}
+    record |= {"loss": list(done.loss), "held_back": done.held_back, **asdict(done.effort)}
+    record["interrupted"] = done.steps < options.steps and not done.early

@@ -274,6 +274,8 @@ DEFAULTS = {
     "max_images": None,
     "max_memory": None,
     "refine": None,
+    "refine_solver": "natural",
+    "moving_masks": False,
     "augment": None,
     "seed": 0,
     "progress": True,

@@ -114,7 +114,7 @@ def row_squares(batch: BatchLoss, weight: Tensor, generator: torch.Generator) ->
         free = values[node] = values[node].detach().requires_grad_(True)  # (N, out, *positions) or (N, ..., out)
         errors = batch.errors(folded.finish(values, node))
         factors = [(2 * c) ** 0.5 for c in batch.tap_weights]
-        signs = [_signs(error, generator) * factor for error, factor in zip(errors, factors, strict=True)]
+        signs = [random_signs(error, generator) * factor for error, factor in zip(errors, factors, strict=True)]
         (signal,) = torch.autograd.grad(errors, free, signs)
     signal = signal * folded.layer_scale(signal)
     channels = signal.transpose(0, 1) if weight.ndim > 2 else signal.transpose(0, -1)
@@ -122,7 +122,7 @@ def row_squares(batch: BatchLoss, weight: Tensor, generator: torch.Generator) ->
     return channels.square().sum(1), channels.shape[1]
 
 
-def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw random signs of the shape, device and dtype of a tensor."""
     bits = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8, device=generator.device)
     return bits.to(like).mul_(2).sub_(1)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from snows_core.errors import integer, invalid_argument, plain, switch
+from snows_core.errors import closest, integer, invalid_argument, plain, switch
 from snows_core.settings.effort import get_effort
 from snows_core.settings.recipe import Recipe, get_recipe
 from snows_core.settings.types import Augment, LayerChoice, Saliency, SparsityPattern, Stages
@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # types of arguments, which only PyTorch can check
 
 K = int | Literal["auto"]
 """How many operations behind a layer its loss sees; "auto" chooses for each layer."""
+
+JointSolver = Literal["natural", "newton", "adam"]
+"""What takes the steps of joint refinement."""
 
 LEAST_BYTES = 1e6
 """Fewer bytes are no memory bound that anybody means."""
@@ -147,6 +150,20 @@ class PruneSettings:
             "It also changes scales and shifts of normalisation layers (:mod:`snows_core.sweep.refine`); 0 for none.",
         ),
     )
+    refine_solver: JointSolver = field(
+        default="natural",
+        metadata=_meaning(
+            "Solver of joint refinement: natural (gradients preconditioned by row factors), newton, or adam.",
+            "A step of newton costs as much as some ten of the others; see :mod:`snows_core.sweep.refine`.",
+        ),
+    )
+    moving_masks: bool = field(
+        default=False,
+        metadata=_meaning(
+            "Let the masks change during refinement, within the same pattern.",
+            "For masks made by ``pattern``; see :mod:`snows_core.sweep.moving_masks`.",
+        ),
+    )
     augment: Augment | None = field(
         default=None,
         metadata=_meaning(
@@ -182,6 +199,17 @@ class PruneSettings:
         self._keep("max_memory", read_max_memory(self.max_memory))
         if self.refine is not None:
             self._keep("refine", integer("refine", self.refine, 0, "a number of steps"))
+        if self.refine_solver not in get_args(JointSolver):
+            known = get_args(JointSolver)
+            fix = closest(str(self.refine_solver), known)
+            raise invalid_argument("refine_solver", repr(self.refine_solver), f"one of {known}", fix)
+        self._keep("moving_masks", switch("moving_masks", self.moving_masks))
+        if self.moving_masks and self.refine_solver == "newton":
+            expected = "refine_solver 'natural' or 'adam'"
+            raise invalid_argument("moving_masks", "True beside refine_solver='newton'", expected)
+        if self.moving_masks and self.masks is not None:
+            fix = "Masks that were given stay as they are."
+            raise invalid_argument("moving_masks", "True beside masks", "masks made by a pattern", fix)
         if self.augment is not None and not callable(self.augment):
             raise invalid_argument("augment", type(self.augment).__name__, "a function of (images, generator)")
         self._keep("seed", integer("seed", self.seed))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from snows_core.activations.calibration import first_images
 from snows_core.errors import closest, invalid_argument
-from snows_core.masks.patterns import Masks, Pattern, Unstructured, parse_pattern
+from snows_core.masks.patterns import Masks, Pattern, Unstructured, masks_for, parse_pattern
 from snows_core.masks.schedule import most_stages, schedule
 from snows_core.methods import METHODS, BetweenStages
 from snows_core.methods.base import LayerMethod
@@ -55,6 +55,17 @@ class Prepared:
         """Bring the traced network to a device, and return the masks there."""
         self.network.module.to(device)
         return {name: mask.to(device) for name, mask in self.masks.items()}
+
+    def remask(self, settings: PruneSettings) -> Callable[[dict[str, Tensor]], Masks]:
+        """Return what chooses masks of the same pattern from other scores; weights that came as zeros stay zero."""
+        pattern = parse_pattern(settings.pattern)
+        given = {entry.name: self.network.weight(entry.layer) != 0 for entry in self.layers}
+
+        def masks(scores: dict[str, Tensor]) -> Masks:
+            chosen = masks_for(scores, pattern, lambda _, score: score, settings.seed)
+            return {name: mask & given[name].to(mask.device) for name, mask in chosen.items()}
+
+        return masks
 
 
 def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSettings:
