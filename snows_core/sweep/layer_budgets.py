@@ -89,5 +89,6 @@ def allocation_record(allocation: str | None, pattern: Pattern) -> Mapping[str, 
     """Return what a manifest says of an allocation; only its name as long as sparsities are to be measured."""
     if allocation is None:
         return None
-    known = allocation != MEASURED and isinstance(pattern, PerLayer)
-    return {"name": allocation} | ({"sparsities": dict(pattern.sparsities)} if known else {})
+    if allocation == MEASURED or not isinstance(pattern, PerLayer):
+        return {"name": allocation}
+    return {"name": allocation, "sparsities": dict(pattern.sparsities)}
