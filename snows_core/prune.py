@@ -74,8 +74,7 @@ def prune(
     record["stages"], record["stage_k"] = asked.pop("stages"), asked.pop("stage_k")
     record["calibration"] = {"images": sum(map(len, parts)), "digest": images_digest(parts)}
     record["weights"] = state_digest(prepared.model)
-    name = asked.pop("allocation")
-    record["allocation"] = None if name is None else {"name": name}
+    record["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
     is_measured = settings.allocation == MEASURED
     if resume is not None:
         # Masks that a method chooses, or that follow from measured sparsities, come with the result.
