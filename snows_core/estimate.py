@@ -21,10 +21,11 @@ from snows_core.network.graph import Network, Segment
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import state_digest
 from snows_core.result import PruneResult, check_resume
-from snows_core.settings import PruneSettings, Recipe, SparsityPattern, takes_settings
+from snows_core.settings import PruneSettings, Recipe, Sparsities, SparsityPattern, takes_settings
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.row_factors import RowFactors
 from snows_core.sweep.choose_masks import stage_masks
+from snows_core.sweep.layer_budgets import MEASURED
 from snows_core.sweep.memory import Probe, memory_budget, plan_memory, probe_layers, shortest
 from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare
 from snows_core.sweep.select import PrunableLayer
@@ -46,7 +47,7 @@ COLUMNS = ["layer", "k", "products", "image_products", "seconds", "graph_bytes",
 def estimate(
     model: nn.Module,
     images: Tensor | Iterable[Any],
-    pattern: SparsityPattern | str | float = PruneSettings.pattern,
+    pattern: SparsityPattern | Sparsities | str | float = PruneSettings.pattern,
     *,
     count: int | None = None,
     resume: PruneResult | None = None,
@@ -58,7 +59,8 @@ def estimate(
     the two gives the cost per image and the fixed cost. Row factors are timed once for each size of layer. How many
     products a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean (7 a layer),
     "paper" its cap; with ``k="auto"`` the longest segment that may be chosen is charged, an upper bound. Every stage
-    is charged, each at its own sparsity. Joint refinement after the sweep is not charged.
+    is charged, each at its own sparsity. Joint refinement after the sweep is not charged, nor is the measurement of
+    ``allocation="measured"``, for whose sparsities those of "erk" stand in.
 
     Args:
         model: network in eval mode; not changed.
@@ -116,7 +118,8 @@ def _reached(resume: PruneResult, settings: PruneSettings, prepared: Prepared) -
     asked = settings.record()
     names = ("pattern", "k", "recipe", "mask", "update", "seed", "stages", "stage_k")
     same = {name: asked[name] for name in names}
-    known = layer_steps(settings).choose is None and len(prepared.schedule) == 1
+    same["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
+    known = layer_steps(settings).choose is None and len(prepared.schedule) == 1 and settings.allocation != MEASURED
     check_resume(resume, same | {"weights": state_digest(prepared.model)}, prepared.masks if known else None)
     return resume.stage, resume.solved
 

@@ -23,8 +23,10 @@ from snows_core.network.graph import Network
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult, check_resume
-from snows_core.settings import PruneSettings, SparsityPattern, takes_settings
+from snows_core.settings import PruneSettings, Sparsities, SparsityPattern, takes_settings
 from snows_core.sweep.joint_problem import JointOptions, Remask
+from snows_core.sweep.layer_budgets import MEASURED
+from snows_core.sweep.measured_allocation import measured, with_sparsities
 from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare
 from snows_core.sweep.refine import check_refinable
 from snows_core.sweep.refine import refine as refine_jointly
@@ -37,7 +39,7 @@ from snows_core.sweep.stages import Reached, StagedSweep
 def prune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
-    pattern: SparsityPattern | str | float = PruneSettings.pattern,
+    pattern: SparsityPattern | Sparsities | str | float = PruneSettings.pattern,
     *,
     resume: PruneResult | None = None,
     **options: Any,
@@ -73,16 +75,24 @@ def prune(
     record["stages"], record["stage_k"] = asked.pop("stages"), asked.pop("stage_k")
     record["calibration"] = {"images": sum(map(len, parts)), "digest": images_digest(parts)}
     record["weights"] = state_digest(prepared.model)
+    record["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
+    is_measured = settings.allocation == MEASURED
     if resume is not None:
-        # Masks that a method chooses come with the result.
-        known = steps.choose is None and len(prepared.schedule) == 1
+        # Masks that a method chooses, or that follow from measured sparsities, come with the result.
+        known = steps.choose is None and len(prepared.schedule) == 1 and not is_measured
         check_resume(resume, record | {"seed": settings.seed}, prepared.masks if known else None)
+        if is_measured:
+            prepared = with_sparsities(prepared, resume.manifest["allocation"], settings)
     placed = prepared.move(device)
     like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
     if settings.refine:
         check_refinable(network, [entry.layer.weight_name for entry in prepared.layers], like)
     whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
     record["calibration"]["order"] = order.tolist()
+    if is_measured and resume is None:
+        prepared = measured(prepared, whole, settings)
+        placed = prepared.move(device)
+    record["allocation"] = prepared.allocation
     run = StagedSweep(prepared, placed, steps, whole, settings)
     run.run(None if resume is None else _reached(resume, prepared.layers, device))
     record |= {
@@ -115,7 +125,7 @@ def prune(
 def make_masks(
     model: nn.Module,
     images: Tensor | Iterable[Any],
-    pattern: SparsityPattern | str | float = PruneSettings.pattern,
+    pattern: SparsityPattern | Sparsities | str | float = PruneSettings.pattern,
     **options: Any,
 ) -> Masks:
     """Return the masks that :func:`prune` would use for one sweep (``effort="quick"``), without pruning.
@@ -136,6 +146,10 @@ def make_masks(
     if settings.stages != 1:
         got, fix = f"{settings.stages!r}", "prune(...).masks holds those of the last stage."
         raise invalid_argument("stages", got, "1: later masks are chosen by weights re-fitted before", fix)
+    if settings.allocation == MEASURED:
+        fix = "prune(..., update='none').masks holds them."
+        got, expected = f"{MEASURED!r}", "another: these sparsities are chosen on the calibration images of a run"
+        raise invalid_argument("allocation", got, expected, fix)
     if layer_steps(settings).choose is not None:
         fix = "prune(..., update='none').masks holds them."
         raise invalid_argument("mask", repr(settings.mask), "'magnitude': other masks are chosen during the sweep", fix)

@@ -258,6 +258,7 @@ def test_a_recipe_of_another_type_is_refused(recipe):
 SETTINGS = {f.name: f for f in fields(PruneSettings)}
 DEFAULTS = {
     "pattern": "2:4",
+    "allocation": None,
     "k": 5,
     "recipe": "fast",
     "masks": None,

@@ -5,7 +5,7 @@ A test holds the lists and the package together.
 
 from __future__ import annotations
 
-from snows_core.settings import CHOICES, EFFORTS, RECIPES, changeable
+from snows_core.settings import ALLOCATIONS, CHOICES, EFFORTS, RECIPES, changeable
 
 EXPERIMENT_NAMES = (
     "digits-resnet20",
@@ -61,6 +61,11 @@ def data(incomplete: str) -> list[str]:
 def patterns(incomplete: str) -> list[str]:
     """Return some patterns; any other N:M or share is as good."""
     return _begin(PATTERNS, incomplete)
+
+
+def allocations(incomplete: str) -> list[str]:
+    """Return the ways to share out an overall sparsity."""
+    return _begin(ALLOCATIONS, incomplete)
 
 
 def recipes(incomplete: str) -> list[str]:

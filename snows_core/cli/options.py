@@ -161,6 +161,12 @@ _TYPED: dict[str, Any] = {
         str | None,
         typer.Option(help=_MEANING["pattern"], show_default=_EXPERIMENTS_OWN, autocompletion=completion.patterns),
     ],
+    "allocation": Annotated[
+        str | None,
+        typer.Option(
+            help=_MEANING["allocation"], show_default="the pattern's scope", autocompletion=completion.allocations
+        ),
+    ],
     "k": Annotated[
         Any,
         typer.Option(parser=_parse_k, metavar="INTEGER|auto", help=_MEANING["k"], show_default=_EXPERIMENTS_OWN),

@@ -1,10 +1,12 @@
 """Which weights stay: patterns, the stages that lead to them, saliency, and masks made elsewhere."""
 
+from snows_core.masks.allocation import allocate, lamp_scores
 from snows_core.masks.given import foreign_masks, read_mask
 from snows_core.masks.patterns import (
     NM,
     Masks,
     Pattern,
+    PerLayer,
     Unstructured,
     masks_for,
     parse_pattern,
@@ -18,9 +20,12 @@ __all__ = [
     "SALIENCIES",
     "Masks",
     "Pattern",
+    "PerLayer",
     "Saliency",
     "Unstructured",
+    "allocate",
     "foreign_masks",
+    "lamp_scores",
     "make_scores",
     "masks_for",
     "parse_pattern",

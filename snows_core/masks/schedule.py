@@ -7,12 +7,13 @@ again from updated weights are those of Zhu & Gupta 2017 (with training) and of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from snows_core.errors import integer, invalid_argument
-from snows_core.masks.patterns import NM, Pattern, Unstructured, parse_pattern
+from snows_core.masks.patterns import NM, Pattern, PerLayer, Unstructured, parse_pattern
 from snows_core.settings import Stages
 
 
@@ -20,7 +21,8 @@ def schedule(pattern: Pattern, stages: Stages = 1) -> tuple[Pattern, ...]:
     """Return the patterns of all stages, the one asked for last.
 
     A number of stages divides the way geometrically: every stage keeps the same share of what the one before kept, so
-    that a sparsity s in n stages keeps ``(1 - s)^(i / n)`` after stage i. N:M goes through milder N of the same M.
+    that a sparsity s in n stages keeps ``(1 - s)^(i / n)`` after stage i, in each layer where each has its own s. N:M
+    goes through milder N of the same M.
 
     Args:
         pattern: the pattern of the last stage.
@@ -53,7 +55,26 @@ def most_stages(pattern: Pattern, wanted: int) -> int:
     return min(wanted, pattern.m - pattern.n) if isinstance(pattern, NM) else wanted
 
 
-def _geometric(pattern: Unstructured, count: int) -> tuple[Pattern, ...]:
+def allocated(stages: Sequence[Pattern], shares: PerLayer) -> tuple[Pattern, ...]:
+    """Return the stages of an overall sparsity with a sparsity of its own for each layer.
+
+    Where a stage keeps the share ``c^t`` of all weights and the last one c, a layer that keeps the share d in the last
+    one keeps ``d^t``.
+
+    Args:
+        stages: from :func:`schedule`, of one sparsity for all.
+        shares: what each layer loses in the last.
+
+    >>> [str(stage) for stage in allocated(schedule(Unstructured(0.75), 2), PerLayer({"a": 0.64, "b": 0.84}))]
+    ['a=0.4,b=0.6', 'a=0.64,b=0.84']
+    """
+    last = math.log(_kept(stages[-1]))
+    return (*(shares.towards(math.log(_kept(stage)) / last) for stage in stages[:-1]), shares)
+
+
+def _geometric(pattern: Unstructured | PerLayer, count: int) -> tuple[Pattern, ...]:
+    if isinstance(pattern, PerLayer):
+        return (*(pattern.towards(i / count) for i in range(1, count)), pattern)
     kept = 1 - pattern.sparsity
     milder = (1 - kept ** (i / count) for i in range(1, count))
     return (*(replace(pattern, sparsity=round(sparsity, 6)) for sparsity in milder), pattern)
@@ -76,24 +97,37 @@ def _checked(listed: tuple[Pattern, ...], pattern: Pattern) -> tuple[Pattern, ..
     """Refuse a list that mixes kinds, is not increasing, or ends elsewhere than the pattern."""
     words = f"[{', '.join(map(str, listed))}]"
     if other := [stage for stage in listed if not _of_one_kind(stage, pattern)]:
-        fix = f"{other[0]} is of another kind."
+        names = " or names other layers" if isinstance(pattern, PerLayer) else ""
+        fix = f"{other[0]} is of another kind{names}."
         raise invalid_argument("stages", words, f"stages of the kind of the pattern, {pattern}", fix)
     if not listed or listed[-1] != pattern:
         raise invalid_argument("stages", words, f"a list that ends with the pattern, {pattern}", "Add it at the end.")
     for before, after in pairwise(listed):
-        if not _kept(after) < _kept(before):
+        if not _sparser(after, before):
             raise invalid_argument("stages", words, "increasing sparsity", f"{after} comes after {before}.")
     return listed
 
 
 def _of_one_kind(stage: Pattern, pattern: Pattern) -> bool:
-    """Tell whether two patterns differ in how much they keep alone (and in the cap of a layer)."""
+    """Tell whether two patterns differ in how much they keep alone (and in the cap of a layer), not in which layers."""
     if isinstance(stage, NM) and isinstance(pattern, NM):
         return stage.m == pattern.m
     if isinstance(stage, Unstructured) and isinstance(pattern, Unstructured):
         return stage.scope == pattern.scope
+    if isinstance(stage, PerLayer) and isinstance(pattern, PerLayer):
+        return stage.sparsities.keys() == pattern.sparsities.keys()
     return False
 
 
+def _sparser(after: Pattern, before: Pattern) -> bool:
+    """Tell whether a stage takes away more than the one before, and from no layer less."""
+    if isinstance(after, PerLayer) and isinstance(before, PerLayer):
+        gains = [after.sparsities[name] - sparsity for name, sparsity in before.sparsities.items()]
+        return min(gains) >= 0 and max(gains) > 0
+    return _kept(after) < _kept(before)
+
+
 def _kept(pattern: Pattern) -> float:
+    if isinstance(pattern, PerLayer):
+        raise TypeError("layers of several sizes: no share of all weights is known")
     return pattern.n / pattern.m if isinstance(pattern, NM) else 1 - pattern.sparsity

@@ -4,6 +4,7 @@ from snows_core.methods.adaprune import AdaPrune
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.between import BetweenStages
 from snows_core.methods.layerwise import Layerwise
+from snows_core.methods.measure import MeasureLosses
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.snows import Snows
 from snows_core.methods.unchanged import Unchanged
@@ -27,5 +28,6 @@ __all__ = [
     "LayerSolution",
     "LayerStatistics",
     "LayerValues",
+    "MeasureLosses",
     "Needs",
 ]

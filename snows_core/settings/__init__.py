@@ -14,9 +14,19 @@ from snows_core.settings.recipe import (
     get_recipe,
 )
 from snows_core.settings.signature import arguments_of, settings_of, takes_settings
-from snows_core.settings.types import Augment, LayerChoice, OneChoice, Saliency, SparsityPattern, Stages
+from snows_core.settings.types import (
+    ALLOCATIONS,
+    Augment,
+    LayerChoice,
+    OneChoice,
+    Saliency,
+    Sparsities,
+    SparsityPattern,
+    Stages,
+)
 
 __all__ = [
+    "ALLOCATIONS",
     "CHOICES",
     "EFFORTS",
     "LEAST_BYTES",
@@ -33,6 +43,7 @@ __all__ = [
     "PruneSettings",
     "Recipe",
     "Saliency",
+    "Sparsities",
     "SparsityPattern",
     "Stages",
     "TapRule",

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from snows_core.errors import closest, integer, invalid_argument, plain, switch
 from snows_core.settings.effort import get_effort
 from snows_core.settings.recipe import Recipe, get_recipe
-from snows_core.settings.types import Augment, LayerChoice, Saliency, SparsityPattern, Stages
+from snows_core.settings.types import (
+    ALLOCATIONS,
+    Augment,
+    LayerChoice,
+    Saliency,
+    Sparsities,
+    SparsityPattern,
+    Stages,
+)
 
 if TYPE_CHECKING:  # types of arguments, which only PyTorch can check
     import torch
@@ -49,12 +57,20 @@ class PruneSettings:
     5
     """
 
-    pattern: SparsityPattern | str | float = field(
+    pattern: SparsityPattern | Sparsities | str | float = field(
         default="2:4",
         metadata=_meaning(
             "N:M as 2:4, a share of zeros in each layer as 0.8, or with one threshold for all layers as global:0.8;"
-            " global:0.8:0.95 leaves at least 5 % in every layer.",
-            'Also ``NM(2, 4)`` and ``Unstructured(0.8, "global", cap=0.95)``.',
+            " global:0.8:0.95 leaves at least 5 % in every layer; layer1.*=0.5,layer2.conv1=0.9 says it by layer.",
+            'Also ``NM(2, 4)``, ``Unstructured(0.8, "global", cap=0.95)`` and a mapping, ``{"layer1.*": 0.5}``.',
+        ),
+    )
+    allocation: str | None = field(
+        default=None,
+        metadata=_meaning(
+            "How the zeros of an overall sparsity are shared out among layers: uniform, erk, lamp, or measured, which"
+            " tries several on the calibration images.",
+            "Default: as the pattern's scope says (:mod:`snows_core.masks.allocation`).",
         ),
     )
     k: K = field(
@@ -184,6 +200,9 @@ class PruneSettings:
         self._keep("k", read_k(self.k))
         self._keep("recipe", get_recipe(self.recipe))
         get_effort(self.effort)
+        if self.allocation is not None and self.allocation not in ALLOCATIONS:
+            expected, fix = f"one of {list(ALLOCATIONS)}, or None", closest(str(self.allocation), ALLOCATIONS)
+            raise invalid_argument("allocation", repr(self.allocation), expected, fix)
         if self.stages is not None:
             self._keep("stages", _read_stages(self.stages))
         if self.stage_k is not None:
@@ -229,7 +248,9 @@ class PruneSettings:
             "pattern": "given masks" if given else str(self.pattern),
             "masks": "given" if given else None,
             "recipe": asdict(get_recipe(self.recipe)),
-            "stages": [str(stage) for stage in self.stages] if isinstance(self.stages, tuple) else self.stages,
+            "stages": [_recorded_stage(stage) for stage in self.stages]
+            if isinstance(self.stages, tuple)
+            else self.stages,
         }
         return {
             f.name: special[f.name] if f.name in special else _recorded(getattr(self, f.name)) for f in fields(self)
@@ -293,6 +314,10 @@ def _read_stages(stages: Any) -> Any:
         return tuple(plain(stage) for stage in stages)
     text = isinstance(stages, str) and stages.strip().isascii() and stages.strip().isdecimal()
     return integer("stages", int(stages) if text else stages, 1, "a number of stages", ", or a list of patterns")
+
+
+def _recorded_stage(stage: Any) -> Any:
+    return dict(stage) if isinstance(stage, Mapping) else str(stage)
 
 
 def _repeatable(choice: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from snows_core.network.copies import unwrap
 from snows_core.network.graph import Network
 from snows_core.settings import PruneSettings, Recipe, get_effort, get_recipe, settings_of
 from snows_core.sweep.choose_masks import choose_masks, read_masks
+from snows_core.sweep.layer_budgets import allocation_record, budgeted, check_allocation
 from snows_core.sweep.select import LayerSelection, PrunableLayer, select_layers
 from snows_core.sweep.sweep import LayerSteps
 
@@ -38,6 +39,7 @@ class Prepared:
         selection: every layer, with the reason where it stays dense.
         masks: the masks of the others by name, for the last stage as the dense weights choose them.
         schedule: the patterns of all stages.
+        allocation: what the manifest says of how an overall sparsity was shared out; None where its scope said so.
     """
 
     model: nn.Module
@@ -45,6 +47,7 @@ class Prepared:
     selection: LayerSelection
     masks: Masks
     schedule: tuple[Pattern, ...]
+    allocation: Mapping[str, Any] | None = None
 
     @property
     def layers(self) -> list[PrunableLayer]:
@@ -58,7 +61,7 @@ class Prepared:
 
     def remask(self, settings: PruneSettings) -> Callable[[dict[str, Tensor]], Masks]:
         """Return what chooses masks of the same pattern from other scores; weights that came as zeros stay zero."""
-        pattern = parse_pattern(settings.pattern)
+        pattern = self.schedule[-1]
         given = {entry.name: self.network.weight(entry.layer) != 0 for entry in self.layers}
 
         def masks(scores: dict[str, Tensor]) -> Masks:
@@ -84,6 +87,7 @@ def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSe
     settings = settings_of(function, **options)
     settings = with_effort(replace(settings, pattern=parse_pattern(settings.pattern)))
     layer_steps(settings)  # refuses names that no method has, before any work
+    check_allocation(settings)
     stages_of(settings)
     return settings
 
@@ -132,11 +136,13 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
     network = Network(model, settings.leaf_modules, example=example)
     given, pattern = settings.masks, parse_pattern(settings.pattern)
     selection = select_layers(network, model, example, settings.layers, settings.exclude, keep_ends=given is None)
-    if given is None:
-        selection, masks = choose_masks(network, selection, pattern, settings.saliency, settings.seed)
-    else:
+    stages = stages_of(settings)
+    if given is not None:
         selection, masks = read_masks(network, selection, pattern, given)
-    return Prepared(model, network, selection, masks, stages_of(settings))
+        return Prepared(model, network, selection, masks, stages)
+    selection, stages = budgeted(network, selection, stages, settings.allocation)
+    selection, masks = choose_masks(network, selection, stages[-1], settings.saliency, settings.seed)
+    return Prepared(model, network, selection, masks, stages, allocation_record(settings.allocation, stages[-1]))
 
 
 def stages_of(settings: PruneSettings) -> tuple[Pattern, ...]:
@@ -181,7 +187,7 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
     if settings.masks is not None:
         raise invalid_argument("mask", repr(mask), "no masks= beside it", "Masks are either given or chosen.")
     pattern = parse_pattern(settings.pattern)
-    if isinstance(pattern, Unstructured) and pattern.scope == "global":
+    if isinstance(pattern, Unstructured) and pattern.scope == "global" and settings.allocation is None:
         fix = f"For instance pattern={pattern.sparsity:g}: the same share in every layer."
         raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", "a pattern of one layer", fix)
     return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), pattern, between)

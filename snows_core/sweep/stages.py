@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from snows_core.masks.patterns import Masks
+from snows_core.masks.patterns import Masks, PerLayer
 from snows_core.methods.base import LayerSolution
 from snows_core.settings import PruneSettings
 from snows_core.sweep.choose_masks import stage_masks
@@ -135,7 +135,9 @@ class StagedSweep:
 
     def _run_stage(self, number: int, masks: Masks, known: Mapping[str, LayerSolution]) -> None:
         count = len(self.prepared.schedule)
-        title = "pruning" if count == 1 else f"stage {number} of {count}, {self.prepared.schedule[number - 1]}"
+        pattern = self.prepared.schedule[number - 1]
+        words = pattern.title if isinstance(pattern, PerLayer) else pattern
+        title = "pruning" if count == 1 else f"stage {number} of {count}, {words}"
         start = time.perf_counter()
         self.sweep.run(self.settings.progress, known, title)
         done, self.interrupted = self.sweep.solutions, self.sweep.interrupted

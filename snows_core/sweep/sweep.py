@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from snows_core.activations.cache import ActivationCache
 from snows_core.activations.calibration import near_equal
-from snows_core.masks.patterns import Masks, Pattern
+from snows_core.masks.patterns import Masks, Pattern, PerLayer
 from snows_core.methods.base import LayerMethod, LayerSolution
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.network.graph import Network, Segment
@@ -232,6 +232,7 @@ class Sweep:
         generator.manual_seed(self.seed * 1_000_003 + self.network.index[entry.layer.node])
         values = LayerValues(self.pruned, self.dense, self.groups)
         budget, pattern, before = self._budget(entry), self.steps.pattern, self.before.get(entry.name)
+        pattern = pattern.of(entry.name) if isinstance(pattern, PerLayer) else pattern
         return LayerProblem(self.network, self.ladders[entry.name], mask, values, generator, budget, pattern, before)
 
     def _budget(self, entry: PrunableLayer) -> Budget:
