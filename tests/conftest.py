@@ -1,8 +1,10 @@
 """What every test shares: one thread, quiet warnings about few images, and seeds."""
 
+import atexit
+import gc
+
 import hypothesis
 import pytest
-import torch
 
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("tests")
@@ -16,9 +18,17 @@ def pytest_collection_modifyitems(items):
     items[:] = [*notebooks[::2], *others[:half], *notebooks[1::2], *others[half:]]
 
 
+def pytest_collection_finish():
+    """Let garbage collections pass over what was imported and collected, a million objects that stay to the end."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # the interpreter takes everything apart in its own order
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
     """Seed torch, so that a test does not depend on those before it."""
+    import torch  # here, as the process that only hands out tests needs none
+
     torch.manual_seed(0)
 
 

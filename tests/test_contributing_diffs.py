@@ -114,11 +114,10 @@ def test_the_notebook(checkout):
     path = checkout / "notebooks/08_small_weights.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert "snows-core[cells] @ git+" in "".join(cells[1]["source"])
-    run(checkout, "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
-    metrics = json.loads((checkout / "figures/08_small_weights/metrics.json").read_text())
-    assert 0 < metrics["metrics"]["small_percent"] < 100
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     run(
         checkout,
+        f"{code}\n"
         "from pathlib import Path\n"
         "from snows_core.book.checks import check_before, find_notebooks\n"
         "from snows_core.book.profiles import profiles_of\n"
@@ -127,3 +126,5 @@ def test_the_notebook(checkout):
         "check_before(notebook, {'limit': 0.2})\n"
         "assert 'digits' in profiles_of(notebook.stem, folder)",
     )
+    metrics = json.loads((checkout / "figures/08_small_weights/metrics.json").read_text())
+    assert 0 < metrics["metrics"]["small_percent"] < 100

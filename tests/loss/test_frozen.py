@@ -19,7 +19,7 @@ CASES = {
 
 def both(name):
     module = CASES[name].double().requires_grad_(False)
-    size = {"one axis": (7,), "three axes": (4, 5, 4)}.get(name, (7, 6))
+    size = {"one axis": (5,), "three axes": (4, 3, 2)}.get(name, (5, 4))
     x = torch.randn(2, 4, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     return module, x, lambda x: frozen_convolution(x, module.weight, module.bias, shape_of(module))
 

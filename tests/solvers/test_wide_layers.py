@@ -21,7 +21,7 @@ def factor_bytes(factors):
 
 
 def test_factors_of_a_wide_layer_stay_within_their_bound_and_still_solve():
-    x, gram, weight = gram_and_weight(1024, 512)
+    x, gram, weight = gram_and_weight(256, 512)
     mask = NM(2, 4).mask(weight)
     full = RowFactors(gram, mask, 1e-3, max_bytes=1e9)
     bound = factor_bytes(full) / 7

@@ -1,6 +1,7 @@
 """sweep.py: one run gives the same weights however little memory it may take."""
 
 import importlib
+from functools import cache
 
 import pytest
 import torch
@@ -34,6 +35,12 @@ def run(name, **options):
     return snows.prune(make(), random_images(10, size), "2:4", **options, effort="quick")
 
 
+@cache
+def plain(name, recipe):
+    """Return the run with nothing forced; what several tests compare with is computed once and only read."""
+    return run(name, recipe=recipe)
+
+
 def forced(monkeypatch, **changes):
     """Let the memory plan come out as told."""
     plan = module.plan_memory
@@ -49,7 +56,7 @@ def forced(monkeypatch, **changes):
 @pytest.mark.parametrize("recipe", ["fast", "paper"])
 @pytest.mark.parametrize("changes", [{"storage": "cpu"}, {"storage": "disk"}, {"bytes": 1.0}])
 def test_resting_places_and_rebuilt_graphs_change_nothing(monkeypatch, name, recipe, changes):
-    expected = run(name, recipe=recipe)
+    expected = plain(name, recipe)
     assert expected.complete and set(expected.report["status"]) == {"pruned", "skipped"}
     forced(monkeypatch, **changes)
     got = run(name, recipe=recipe)
@@ -61,7 +68,7 @@ def test_resting_places_and_rebuilt_graphs_change_nothing(monkeypatch, name, rec
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("recipe", ["fast", "paper"])
 def test_the_same_numbers_whatever_the_memory(name, recipe, monkeypatch):
-    expected = run(name, recipe=recipe)
+    expected = plain(name, recipe)
     # Less than one batch takes: values, graphs and row factors rest on disk or are made again.
     monkeypatch.setattr("snows_core.settings.prune_settings.LEAST_BYTES", 1.0)
     with pytest.warns(UserWarning, match="max_memory: 0 MB are less than"):
