@@ -125,12 +125,12 @@ class JointLoss:
         Returns:
             One tensor a tap, of the shape of what it shows.
         """
-        drawn = []
-        for tap, output in zip(self.taps, outputs, strict=True):
-            per_image = output.numel() / len(output)
-            factor = (2 / (self.variances[tap].to(output) * per_image)).sqrt()
-            drawn.append(random_signs(output, generator) * factor)
-        return drawn
+        # Image by image, so that the pieces that images come in change nothing.
+        images = [[random_signs(output[i : i + 1], generator) for output in outputs] for i in range(len(outputs[0]))]
+        return [
+            torch.cat(signs) * (2 / (self.variances[tap].to(output) * (output.numel() / len(output)))).sqrt()
+            for tap, output, signs in zip(self.taps, outputs, zip(*images, strict=True), strict=True)
+        ]
 
     def _measure(self, images: Tensor) -> None:
         """Take each tap's variance over the images."""

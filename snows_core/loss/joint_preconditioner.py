@@ -21,6 +21,7 @@ from snows_core.loss.joint_curvature import FlatState, gradients_of
 from snows_core.network.geometry import geometry_of
 from snows_core.solvers.row_factors import RowFactors
 
+GROUP = 8  # images whose signals are added up before they are squared: each group is a probe of its own
 LEAST = 1e-2  # no row and no single parameter curves less than this share of the mean
 
 
@@ -53,24 +54,28 @@ class JointPreconditioner:
         rows = {name: torch.zeros_like(state[name].flatten(1)[:, 0]) for name in layers}  # (out,) each
         squares = {name: torch.zeros_like(value) for name, value in state.items() if name not in layers}
         positions = dict.fromkeys(layers, 0)
-        for x in torch.split(images, loss.piece):
-            seen, signals, gradients = self._signals(x, state, layers, list(squares), generator)
-            for (name, node), signal in zip(layers.items(), signals, strict=True):
-                geometry = geometry_of(node, state[name])
-                gram, _ = normal_equations([(seen[node][0].detach(), None)], geometry, len(state[name]))
-                grams[name] = grams.get(name, 0) + gram / len(images)
-                channels = signal.transpose(0, 1 if state[name].ndim > 2 else -1).flatten(1)  # (out, N * positions)
-                scale = loss.forward.scale(node, state)
-                rows[name] += channels.square().sum(1) * (1.0 if scale is None else scale.square())
-                positions[name] += channels.shape[1]
-            for name, gradient in zip(squares, gradients, strict=True):
-                squares[name] += gradient.square() / len(images)
+        for group in torch.split(images, GROUP):
+            slopes = {name: torch.zeros_like(value) for name, value in squares.items()}
+            for x in torch.split(group, loss.piece):
+                seen, signals, gradients = self._signals(x, state, layers, list(squares), generator)
+                for (name, node), signal in zip(layers.items(), signals, strict=True):
+                    geometry = geometry_of(node, state[name])
+                    gram, _ = normal_equations([(seen[node][0].detach(), None)], geometry, len(state[name]))
+                    grams[name] = grams.get(name, 0) + gram / len(images)
+                    channels = signal.transpose(0, 1 if state[name].ndim > 2 else -1).flatten(1)  # (out, N * positions)
+                    scale = loss.forward.scale(node, state)
+                    rows[name] += channels.square().sum(1) * (1.0 if scale is None else scale.square())
+                    positions[name] += channels.shape[1]
+                for name, gradient in zip(squares, gradients, strict=True):
+                    slopes[name] += gradient
+            for name, slope in slopes.items():
+                squares[name] += slope.square() / len(images)
         room = factor_bytes(loss.device) / max(1, len(layers))
         self.factors = {
             name: RowFactors(gram, kept[name].flatten(1), ridge, _raised(rows[name] / positions[name]), room)
             for name, gram in grams.items()
         }
-        # A single probe is a rough estimate of one entry: half of it is the mean over the tensor.
+        # A few probes are a rough estimate of one entry: half of it is the mean over the tensor.
         self.diagonals = {name: _raised(0.5 * (value + value.mean())) for name, value in squares.items()}
 
     def _signals(

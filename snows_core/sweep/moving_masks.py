@@ -17,9 +17,9 @@ from torch import Tensor
 from snows_core.loss.joint_preconditioner import JointPreconditioner
 from snows_core.sweep.joint_problem import JointProblem, Remask, State
 
-EVERY = 10  # steps between two choices of masks
+EVERY = 20  # steps between two choices of masks
 FROZEN = 0.5  # of the steps, the last ones, have masks that stay
-WORTH = 0.5  # of the value that a pruned weight would go to alone: many that enter do one another's work
+WORTH = 0.2  # of the value that a pruned weight would go to alone: many that enter do one another's work
 
 
 class MovingMasks:

@@ -12,7 +12,7 @@ from snows_core.loss.joint_preconditioner import JointPreconditioner
 from snows_core.sweep.joint_problem import JointProblem, State
 from snows_core.sweep.moving_masks import MovingMasks
 
-RATE = 1e-2
+RATE = 5e-3
 
 
 def adam_steps(problem: JointProblem) -> Iterator[State]:

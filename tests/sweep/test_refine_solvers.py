@@ -157,6 +157,7 @@ def test_masks_move_within_the_budget_and_end_frozen(pattern, solver, monkeypatc
 
     monkeypatch.setattr(moving_masks.MovingMasks, "move", note)
     monkeypatch.setattr(moving_masks, "WORTH", 3.0)  # so that something moves
+    monkeypatch.setattr(moving_masks, "EVERY", 10)
     images = random_images(24)
     done, _, masks = refined(images, pattern, solver=solver, steps=40, moving_masks=True)
     assert len(moves) == 2, "after steps 10 and 20 of 40: the second half is frozen"
@@ -176,7 +177,8 @@ def test_masks_move_within_the_budget_and_end_frozen(pattern, solver, monkeypatc
     assert done.loss[1] <= done.loss[0]
 
 
-def test_masks_go_to_where_the_gradient_and_the_curvature_say():
+def test_masks_go_to_where_the_gradient_and_the_curvature_say(monkeypatch):
+    monkeypatch.setattr(moving_masks, "WORTH", 0.5)
     # One linear layer on known inputs: a pruned weight alone would go to -g / H, and the larger value wins the place.
     problem = type("P", (), {"options": module.JointOptions(40), "kept": {}, "layers": {}})()
     problem.kept, problem.layers = {"w": torch.tensor([[True, False, False]])}, {"w": "layer"}
@@ -191,14 +193,14 @@ def test_masks_go_to_where_the_gradient_and_the_curvature_say():
     moving.note({"w": torch.tensor([[0.0, 3.0, -2.0]])})
     precondition = type("M", (), {"diagonal": lambda self, name: torch.tensor([[1.0, 4.0, 2.0]])})()
     after = moving.move({"w": torch.tensor([[0.7, 0.0, 0.0]])}, precondition)
-    worth = moving_masks.WORTH
-    assert torch.allclose(shown["layer"], torch.tensor([[0.7, worth * 0.5, worth * 2.0]]))
+    assert torch.allclose(shown["layer"], torch.tensor([[0.7, 0.25, 1.0]]))
     assert problem.kept["w"].tolist() == [[False, False, True]] and moving.moved == [1]
     assert (after["w"] == 0).all(), "what leaves is zero, and what enters starts there"
 
 
 def test_moved_masks_are_those_of_the_result(monkeypatch):
     monkeypatch.setattr(moving_masks, "WORTH", 3.0)
+    monkeypatch.setattr(moving_masks, "EVERY", 10)
     options = {"pattern": 0.7, "k": 0, "progress": False}
     plain = snows.prune(small_resnet(), random_images(24), **options, effort="quick")
     result = snows.prune(small_resnet(), random_images(24), **options, refine=40, moving_masks=True, effort="quick")
