@@ -3,7 +3,8 @@
 One pass over the dense network measures each layer at several sparsities, and dynamic programming shares the weights
 out so that the losses add up to the least. What adds up best is not known: several powers of the loss are candidates,
 and beside them the closed forms (:mod:`snows_core.masks.allocation`). Each candidate is pruned once by least squares,
-and the one whose outputs stay nearest to the dense network's on images held back is taken. No label is read.
+the best of them in all stages too, and the one whose outputs stay nearest to the dense network's on images held back
+is taken. No label is read.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from snows_core.network.graph import Network
 from snows_core.settings import PruneSettings, get_recipe
 from snows_core.sweep.choose_masks import choose_masks
 from snows_core.sweep.prepare import Prepared, stages_of
+from snows_core.sweep.stages import StagedSweep
 from snows_core.sweep.sweep import LayerSteps, Sweep
 
 POINTS = 8  # sparsities at which a layer is measured
 LEAST_SHARE = 0.25  # of what a layer keeps on average stays in each
 POWERS = (0.5, 1.0, 2.0)  # of the loss, see :func:`snows_core.masks.allocation.allocate_by_losses`
-FITTED, JUDGED = 256, 128  # images at most, for measuring and for judging
+FINALISTS = 3  # of the candidates go all stages, where there are several: what one sweep loses, stages may repair
+FITTED, TRIED, JUDGED = 256, 128, 128  # images at most, for measuring, for pruning by a candidate, and for judging
 
 
 def measured(prepared: Prepared, images: Tensor, settings: PruneSettings) -> Prepared:
@@ -60,14 +63,25 @@ def measured(prepared: Prepared, images: Tensor, settings: PruneSettings) -> Pre
     for power in POWERS:
         candidates[f"loss^{power:g}"] = allocate_by_losses(losses, sizes, pattern, power)
     judge = Judge(prepared.network, judges)
-    divergences = judge.divergences(prepared, candidates, fitted, settings)
-    best = min(divergences, key=divergences.__getitem__)
+    trials = {
+        name: with_sparsities(prepared, {"sparsities": shares.sparsities}, settings)
+        for name, shares in candidates.items()
+    }
+    few = fitted[:TRIED]
+    once = {name: replace(trial, schedule=trial.schedule[-1:]) for name, trial in trials.items()}
+    divergences = _divergences(judge, once, few, settings)
+    ranked = sorted(divergences, key=divergences.__getitem__)
+    finals = {}
+    if len(prepared.schedule) > 1:
+        finals = _divergences(judge, {name: trials[name] for name in ranked[:FINALISTS]}, few, settings)
+    best = min(finals, key=finals.__getitem__) if finals else ranked[0]
     record = {
         "name": "measured",
         "chosen": best,
         "judged_by": judge.measure,
         "candidates": divergences,
-        "images": {"measured": len(fitted), "judged": len(judges)},
+        "finalists": finals,
+        "images": {"measured": len(fitted), "tried": len(few), "judged": len(judges)},
         "sparsities": dict(candidates[best].sparsities),
     }
     return with_sparsities(prepared, record, settings)
@@ -157,34 +171,29 @@ class Judge:
             return float("inf")
         return max(0.0, tally.divergence / tally.compared)
 
-    def divergences(
-        self, prepared: Prepared, candidates: Mapping[str, PerLayer], images: Tensor, settings: PruneSettings
-    ) -> dict[str, float]:
-        """Prune by each of the candidates, one sweep of least squares each, and return how far each one is.
 
-        Args:
-            prepared: network and layers.
-            candidates: name to the sparsities of the layers.
-            images: to fit on.
-            settings: of the run.
+def _divergences(
+    judge: Judge, trials: Mapping[str, Prepared], images: Tensor, settings: PruneSettings
+) -> dict[str, float]:
+    """Prune by each of several allocations, every stage by least squares, and return how far each network is.
 
-        Returns:
-            Name to divergence.
-        """
-        steps = LayerSteps(BetweenStages(get_recipe(settings.recipe), 0))
-        weights = {entry.name: self.network.weight(entry.layer) for entry in prepared.layers}
-        names = {entry.name: entry.layer.weight_name for entry in prepared.layers}
-        sweep: Sweep | None = None
-        found: dict[str, float] = {}
-        for name, pattern in tqdm(candidates.items(), "judging", unit="allocation", disable=not settings.progress):
-            masks = masks_for(weights, pattern, settings.saliency, settings.seed)
-            if sweep is None:
-                sweep = Sweep(self.network, prepared.layers, masks, steps, images, settings.max_memory, settings.seed)
-                sweep.keep_dense_values()
-            else:
-                sweep = sweep.again(masks, {}, steps)
-            sweep.run(False, {})
-            if sweep.interrupted:
-                raise KeyboardInterrupt
-            found[name] = self.divergence({names[layer]: done.weight for layer, done in sweep.solutions.items()})
-        return found
+    Args:
+        judge: who says how far.
+        trials: name to network and layers with the masks and stages of an allocation.
+        images: to fit on.
+        settings: of the run.
+
+    Returns:
+        Name to divergence.
+    """
+    cheap = replace(settings, k=0, stage_k=0, progress=False)
+    steps = LayerSteps(BetweenStages(get_recipe(settings.recipe), 0))
+    found: dict[str, float] = {}
+    for name, trial in tqdm(trials.items(), "judging", unit="allocation", disable=not settings.progress):
+        run = StagedSweep(trial, trial.move(judge.device), steps, images, cheap)
+        run.run()
+        if run.interrupted:
+            raise KeyboardInterrupt
+        weights = {entry.layer.weight_name: run.solutions[entry.name].weight for entry in trial.layers}
+        found[name] = judge.divergence(weights)
+    return found

@@ -60,7 +60,8 @@ def test_the_candidates_and_the_one_of_least_kl(spied):
     assert record["candidates"].keys() == expected.keys() and record["judged_by"] == "KL"
     order = result.manifest["calibration"]["order"]
     judges = IMAGES[order[-6:]]
-    assert torch.equal(fitted, IMAGES[order[:18]]) and record["images"] == {"measured": 18, "judged": 6}
+    assert torch.equal(fitted, IMAGES[order[:18]])
+    assert record["images"] == {"measured": 18, "tried": 18, "judged": 6} and not record["finalists"]
     for name in ("erk", "loss^1"):
         fit = {**OPTIONS, "k": 0}
         alone = snows.prune(dense, fitted, dict(expected[name].sparsities), **fit)
