@@ -24,11 +24,13 @@ from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult, check_resume
 from snows_core.settings import PruneSettings, SparsityPattern, takes_settings
+from snows_core.sweep.image_scores import needs_images
 from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare
 from snows_core.sweep.refine import JointOptions
 from snows_core.sweep.refine import refine as refine_jointly
 from snows_core.sweep.select import DenseLayer, PrunableLayer
 from snows_core.sweep.stages import Reached, StagedSweep
+from snows_core.sweep.sweep import LayerSteps
 
 
 @takes_settings
@@ -68,19 +70,16 @@ def prune(
     network = prepared.network
     device = resolve_device(settings.device, next(network.module.parameters()).device)
     asked = settings.record()
-    record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "mask", "update")}
+    record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "saliency", "mask", "update")}
     record["stages"], record["stage_k"] = asked.pop("stages"), asked.pop("stage_k")
     record["calibration"] = {"images": sum(map(len, parts)), "digest": images_digest(parts)}
     record["weights"] = state_digest(prepared.model)
     if resume is not None:
-        # Masks that a method chooses come with the result.
-        known = steps.choose is None and len(prepared.schedule) == 1
+        # Masks that a method chooses, or that are made from images, come with the result.
+        known = steps.choose is None and len(prepared.schedule) == 1 and not needs_images(settings)
         check_resume(resume, record | {"seed": settings.seed}, prepared.masks if known else None)
-    placed = prepared.move(device)
-    like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
-    whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
+    run, order = _staged_sweep(prepared, parts, steps, settings, device)
     record["calibration"]["order"] = order.tolist()
-    run = StagedSweep(prepared, placed, steps, whole, settings)
     run.run(None if resume is None else _reached(resume, prepared.layers, device))
     record |= {
         "complete": not run.interrupted,
@@ -96,7 +95,7 @@ def prune(
     result = _result(prepared, run, record)
     if settings.refine and not run.interrupted:
         joint = JointOptions(settings.refine, augment=settings.augment, seed=settings.seed, progress=settings.progress)
-        refine_result(result, network, whole, joint)
+        refine_result(result, network, run.images, joint)
     return result
 
 
@@ -112,9 +111,9 @@ def make_masks(
 
     Args:
         model: network in eval mode; not changed.
-        images: one or more example images, to see which layer is which.
+        images: one or more example images, to see which layer is which; a saliency that looks at images takes all.
         pattern: see :class:`~snows_core.settings.PruneSettings`.
-        **options: single fields of the recipe, which change no mask.
+        **options: single fields of the recipe; they change masks only where the saliency looks at images.
 
     Returns:
         Layer name to bool tensor; ``snows.apply_masks(model, masks)`` is then pruning without any re-fit.
@@ -129,7 +128,23 @@ def make_masks(
     if layer_steps(settings).choose is not None:
         fix = "prune(..., update='none').masks holds them."
         raise invalid_argument("mask", repr(settings.mask), "'magnitude': other masks are chosen during the sweep", fix)
-    return prepare(model, calibration_parts(images, limit=2, few=0), settings).masks
+    if not needs_images(settings):
+        return prepare(model, calibration_parts(images, limit=2, few=0), settings).masks
+    parts = calibration_parts(images, settings.max_images)
+    prepared = prepare(model, parts, settings)
+    device = resolve_device(settings.device, next(prepared.network.module.parameters()).device)
+    run, _ = _staged_sweep(prepared, parts, layer_steps(settings), settings, device)
+    return {name: mask.cpu() for name, mask in run.stage_masks(1).items()}
+
+
+def _staged_sweep(
+    prepared: Prepared, parts: list[Tensor], steps: LayerSteps, settings: PruneSettings, device: torch.device
+) -> tuple[StagedSweep, Tensor]:
+    """Bring network, masks and images where they are needed; return what is to be run, and the order of the images."""
+    network, placed = prepared.network, prepared.move(device)
+    like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
+    whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
+    return StagedSweep(prepared, placed, steps, whole, settings), order
 
 
 def _reached(resume: PruneResult, layers: Sequence[PrunableLayer], device: torch.device) -> Reached:
