@@ -27,7 +27,7 @@ from snows_core.methods.enough import enough_for
 from snows_core.methods.problem import LayerProblem
 from snows_core.network.graph import Layer, Network, Segment
 from snows_core.settings import K, Recipe
-from snows_core.solvers.least_squares import grouped_product
+from snows_core.solvers.least_squares import residual
 from snows_core.solvers.removal import least_squares_values
 from snows_core.solvers.row_factors import RowFactors
 
@@ -94,17 +94,11 @@ def _obs(method: Scoring, problem: LayerProblem) -> Tensor:
         values = least_squares_values(factors, rows)
     else:
         factors = problem.row_factors(method.recipe.ridge, images)
-        values = least_squares_values(factors, rows, _residual(problem, factors, images))
+        _, response = problem.normal_equations(images)
+        left = residual(factors, rows, problem.weight.flatten(1), response)
+        values = least_squares_values(factors, rows, left)
     scale = _loss(method, problem).row_curvature(problem.current, problem.generator)  # (out,)
     return (values * scale[:, None]).view_as(problem.weight)
-
-
-def _residual(problem: LayerProblem, factors: RowFactors, images: int | None) -> Tensor:
-    """Return ``X y0' + damping w0 - (A + damping) w`` as rows (out, d)."""
-    _, response = problem.normal_equations(images)
-    dense, rows = problem.weight.flatten(1), problem.current.flatten(1)
-    response = grouped_product(factors.gram, dense) if response is None else response
-    return response - grouped_product(factors.gram, rows) + factors.damping * (dense - rows)
 
 
 def _loss(method: Scoring, problem: LayerProblem) -> ReconstructionLoss:

@@ -27,6 +27,22 @@ def grouped_product(matrix: Tensor, rows: Tensor) -> Tensor:
     return (grouped @ matrix.transpose(1, 2)).reshape(rows.shape)
 
 
+def residual(factors: RowFactors, weight: Tensor, dense: Tensor, response: Tensor | None = None) -> Tensor:
+    """Return ``X y0' + damping w0 - (A + damping I) w`` of every row: half the negative gradient of the K = 0 problem.
+
+    Args:
+        factors: row factors; their Gram matrix and damping count.
+        weight: (out, d) where.
+        dense: (out, d) dense weight rows w0.
+        response: (out, d) rows ``X y0'``; default: dense inputs equal inputs.
+
+    Returns:
+        (out, d), not zero off the mask.
+    """
+    response = grouped_product(factors.gram, dense) if response is None else response
+    return response - grouped_product(factors.gram, weight) + factors.damping * (dense - weight)
+
+
 def masked_least_squares(
     factors: RowFactors,
     dense: Tensor,

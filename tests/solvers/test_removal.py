@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from snows_core.solvers.least_squares import grouped_product, masked_least_squares
+from snows_core.solvers.least_squares import grouped_product, masked_least_squares, residual
 from snows_core.solvers.removal import least_squares_values
 from snows_core.solvers.row_factors import RowFactors
 
@@ -46,14 +46,21 @@ def by_hand(factors, dense, response, weight, block=D):
     return expected
 
 
-def residual_of(factors, dense, response, weight):
-    return response - grouped_product(factors.gram, weight) + factors.damping * (dense - weight)
+@pytest.mark.parametrize("answered", [False, True])
+def test_the_residual_is_half_the_slope_of_the_problem(answered):
+    factors, dense, response = problem()
+    weight = torch.randn(OUT, D, dtype=torch.float64, requires_grad=True)
+    aim = response if answered else grouped_product(factors.gram, dense)
+    quadratic = (weight * grouped_product(factors.gram, weight)).sum() - 2 * (aim * weight).sum()
+    (slope,) = torch.autograd.grad(quadratic + factors.damping * (weight - dense).square().sum(), weight)
+    found = residual(factors, weight.detach(), dense, response if answered else None)
+    torch.testing.assert_close(found, -slope / 2, rtol=1e-10, atol=1e-12)
 
 
 def test_removal_costs_and_a_return_gains_what_a_new_solution_says():
     factors, dense, response = problem()
     weight = masked_least_squares(factors, dense, response=response)
-    values = least_squares_values(factors, weight, residual_of(factors, dense, response, weight))
+    values = least_squares_values(factors, weight, residual(factors, weight, dense, response))
     torch.testing.assert_close(values, by_hand(factors, dense, response, weight), rtol=1e-6, atol=1e-9)
 
 
@@ -61,9 +68,7 @@ def test_a_weight_that_is_not_the_least_squares_one_gains_the_same_by_a_return()
     factors, dense, response = problem()
     weight = masked_least_squares(factors, dense, response=response)
     other = weight + 0.3 * factors.mask
-    values, moved = (
-        least_squares_values(factors, w, residual_of(factors, dense, response, w)) for w in (weight, other)
-    )
+    values, moved = (least_squares_values(factors, w, residual(factors, w, dense, response)) for w in (weight, other))
     torch.testing.assert_close(values[~factors.mask], moved[~factors.mask], rtol=1e-6, atol=1e-9)
     assert not torch.allclose(values[factors.mask], moved[factors.mask], rtol=1e-2)
 
@@ -75,11 +80,11 @@ def test_blocks_count_what_their_own_inputs_repair():
     for start in (0, 4):
         factors._factor_block(start, start + 4)
     weight = masked_least_squares(factors, dense, response=response)
-    residual = residual_of(factors, dense, response, weight)
-    values = least_squares_values(factors, weight, residual)
+    left = residual(factors, weight, dense, response)
+    values = least_squares_values(factors, weight, left)
     torch.testing.assert_close(values, by_hand(factors, dense, response, weight, 4), rtol=1e-4, atol=1e-7)
     whole, *_ = problem()
-    assert (values >= least_squares_values(whole, weight, residual) - 1e-9)[factors.mask].all()
+    assert (values >= least_squares_values(whole, weight, left) - 1e-9)[factors.mask].all()
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -96,7 +101,7 @@ def test_the_rows_of_a_batch_may_be_read_in_parts(monkeypatch):
 
     factors, dense, response = problem()
     weight = masked_least_squares(factors, dense, response=response)
-    residual = residual_of(factors, dense, response, weight)
-    whole = least_squares_values(factors, weight, residual)
+    left = residual(factors, weight, dense, response)
+    whole = least_squares_values(factors, weight, left)
     monkeypatch.setattr(removal, "ROOM_HOST", 1.0)
-    torch.testing.assert_close(least_squares_values(factors, weight, residual), whole, rtol=1e-12, atol=0)
+    torch.testing.assert_close(least_squares_values(factors, weight, left), whole, rtol=1e-12, atol=0)

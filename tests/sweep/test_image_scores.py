@@ -156,6 +156,9 @@ def test_what_is_zero_in_the_dense_network_stays_zero():
     model = small_resnet()
     with torch.no_grad():
         model.layer1.conv2.weight[:, :2] = 0.0
+    weight = torch.where(random_mask((4, 4, 3, 3)), model.layer1.conv2.weight.detach(), 0.0)
+    scores = scores_of("obs", model).at({"layer1.conv2": weight})["layer1.conv2"]
+    assert (scores[:, :2] == -1).all() and (scores[:, 2:] > 0).all()
     result = run(model, pattern="0.6", saliency="obs", layers=CHOSEN)
     assert not result.masks["layer1.conv2"][:, :2].any()
     assert result.masks["layer1.conv2"].float().mean() == pytest.approx(0.4, abs=0.01)
