@@ -399,6 +399,7 @@ def test_the_manifest_holds_the_settings_of_the_run():
     manifest = snows.prune(small_resnet(), random_images(4), "1:4", **options, effort="quick").manifest
     record = checked_settings(snows.prune, pattern="1:4", **options, effort="quick").record()
     assert (record["stages"], record["stage_k"], record["refine"]) == (1, 0, 0)
-    own = {name: manifest[name] for name in ("pattern", "k", "recipe", "mask", "update", "stages", "stage_k")}
+    names = ("pattern", "k", "recipe", "saliency", "mask", "update", "stages", "stage_k")
+    own = {name: manifest[name] for name in names}
     assert own | manifest["settings"] == record
     assert manifest["settings"]["max_memory"] == 1e9 and manifest["recipe"]["ridge"] == 1e-2

@@ -5,6 +5,7 @@ from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics,
 from snows_core.methods.between import BetweenStages
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
+from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
@@ -20,6 +21,7 @@ METHODS: dict[str, type[LayerMethod]] = {
 
 __all__ = [
     "METHODS",
+    "SCORE_TERMS",
     "BetweenStages",
     "Budget",
     "LayerMethod",
@@ -28,4 +30,5 @@ __all__ = [
     "LayerStatistics",
     "LayerValues",
     "Needs",
+    "Scoring",
 ]

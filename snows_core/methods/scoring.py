@@ -75,7 +75,7 @@ class Scoring(LayerMethod):
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Note the scores of the current weight of a ``problem``, and return that weight."""
-        self.scores[problem.name] = TERMS[self.term](self, problem)
+        self.scores[problem.name] = SCORE_TERMS[self.term](self, problem)
         statistics = LayerStatistics(problem.segments[-1].k, UNMEASURED, UNMEASURED, UNMEASURED)
         return LayerSolution(problem.current, problem.mask, statistics)
 
@@ -107,5 +107,5 @@ def _loss(method: Scoring, problem: LayerProblem) -> ReconstructionLoss:
     return problem.reconstruction(problem.segments[-1], method.needs.loss, batches)
 
 
-TERMS: Mapping[str, Callable[[Scoring, LayerProblem], Tensor]] = {"curvature": _curvature, "obs": _obs}
+SCORE_TERMS: Mapping[str, Callable[[Scoring, LayerProblem], Tensor]] = {"curvature": _curvature, "obs": _obs}
 """Term of a saliency to the function that scores a layer."""

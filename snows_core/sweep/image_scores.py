@@ -16,7 +16,7 @@ from torch import Tensor
 from snows_core.devices import widest
 from snows_core.loss.fisher import diagonal_fisher
 from snows_core.masks.saliency import IMAGE_SALIENCIES
-from snows_core.methods.scoring import TERMS, Scoring
+from snows_core.methods import SCORE_TERMS, Scoring
 from snows_core.network.graph import Network
 from snows_core.settings import PruneSettings, Saliency, get_recipe
 from snows_core.sweep.select import PrunableLayer
@@ -39,7 +39,7 @@ def stand_in(settings: PruneSettings) -> str | Saliency:
 def scoring_of(settings: PruneSettings) -> Scoring | None:
     """Return the method that scores layer by layer for these settings; None for a saliency without such a term."""
     terms = IMAGE_SALIENCIES[str(settings.saliency)]
-    term = next((term for term in terms if term in TERMS), None)
+    term = next((term for term in terms if term in SCORE_TERMS), None)
     return None if term is None else Scoring(get_recipe(settings.recipe), settings.k, term)
 
 
