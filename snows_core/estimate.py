@@ -25,6 +25,7 @@ from snows_core.settings import PruneSettings, Recipe, Sparsities, SparsityPatte
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.row_factors import RowFactors
 from snows_core.sweep.choose_masks import stage_masks
+from snows_core.sweep.image_scores import needs_images, scoring_of, stand_in
 from snows_core.sweep.layer_budgets import MEASURED
 from snows_core.sweep.memory import Probe, memory_budget, plan_memory, probe_layers, shortest
 from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare
@@ -59,8 +60,8 @@ def estimate(
     the two gives the cost per image and the fixed cost. Row factors are timed once for each size of layer. How many
     products a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean (7 a layer),
     "paper" its cap; with ``k="auto"`` the longest segment that may be chosen is charged, an upper bound. Every stage
-    is charged, each at its own sparsity. Joint refinement after the sweep is not charged, nor is the measurement of
-    ``allocation="measured"``, for whose sparsities those of "erk" stand in.
+    is charged, each at its own sparsity, and so are scores that look at images, layer by layer. A Fisher, joint
+    refinement and the measurement of ``allocation="measured"``, for whose sparsities those of "erk" stand in, are not.
 
     Args:
         model: network in eval mode; not changed.
@@ -92,15 +93,19 @@ def estimate(
     example = channels_last(network, first_images(parts, FEW[-1]).to(device, device_type))
     run = Run(network, example, count, memory_budget(settings.max_memory, device))
     rows: dict[str, dict[str, Any]] = {}
+    scoring = scoring_of(settings) if needs_images(settings) else None
     for number, pattern in enumerate(prepared.schedule, start=1):
         last = number == len(prepared.schedule)
         layers = [entry for entry in prepared.layers if number > begun or entry.name not in solved]
         if number < begun or not layers:
             continue
         if not last:
-            of_stage = stage_masks(network, prepared.layers, pattern, settings.saliency, settings.seed, {})
+            of_stage = stage_masks(network, prepared.layers, pattern, stand_in(settings), settings.seed, {})
             masks = {name: mask.to(device) for name, mask in of_stage.items()}
-        for row in run.rows(steps.of_stage(pattern, last).update, layers, masks if not last else placed):
+        methods: list[LayerMethod] = [steps.of_stage(pattern, last).update]
+        if scoring is not None and (number > begun or resume is None):
+            methods.insert(0, scoring)
+        for row in (row for method in methods for row in run.rows(method, layers, masks if not last else placed)):
             rows[row["layer"]] = _added(rows.get(row["layer"]), row)
     return pd.DataFrame(list(rows.values()), columns=COLUMNS)
 
@@ -116,10 +121,11 @@ def _added(before: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, Any]
 def _reached(resume: PruneResult, settings: PruneSettings, prepared: Prepared) -> tuple[int, set[str]]:
     """Return the stage in which an interrupted run was, and the layers solved in it."""
     asked = settings.record()
-    names = ("pattern", "k", "recipe", "mask", "update", "seed", "stages", "stage_k")
+    names = ("pattern", "k", "recipe", "saliency", "mask", "update", "seed", "stages", "stage_k")
     same = {name: asked[name] for name in names}
     same["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
-    known = layer_steps(settings).choose is None and len(prepared.schedule) == 1 and settings.allocation != MEASURED
+    by_weights = not needs_images(settings) and settings.allocation != MEASURED
+    known = layer_steps(settings).choose is None and len(prepared.schedule) == 1 and by_weights
     check_resume(resume, same | {"weights": state_digest(prepared.model)}, prepared.masks if known else None)
     return resume.stage, resume.solved
 

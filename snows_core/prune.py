@@ -24,6 +24,7 @@ from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult, check_resume
 from snows_core.settings import PruneSettings, Sparsities, SparsityPattern, takes_settings
+from snows_core.sweep.image_scores import needs_images
 from snows_core.sweep.joint_problem import JointOptions, Remask
 from snows_core.sweep.layer_budgets import MEASURED
 from snows_core.sweep.measured_allocation import measured, with_sparsities
@@ -32,6 +33,7 @@ from snows_core.sweep.refine import check_refinable
 from snows_core.sweep.refine import refine as refine_jointly
 from snows_core.sweep.select import DenseLayer, PrunableLayer
 from snows_core.sweep.stages import Reached, StagedSweep
+from snows_core.sweep.sweep import LayerSteps
 
 
 @takes_settings
@@ -68,32 +70,21 @@ def prune(
     steps = layer_steps(settings)
     parts = calibration_parts(images, settings.max_images)
     prepared = prepare(model, parts, settings)
-    network = prepared.network
-    device = resolve_device(settings.device, next(network.module.parameters()).device)
+    device = resolve_device(settings.device, next(prepared.network.module.parameters()).device)
     asked = settings.record()
-    record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "mask", "update")}
+    record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "saliency", "mask", "update")}
     record["stages"], record["stage_k"] = asked.pop("stages"), asked.pop("stage_k")
     record["calibration"] = {"images": sum(map(len, parts)), "digest": images_digest(parts)}
     record["weights"] = state_digest(prepared.model)
     record["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
-    is_measured = settings.allocation == MEASURED
     if resume is not None:
-        # Masks that a method chooses, or that follow from measured sparsities, come with the result.
-        known = steps.choose is None and len(prepared.schedule) == 1 and not is_measured
+        # Masks that a method chooses, or that are made from images, come with the result.
+        by_weights = steps.choose is None and settings.allocation != MEASURED and not needs_images(settings)
+        known = by_weights and len(prepared.schedule) == 1
         check_resume(resume, record | {"seed": settings.seed}, prepared.masks if known else None)
-        if is_measured:
-            prepared = with_sparsities(prepared, resume.manifest["allocation"], settings)
-    placed = prepared.move(device)
-    like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
-    if settings.refine:
-        check_refinable(network, [entry.layer.weight_name for entry in prepared.layers], like)
-    whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
+    run, order = _staged_sweep(prepared, parts, steps, settings, device, resume)
     record["calibration"]["order"] = order.tolist()
-    if is_measured and resume is None:
-        prepared = measured(prepared, whole, settings)
-        placed = prepared.move(device)
-    record["allocation"] = prepared.allocation
-    run = StagedSweep(prepared, placed, steps, whole, settings)
+    record["allocation"] = run.prepared.allocation
     run.run(None if resume is None else _reached(resume, prepared.layers, device))
     record |= {
         "complete": not run.interrupted,
@@ -106,7 +97,7 @@ def prune(
         "settings": asked,
         **provenance(seed=settings.seed, device=str(device)),
     }
-    result = _result(prepared, run, record)
+    result = _result(run.prepared, run, record)
     if settings.refine and not run.interrupted:
         joint = JointOptions(
             settings.refine,
@@ -116,7 +107,8 @@ def prune(
             solver=settings.refine_solver,
             moving_masks=settings.moving_masks,
         )
-        refine_result(result, network, whole, joint, prepared.remask(settings) if settings.moving_masks else None)
+        remask = run.prepared.remask(settings) if settings.moving_masks else None
+        refine_result(result, prepared.network, run.images, joint, remask)
     return result
 
 
@@ -132,9 +124,9 @@ def make_masks(
 
     Args:
         model: network in eval mode; not changed.
-        images: one or more example images, to see which layer is which.
+        images: one or more example images, to see which layer is which; a saliency that looks at images takes all.
         pattern: see :class:`~snows_core.settings.PruneSettings`.
-        **options: single fields of the recipe, which change no mask.
+        **options: single fields of the recipe; they change masks only where the saliency looks at images.
 
     Returns:
         Layer name to bool tensor; ``snows.apply_masks(model, masks)`` is then pruning without any re-fit.
@@ -153,7 +145,36 @@ def make_masks(
     if layer_steps(settings).choose is not None:
         fix = "prune(..., update='none').masks holds them."
         raise invalid_argument("mask", repr(settings.mask), "'magnitude': other masks are chosen during the sweep", fix)
-    return prepare(model, calibration_parts(images, limit=2, few=0), settings).masks
+    if not needs_images(settings):
+        return prepare(model, calibration_parts(images, limit=2, few=0), settings).masks
+    parts = calibration_parts(images, settings.max_images)
+    prepared = prepare(model, parts, settings)
+    device = resolve_device(settings.device, next(prepared.network.module.parameters()).device)
+    run, _ = _staged_sweep(prepared, parts, layer_steps(settings), settings, device)
+    return {name: mask.cpu() for name, mask in run.stage_masks(1).items()}
+
+
+def _staged_sweep(
+    prepared: Prepared,
+    parts: list[Tensor],
+    steps: LayerSteps,
+    settings: PruneSettings,
+    device: torch.device,
+    resume: PruneResult | None = None,
+) -> tuple[StagedSweep, Tensor]:
+    """Bring network, masks and images where they are needed; return what is to be run, and the order of the images."""
+    network, is_measured = prepared.network, settings.allocation == MEASURED
+    if is_measured and resume is not None:
+        prepared = with_sparsities(prepared, resume.manifest["allocation"], settings)
+    placed = prepared.move(device)
+    like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
+    if settings.refine:
+        check_refinable(network, [entry.layer.weight_name for entry in prepared.layers], like)
+    whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
+    if is_measured and resume is None:
+        prepared = measured(prepared, whole, settings)
+        placed = prepared.move(device)
+    return StagedSweep(prepared, placed, steps, whole, settings), order
 
 
 def _reached(resume: PruneResult, layers: Sequence[PrunableLayer], device: torch.device) -> Reached:

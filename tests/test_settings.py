@@ -308,11 +308,11 @@ def test_estimate_takes_what_prune_takes():
 
 
 @pytest.mark.parametrize("command", [cli.prune_command, cli.estimate_command])
-def test_every_setting_but_tensors_and_functions_is_an_option_of_the_commands(command):
+def test_every_setting_but_tensors_is_an_option_of_the_commands(command):
     names = {"max_images": "images", "progress": "quiet"}
     shown = inspect.signature(command).parameters
     for name, setting in SETTINGS.items():
-        if name in ("masks", "saliency"):
+        if name == "masks":
             assert name not in shown
             continue
         parameter = shown[names.get(name, name)]
@@ -320,7 +320,7 @@ def test_every_setting_but_tensors_and_functions_is_an_option_of_the_commands(co
         if name != "progress":
             assert get_args(parameter.annotation)[1].help.startswith(setting.metadata["help"])
     written = {"model", "out", "data", "data_root", "weights", "overwrite", "settings"}
-    assert set(shown) - written == {names.get(name, name) for name in SETTINGS} - {"masks", "saliency"}
+    assert set(shown) - written == {names.get(name, name) for name in SETTINGS} - {"masks"}
 
 
 def test_settings_run_as_keywords_and_may_be_read_twice():
@@ -402,6 +402,7 @@ def test_the_manifest_holds_the_settings_of_the_run():
     manifest = snows.prune(small_resnet(), random_images(4), "1:4", **options, effort="quick").manifest
     record = checked_settings(snows.prune, pattern="1:4", **options, effort="quick").record()
     assert (record["stages"], record["stage_k"], record["refine"]) == (1, 0, 0)
-    own = {name: manifest[name] for name in ("pattern", "k", "recipe", "mask", "update", "stages", "stage_k")}
+    names = ("pattern", "k", "recipe", "saliency", "mask", "update", "stages", "stage_k")
+    own = {name: manifest[name] for name in names}
     assert own | manifest["settings"] == record
     assert manifest["settings"]["max_memory"] == 1e9 and manifest["recipe"]["ridge"] == 1e-2

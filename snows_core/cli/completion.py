@@ -27,6 +27,7 @@ EXPERIMENT_NAMES = (
 )
 DATA_NAMES = ("digits", "cifar10", "cifar100", "imagenette", "imagenet", "folder:")
 PATTERNS = ("2:4", "1:4", "4:8", "1:8", "0.5", "0.8", "0.9", "global:0.8", "global:0.9:0.95")
+SALIENCY_NAMES = ("magnitude", "curvature", "fisher", "obs", "curvature+fisher", "obs+fisher")
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 
 
@@ -71,6 +72,11 @@ def allocations(incomplete: str) -> list[str]:
 def recipes(incomplete: str) -> list[str]:
     """Return the recipes."""
     return _begin(list(RECIPES), incomplete)
+
+
+def saliencies(incomplete: str) -> list[str]:
+    """Return the saliencies that have names."""
+    return _begin(SALIENCY_NAMES, incomplete)
 
 
 def efforts(incomplete: str) -> list[str]:

@@ -172,6 +172,7 @@ _TYPED: dict[str, Any] = {
         typer.Option(parser=_parse_k, metavar="INTEGER|auto", help=_MEANING["k"], show_default=_EXPERIMENTS_OWN),
     ],
     "recipe": Annotated[str, typer.Option(help=_MEANING["recipe"], autocompletion=completion.recipes)],
+    "saliency": Annotated[str, typer.Option(help=_MEANING["saliency"], autocompletion=completion.saliencies)],
     "layers": _globs("layers", "all but the first and the last"),
     "exclude": _globs("exclude", _EXPERIMENTS_OWN),
     "leaf_modules": _globs("leaf_modules", "none"),
@@ -193,7 +194,7 @@ _TYPED: dict[str, Any] = {
     "progress": Quiet,
 }
 _SHELL_NAMES = {"max_images": "images", "progress": "quiet"}
-_ONLY_IN_PYTHON = ("masks", "saliency")  # tensors and functions
+_ONLY_IN_PYTHON = ("masks",)  # tensors
 _Set = Annotated[
     list[str] | None,
     typer.Option(

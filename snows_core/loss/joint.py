@@ -100,15 +100,20 @@ class JointLoss:
 
     @torch.no_grad()
     def targets(self, x: Tensor) -> list[Tensor]:
-        """Run the dense network on images of one piece, and return what its taps show."""
+        """Run the dense network on images ``x`` of one piece, (n, C, H, W), and return what its taps show."""
         return self.forward(x, {})
 
     def outputs(self, x: Tensor, state: Mapping[str, Tensor]) -> list[Tensor]:
-        """Run the network on images of one piece with the parameters in ``state``; autograd follows it."""
+        """Run the network on images ``x`` of one piece with the parameters in ``state``; autograd follows it."""
         return self.forward(x, state)
 
     def total(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """Return the loss of one piece, summed over its images, as a function of what the taps show: a convex one."""
+        """Return the loss of one piece, summed over its images: a convex function of what the taps show.
+
+        Args:
+            outputs: what they show, one tensor a tap, of :meth:`outputs`.
+            targets: what they show in the dense network.
+        """
         terms = []
         for tap, output, target in zip(self.taps, outputs, targets, strict=True):
             variance = self.variances.get(tap, torch.ones(())).to(target)

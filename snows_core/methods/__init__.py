@@ -6,6 +6,7 @@ from snows_core.methods.between import BetweenStages
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
+from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
@@ -21,6 +22,7 @@ METHODS: dict[str, type[LayerMethod]] = {
 
 __all__ = [
     "METHODS",
+    "SCORE_TERMS",
     "BetweenStages",
     "Budget",
     "LayerMethod",
@@ -30,4 +32,5 @@ __all__ = [
     "LayerValues",
     "MeasureLosses",
     "Needs",
+    "Scoring",
 ]

@@ -97,8 +97,10 @@ class PruneSettings:
     saliency: str | Saliency = field(
         default="magnitude",
         metadata=_meaning(
-            "How weights are scored; the lowest scores are pruned.",
-            '"magnitude", or a function of (name, weight).',
+            "How weights are scored; the lowest scores are pruned: magnitude, or from the images curvature, obs or"
+            " fisher, or one of the first two and fisher as obs+fisher.",
+            "Also a function of (name, weight). Formulas: :mod:`snows_core.methods.scoring`,"
+            " :mod:`snows_core.loss.fisher`.",
         ),
     )
     effort: str = field(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from snows_core.activations.calibration import first_images
 from snows_core.errors import closest, invalid_argument
 from snows_core.masks.patterns import Masks, Pattern, Unstructured, masks_for, parse_pattern
+from snows_core.masks.saliency import check_name
 from snows_core.masks.schedule import most_stages, schedule
 from snows_core.methods import METHODS, BetweenStages
 from snows_core.methods.base import LayerMethod
@@ -19,6 +20,7 @@ from snows_core.network.copies import unwrap
 from snows_core.network.graph import Network
 from snows_core.settings import PruneSettings, Recipe, get_effort, get_recipe, settings_of
 from snows_core.sweep.choose_masks import choose_masks, read_masks
+from snows_core.sweep.image_scores import stand_in
 from snows_core.sweep.layer_budgets import allocation_record, budgeted, check_allocation
 from snows_core.sweep.select import LayerSelection, PrunableLayer, select_layers
 from snows_core.sweep.sweep import LayerSteps
@@ -37,7 +39,8 @@ class Prepared:
         model: the caller's network without wrappers.
         network: its traced copy, in single or double precision, on the device of the model.
         selection: every layer, with the reason where it stays dense.
-        masks: the masks of the others by name, for the last stage as the dense weights choose them.
+        masks: the masks of the others by name, for the last stage as the dense weights choose them (by magnitude where
+            the saliency looks at images).
         schedule: the patterns of all stages.
         allocation: what the manifest says of how an overall sparsity was shared out; None where its scope said so.
     """
@@ -88,6 +91,7 @@ def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSe
     settings = with_effort(replace(settings, pattern=parse_pattern(settings.pattern)))
     layer_steps(settings)  # refuses names that no method has, before any work
     check_allocation(settings)
+    check_name(settings.saliency)
     stages_of(settings)
     return settings
 
@@ -141,7 +145,8 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
         selection, masks = read_masks(network, selection, pattern, given)
         return Prepared(model, network, selection, masks, stages)
     selection, stages = budgeted(network, selection, stages, settings.allocation)
-    selection, masks = choose_masks(network, selection, stages[-1], settings.saliency, settings.seed)
+    # Scores that look at images come with the sweep: until then magnitudes stand for them, in counts and checks.
+    selection, masks = choose_masks(network, selection, stages[-1], stand_in(settings), settings.seed)
     return Prepared(model, network, selection, masks, stages, allocation_record(settings.allocation, stages[-1]))
 
 

@@ -17,6 +17,7 @@ from snows_core.masks.patterns import Masks, PerLayer
 from snows_core.methods.base import LayerSolution
 from snows_core.settings import PruneSettings
 from snows_core.sweep.choose_masks import stage_masks
+from snows_core.sweep.image_scores import ImageScores, needs_images
 from snows_core.sweep.prepare import Prepared
 from snows_core.sweep.sweep import LayerSteps, Sweep
 
@@ -30,7 +31,7 @@ class Reached:
         records: of the stages before it.
         solutions: of the layers solved in that stage, and in the one before for the others.
         solved: names of the former.
-        pending: masks of the others in that stage, where several stages were asked for and it had begun.
+        pending: masks of the others in that stage, where it had begun and stages make their masks.
     """
 
     stage: int = 1
@@ -45,7 +46,8 @@ class StagedSweep:
 
     Args:
         prepared: network and layers.
-        masks: of the only stage, by layer name, on the device of the run; with several stages each makes its own.
+        masks: of the only stage, by layer name, on the device of the run; with several stages, or scores that look at
+            images, each stage makes its own.
         steps: what is done with each layer.
         images: calibration images (N, C, H, W).
         settings: schedule, memory, seed and so on.
@@ -70,6 +72,9 @@ class StagedSweep:
         self.interrupted = False
         self.sweep: Sweep
         self._between: Sweep | None = None
+        self._scores: ImageScores | None = None
+        if needs_images(settings):
+            self._scores = ImageScores(prepared.network, prepared.layers, images, settings)
 
     @property
     def where(self) -> str:
@@ -89,10 +94,11 @@ class StagedSweep:
             known = {name: self.solutions[name] for name in reached.solved} if number == reached.stage else {}
             self.solved = frozenset(known)
             try:
-                masks = self._stage_masks(number)
-                masks |= {name: done.mask for name, done in known.items()}
+                masks = {name: done.mask for name, done in known.items()}
                 if number == reached.stage:
                     masks |= reached.pending
+                if len(masks) < len(self.prepared.layers):
+                    masks = self.stage_masks(number) | masks
                 self.sweep = self._sweep_of(number, masks)
             except KeyboardInterrupt:
                 if not self.solutions:
@@ -104,14 +110,17 @@ class StagedSweep:
             if self.interrupted:
                 return
 
-    def _stage_masks(self, number: int) -> Masks:
-        """Return the masks of a stage; those of the only stage are there already."""
-        if len(self.prepared.schedule) == 1:
+    def stage_masks(self, number: int) -> Masks:
+        """Return the masks of a stage, whose weights before are known; those of the only one may be there already."""
+        if len(self.prepared.schedule) == 1 and self._scores is None:
             return dict(self.masks)
         prepared, settings = self.prepared, self.settings
         weights = {name: done.weight for name, done in self.solutions.items()}
-        pattern = prepared.schedule[number - 1]
-        made = stage_masks(prepared.network, prepared.layers, pattern, settings.saliency, settings.seed, weights)
+        pattern, saliency = prepared.schedule[number - 1], settings.saliency
+        if self._scores is not None:
+            scores = self._scores.at(weights)
+            saliency = lambda name, _: scores[name]  # noqa: E731
+        made = stage_masks(prepared.network, prepared.layers, pattern, saliency, settings.seed, weights)
         device = next(prepared.network.module.parameters()).device
         return {name: mask.to(device) for name, mask in made.items()}
 
@@ -146,7 +155,7 @@ class StagedSweep:
             fresh = name not in known
             self.solutions[name] = _with_costs(solution, self.solutions.get(name)) if fresh else solution
         self.solved = frozenset(done)
-        if self.interrupted and count > 1:
+        if self.interrupted and (count > 1 or self._scores is not None):
             self.pending = {name: mask for name, mask in masks.items() if name not in done}
 
     def _record(self, number: int, done: Mapping[str, LayerSolution], seconds: float) -> Mapping[str, Any]:

@@ -151,8 +151,13 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
         "global:0.5:0.95,global:0.8:0.95",
         "--stage-k",
         "1",
+        "--saliency",
+        "obs+fisher",
         "--refine",
         "3",
+        "--refine-solver",
+        "adam",
+        "--moving-masks",
         "--augment",
         "-q",
     ]
@@ -168,6 +173,7 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
             "pattern": "global:0.8:0.95",
             "k": 2,
             "recipe": "paper",
+            "saliency": "obs+fisher",
             "effort": "standard",
             "stages": "global:0.5:0.95,global:0.8:0.95",
             "stage_k": 1,
@@ -179,6 +185,8 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
             "max_memory": 5e8,
             "device": None,
             "refine": 3,
+            "refine_solver": "adam",
+            "moving_masks": True,
             "augment": snows_core.flip_and_shift,
             "progress": False,
             "seed": 7,
@@ -197,7 +205,8 @@ def test_what_is_not_typed_is_as_the_experiment_has_it(tmp_path, monkeypatch):
     chosen = EXPERIMENTS["digits-resnet20"]
     usual = {"pattern": chosen.pattern, "k": chosen.k, "exclude": list(chosen.exclude), "device": None}
     usual["max_images"] = chosen.calibration_images
-    own = {name: getattr(PruneSettings, name) for name in ("recipe", "effort", "mask", "update", "seed", "progress")}
+    names = ("recipe", "saliency", "effort", "mask", "update", "refine_solver", "moving_masks", "seed", "progress")
+    own = {name: getattr(PruneSettings, name) for name in names}
     assert asked == [usual | own]
 
 
