@@ -151,6 +151,22 @@ def _shortest(removed: int, size: int) -> float:
     return next(share for share in shares if round(exactly(share) * size) == removed)
 
 
+def halfway(one: PerLayer, other: PerLayer, sizes: Mapping[str, int], pattern: Unstructured) -> PerLayer:
+    """Return what lies between two allocations: of each layer the geometric mean of what they keep, brought to budget.
+
+    Args:
+        one: sparsity of each layer.
+        other: likewise.
+        sizes: layer name to its number of weights.
+        pattern: overall sparsity and cap.
+
+    Returns:
+        The sparsity of each layer, exact as in :func:`allocate`.
+    """
+    kept = {name: (1 - one.sparsities[name]) * (1 - other.sparsities[name]) for name in sizes}
+    return _of_counts(counts({name: sizes[name] * math.sqrt(kept[name]) for name in sizes}, sizes, pattern), sizes)
+
+
 def allocate_by_losses(
     losses: Mapping[str, Mapping[int, float]], sizes: Mapping[str, int], pattern: Unstructured, power: float = 1.0
 ) -> PerLayer:

@@ -1,10 +1,10 @@
 """Sparsities of layers from measurement: the K-step loss of each layer alone, then whole candidates by KL.
 
 One pass over the dense network measures each layer at several sparsities, and dynamic programming shares the weights
-out so that the losses add up to the least. What adds up best is not known: several powers of the loss are candidates,
-and beside them the closed forms (:mod:`snows_core.masks.allocation`). Each candidate is pruned once by least squares,
-the best of them in all stages too, and the one whose outputs stay nearest to the dense network's on images held back
-is taken. No label is read.
+out so that the losses add up to the least. What adds up best is not known: powers of the loss are candidates,
+beside them the closed forms (:mod:`snows_core.masks.allocation`), and what lies halfway between the two kinds. Each
+candidate is pruned once by least squares, the best of them in all stages too, and the one whose outputs stay nearest to
+the dense network's on images held back is taken. No label is read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from snows_core.activations.cache import ActivationCache
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.loss.joint import JointLoss
 from snows_core.loss.scores import Tally, read_scores
-from snows_core.masks.allocation import ALLOCATIONS, allocate, allocate_by_losses, sizes_of
+from snows_core.masks.allocation import ALLOCATIONS, allocate, allocate_by_losses, halfway, sizes_of
 from snows_core.masks.patterns import PerLayer, Unstructured, masks_for, parse_pattern
 from snows_core.masks.schedule import allocated
 from snows_core.methods import BetweenStages, MeasureLosses
@@ -33,7 +33,8 @@ from snows_core.sweep.sweep import LayerSteps, Sweep
 
 POINTS = 8  # sparsities at which a layer is measured
 LEAST_SHARE = 0.25  # of what a layer keeps on average stays in each
-POWERS = (0.5, 1.0, 2.0)  # of the loss, see :func:`snows_core.masks.allocation.allocate_by_losses`
+POWERS = (1.0, 2.0)  # of the loss, see :func:`snows_core.masks.allocation.allocate_by_losses`
+MIXED = ("uniform", "erk")  # closed forms that are mixed with the last power: losses alone exaggerate where stages help
 FINALISTS = 3  # of the candidates go all stages, where there are several: what one sweep loses, stages may repair
 FITTED, TRIED, JUDGED = 256, 128, 128  # images at most, for measuring, for pruning by a candidate, and for judging
 
@@ -60,8 +61,10 @@ def measured(prepared: Prepared, images: Tensor, settings: PruneSettings) -> Pre
     weights = {entry.name: prepared.network.weight(entry.layer) for entry in prepared.layers}
     sizes = sizes_of(weights)
     candidates = {name: allocate(weights, pattern, name) for name in ALLOCATIONS}
-    for power in POWERS:
-        candidates[f"loss^{power:g}"] = allocate_by_losses(losses, sizes, pattern, power)
+    by_loss = {f"loss^{power:g}": allocate_by_losses(losses, sizes, pattern, power) for power in POWERS}
+    last = list(by_loss)[-1]
+    mixed = {f"{last}, {name}": halfway(by_loss[last], candidates[name], sizes, pattern) for name in MIXED}
+    candidates |= by_loss | mixed
     judge = Judge(prepared.network, judges)
     trials = {
         name: with_sparsities(prepared, {"sparsities": shares.sparsities}, settings)

@@ -8,8 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snows_core.masks.allocation import ALLOCATIONS, allocate, allocate_by_losses, counts, lamp_scores, least_loss
-from snows_core.masks.patterns import Unstructured, masks_for
+from snows_core.masks.allocation import (
+    ALLOCATIONS,
+    allocate,
+    allocate_by_losses,
+    counts,
+    halfway,
+    lamp_scores,
+    least_loss,
+)
+from snows_core.masks.patterns import PerLayer, Unstructured, masks_for
 
 SHAPES = {"stem": (8, 3, 3, 3), "wide": (16, 8, 3, 3), "point": (4, 16, 1, 1), "last": (10, 16), "one": (1, 6)}
 
@@ -127,6 +135,16 @@ def test_losses_share_weights_out_as_lagrange_does(power):
     assert kept == pytest.approx(best, rel=0.12), "steps of 8 % are tried"
     cost, least = (sum((scale[name] / n[name]) ** power for name in sizes) for n in (kept, best))
     assert cost <= 1.004 * least
+
+
+def test_halfway_keeps_the_geometric_mean():
+    sizes = {"a": 10_000, "b": 10_000}
+    found = halfway(PerLayer({"a": 0.6, "b": 0.9}), PerLayer({"a": 0.9, "b": 0.6}), sizes, Unstructured(0.75))
+    assert found.sparsities == {"a": 0.75, "b": 0.75}
+    uneven = halfway(PerLayer({"a": 0.5, "b": 0.99}), PerLayer({"a": 0.75, "b": 0.75}), sizes, Unstructured(0.75))
+    kept = {name: 1 - s for name, s in uneven.sparsities.items()}
+    assert kept["a"] / kept["b"] == pytest.approx((0.5 * 0.25) ** 0.5 / (0.01 * 0.25) ** 0.5, rel=1e-3)
+    assert sum(kept.values()) == pytest.approx(0.5)
 
 
 def test_a_layer_without_loss_is_pruned_to_the_cap_and_one_of_great_loss_not_at_all():
