@@ -70,7 +70,6 @@ class JointForward:
             layer = node if source is None else source
             if seen is not None and self.network.kinds.get(layer) in (Kind.CONVOLUTION, Kind.LINEAR):
                 seen[layer] = values[first_input(layer)], values[node]
-                values[node] = values[node].clone()  # what writes over the value behind it leaves what was seen
             self.liveness.drop(values, node)
         return [values[tap] for tap in self.taps]
 
