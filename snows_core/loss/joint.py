@@ -100,19 +100,37 @@ class JointLoss:
 
     @torch.no_grad()
     def targets(self, x: Tensor) -> list[Tensor]:
-        """Run the dense network on images ``x`` of one piece, (n, C, H, W), and return what its taps show."""
+        """Run the dense network.
+
+        Args:
+            x: images of one piece, (n, C, H, W), on its device.
+
+        Returns:
+            What the taps show, one tensor each.
+        """
         return self.forward(x, {})
 
     def outputs(self, x: Tensor, state: Mapping[str, Tensor]) -> list[Tensor]:
-        """Run the network on images ``x`` of one piece with the parameters in ``state``; autograd follows it."""
+        """Run the network with other parameters; autograd follows them.
+
+        Args:
+            x: images of one piece, (n, C, H, W), on its device.
+            state: parameters in place of the dense ones, by name.
+
+        Returns:
+            What the taps show, one tensor each.
+        """
         return self.forward(x, state)
 
     def total(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """Return the loss of one piece, summed over its images: a convex function of what the taps show.
+        """Return the loss of one piece, summed over its images, as a convex function of what the taps show.
 
         Args:
-            outputs: what they show, one tensor a tap, of :meth:`outputs`.
-            targets: what they show in the dense network.
+            outputs: what the taps show.
+            targets: what the dense network's show.
+
+        Returns:
+            A scalar.
         """
         terms = []
         for tap, output, target in zip(self.taps, outputs, targets, strict=True):
