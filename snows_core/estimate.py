@@ -83,7 +83,7 @@ def estimate(
     if count is not None:
         count = min(integer("count", count, 1), settings.max_images or LIMIT)
     parts = calibration_parts(images, settings.max_images if count is None else FEW[-1], few=0)
-    count = sum(map(len, parts)) if count is None else count
+    count = min(sum(map(len, parts)) if count is None else count, settings.sweep_images or LIMIT)
     prepared = prepare(model, parts, settings)
     begun, solved = (1, set()) if resume is None else _reached(resume, settings, prepared)
     network = prepared.network
@@ -121,7 +121,7 @@ def _added(before: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, Any]
 def _reached(resume: PruneResult, settings: PruneSettings, prepared: Prepared) -> tuple[int, set[str]]:
     """Return the stage in which an interrupted run was, and the layers solved in it."""
     asked = settings.record()
-    names = ("pattern", "k", "recipe", "saliency", "mask", "update", "seed", "stages", "stage_k")
+    names = ("pattern", "k", "recipe", "saliency", "mask", "update", "seed", "stages", "stage_k", "sweep_images")
     same = {name: asked[name] for name in names}
     same["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
     by_weights = not needs_images(settings) and settings.allocation != MEASURED

@@ -73,7 +73,7 @@ def prune(
     device = resolve_device(settings.device, next(prepared.network.module.parameters()).device)
     asked = settings.record()
     record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "saliency", "mask", "update")}
-    record["stages"], record["stage_k"] = asked.pop("stages"), asked.pop("stage_k")
+    record |= {name: asked.pop(name) for name in ("stages", "stage_k", "sweep_images")}
     record["calibration"] = {"images": sum(map(len, parts)), "digest": images_digest(parts)}
     record["weights"] = state_digest(prepared.model)
     record["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
@@ -172,7 +172,7 @@ def _staged_sweep(
         check_refinable(network, [entry.layer.weight_name for entry in prepared.layers], like)
     whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
     if is_measured and resume is None:
-        prepared = measured(prepared, whole, settings)
+        prepared = measured(prepared, whole[: settings.sweep_images], settings)
         placed = prepared.move(device)
     return StagedSweep(prepared, placed, steps, whole, settings), order
 

@@ -265,6 +265,7 @@ DEFAULTS = {
     "saliency": "magnitude",
     "effort": "standard",
     "stages": None,
+    "sweep_images": None,
     "stage_k": None,
     "mask": "magnitude",
     "update": "snows",
@@ -402,7 +403,7 @@ def test_the_manifest_holds_the_settings_of_the_run():
     manifest = snows.prune(small_resnet(), random_images(4), "1:4", **options, effort="quick").manifest
     record = checked_settings(snows.prune, pattern="1:4", **options, effort="quick").record()
     assert (record["stages"], record["stage_k"], record["refine"]) == (1, 0, 0)
-    names = ("pattern", "k", "recipe", "saliency", "mask", "update", "stages", "stage_k")
+    names = ("pattern", "k", "recipe", "saliency", "mask", "update", "stages", "stage_k", "sweep_images")
     own = {name: manifest[name] for name in names}
     assert own | manifest["settings"] == record
     assert manifest["settings"]["max_memory"] == 1e9 and manifest["recipe"]["ridge"] == 1e-2

@@ -184,6 +184,7 @@ _TYPED: dict[str, Any] = {
     "max_memory": MaxMemory,
     "effort": Annotated[str, typer.Option(help=_MEANING["effort"], autocompletion=completion.efforts)],
     "stages": Annotated[str | None, typer.Option(help=_MEANING["stages"], show_default=_EFFORTS)],
+    "sweep_images": Annotated[int | None, typer.Option(min=1, help=_MEANING["sweep_images"], show_default=_EFFORTS)],
     "stage_k": Annotated[int | None, typer.Option(min=0, help=_MEANING["stage_k"], show_default=_EFFORTS)],
     "refine": Annotated[int | None, typer.Option(min=0, help=_MEANING["refine"], show_default=_EFFORTS)],
     "augment": Annotated[

@@ -19,17 +19,19 @@ class Effort:
         stages: how many, or as many as N:M has steps where that is fewer.
         stage_k: K of the re-fit between two stages.
         refine: steps of joint refinement.
+        sweep_images: images of the sweeps at most; refinement takes all there are.
     """
 
     stages: int = 1
     stage_k: int = 0
     refine: int = 0
+    sweep_images: int | None = None
 
 
 EFFORTS = {
     "quick": Effort(),
     "standard": Effort(stages=5, stage_k=2),
-    "best": Effort(stages=8, stage_k=5, refine=3000),
+    "best": Effort(stages=5, stage_k=2, refine=1500, sweep_images=1024),
 }
 """Word to what it stands for."""
 

@@ -119,6 +119,13 @@ class PruneSettings:
             " None leaves it to ``effort``, as for the next two.",
         ),
     )
+    sweep_images: int | None = field(
+        default=None,
+        metadata=_meaning(
+            "Use at most this many of the calibration images in the sweeps; joint refinement takes all of them.",
+            "None leaves it to ``effort``.",
+        ),
+    )
     stage_k: int | None = field(
         default=None,
         metadata=_meaning("K of the re-fit between two stages; 0 is least squares and cheap."),
@@ -207,6 +214,8 @@ class PruneSettings:
             raise invalid_argument("allocation", repr(self.allocation), expected, fix)
         if self.stages is not None:
             self._keep("stages", _read_stages(self.stages))
+        if self.sweep_images is not None:
+            self._keep("sweep_images", integer("sweep_images", self.sweep_images, 1, "a number of images"))
         if self.stage_k is not None:
             self._keep("stage_k", integer("stage_k", self.stage_k, 0))
         for name in ("mask", "update"):

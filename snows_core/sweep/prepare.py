@@ -109,6 +109,7 @@ def with_effort(settings: PruneSettings) -> PruneSettings:
     return replace(
         settings,
         stages=stages if settings.stages is None else settings.stages,
+        sweep_images=effort.sweep_images if settings.sweep_images is None else settings.sweep_images,
         stage_k=effort.stage_k if settings.stage_k is None else settings.stage_k,
         refine=effort.refine if settings.refine is None else settings.refine,
     )

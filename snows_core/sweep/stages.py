@@ -49,7 +49,7 @@ class StagedSweep:
         masks: of the only stage, by layer name, on the device of the run; with several stages, or scores that look at
             images, each stage makes its own.
         steps: what is done with each layer.
-        images: calibration images (N, C, H, W).
+        images: calibration images (N, C, H, W); the sweeps see as many of the first as ``settings.sweep_images`` says.
         settings: schedule, memory, seed and so on.
 
     Attributes:
@@ -74,7 +74,7 @@ class StagedSweep:
         self._between: Sweep | None = None
         self._scores: ImageScores | None = None
         if needs_images(settings):
-            self._scores = ImageScores(prepared.network, prepared.layers, images, settings)
+            self._scores = ImageScores(prepared.network, prepared.layers, images[: settings.sweep_images], settings)
 
     @property
     def where(self) -> str:
@@ -134,9 +134,8 @@ class StagedSweep:
             return self._between
         self._between = None  # its values are not needed any more
         settings, layers = self.settings, self.prepared.layers
-        sweep = Sweep(
-            self.prepared.network, layers, masks, steps, self.images, settings.max_memory, settings.seed, before
-        )
+        images = self.images[: settings.sweep_images]
+        sweep = Sweep(self.prepared.network, layers, masks, steps, images, settings.max_memory, settings.seed, before)
         if not last:
             sweep.keep_dense_values()
             self._between = sweep

@@ -164,7 +164,7 @@ def test_make_masks_refuses_stages():
         ({}, (3, 2)),
         ({"effort": "quick"}, (1, 0)),
         ({"effort": "quick", "stages": 2}, (2, 0)),
-        ({"effort": "best"}, (3, 5)),
+        ({"effort": "best"}, (3, 2)),
         ({"stages": 1}, (1, 2)),
         ({"stage_k": 0}, (3, 0)),
         ({"update": "layerwise"}, (1, 0)),
@@ -178,3 +178,13 @@ def test_effort_chooses_what_is_not_chosen(options, expected):
 
     settings = checked_settings(snows.prune, pattern="1:4", **options)
     assert (settings.stages, settings.stage_k) == expected
+
+
+def test_sweeps_may_see_fewer_images_than_refinement(monkeypatch):
+    calls = noted(monkeypatch, "snows_core.sweep.stages", "Sweep")
+    refined = noted(monkeypatch, "snows_core.prune", "refine_jointly")
+    result = run(sweep_images=16, refine=1)
+    assert [len(args[4]) for args, _ in calls] == [16, 16] and len(refined[0][0][4]) == 24
+    order = result.manifest["calibration"]["order"]
+    assert torch.equal(calls[0][0][4], IMAGES[order][:16])
+    assert result.manifest["sweep_images"] == 16
