@@ -1,5 +1,7 @@
 """prune.py: Ctrl-C leaves a usable result, and resuming ends where an uninterrupted run ends."""
 
+from functools import cache
+
 import pytest
 import torch
 from spies import stop_after
@@ -14,6 +16,12 @@ pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 def run(model, count=10, size=8, **options):
     options = {"k": 3, "progress": False, "batch_size": 4, **options}
     return snows.prune(model, random_images(count, size), options.pop("pattern", "2:4"), **options, effort="quick")
+
+
+@cache
+def uninterrupted(make, size=8):
+    """Return the run that is let alone; several tests compare with it, and only read it."""
+    return run(make(), size=size)
 
 
 def interrupted(monkeypatch, model, count, **options):
@@ -46,7 +54,7 @@ def test_an_interrupt_before_the_first_layer_leaves_an_empty_result(monkeypatch,
 @pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("count", [0, 2])
 def test_resuming_gives_the_weights_of_an_uninterrupted_run(monkeypatch, tmp_path, saved, count):
-    whole = run(small_vit(), size=4)
+    whole = uninterrupted(small_vit, 4)
     calls = stop_after(monkeypatch, count)
     partial = run(small_vit(), size=4)
     assert len(calls) == count
@@ -104,4 +112,4 @@ def test_resuming_keeps_the_seconds_of_solved_layers(monkeypatch, tmp_path, save
     seconds = resumed.report.set_index("layer")["seconds"]
     for name in partial.masks:
         assert seconds[name] == rows.loc[name, "seconds"] > 0
-    assert same(resumed.state, run(small_resnet()).state)
+    assert same(resumed.state, uninterrupted(small_resnet).state)
