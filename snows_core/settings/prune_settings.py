@@ -6,11 +6,11 @@ options of them, and manifests record them. Nothing here needs PyTorch, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from snows_core.errors import closest, integer, invalid_argument, plain, switch
+from snows_core.errors import closest, integer, invalid_argument, switch
 from snows_core.settings.effort import get_effort
 from snows_core.settings.recipe import Recipe, get_recipe
 from snows_core.settings.types import (
@@ -22,6 +22,7 @@ from snows_core.settings.types import (
     SparsityPattern,
     Stages,
 )
+from snows_core.settings.values import read_max_memory, read_stages, recorded, recorded_stage, repeatable
 
 if TYPE_CHECKING:  # types of arguments, which only PyTorch can check
     import torch
@@ -33,9 +34,6 @@ K = int | Literal["auto"]
 
 JointSolver = Literal["natural", "newton", "adam"]
 """What takes the steps of joint refinement."""
-
-LEAST_BYTES = 1e6
-"""Fewer bytes are no memory bound that anybody means."""
 
 
 def _meaning(everywhere: str, python: str = "") -> dict[str, str]:
@@ -213,7 +211,7 @@ class PruneSettings:
             expected, fix = f"one of {list(ALLOCATIONS)}, or None", closest(str(self.allocation), ALLOCATIONS)
             raise invalid_argument("allocation", repr(self.allocation), expected, fix)
         if self.stages is not None:
-            self._keep("stages", _read_stages(self.stages))
+            self._keep("stages", read_stages(self.stages))
         if self.sweep_images is not None:
             self._keep("sweep_images", integer("sweep_images", self.sweep_images, 1, "a number of images"))
         if self.stage_k is not None:
@@ -223,7 +221,7 @@ class PruneSettings:
             if not isinstance(value, str) or not value.strip():
                 raise invalid_argument(name, repr(value), "the name of a method")
         for name in ("layers", "exclude", "leaf_modules"):
-            self._keep(name, _repeatable(getattr(self, name)))
+            self._keep(name, repeatable(getattr(self, name)))
         if self.max_images is not None:
             self._keep("max_images", integer("max_images", self.max_images, 1, otherwise=" or None"))
         self._keep("max_memory", read_max_memory(self.max_memory))
@@ -259,13 +257,11 @@ class PruneSettings:
             "pattern": "given masks" if given else str(self.pattern),
             "masks": "given" if given else None,
             "recipe": asdict(get_recipe(self.recipe)),
-            "stages": [_recorded_stage(stage) for stage in self.stages]
+            "stages": [recorded_stage(stage) for stage in self.stages]
             if isinstance(self.stages, tuple)
             else self.stages,
         }
-        return {
-            f.name: special[f.name] if f.name in special else _recorded(getattr(self, f.name)) for f in fields(self)
-        }
+        return {f.name: special[f.name] if f.name in special else recorded(getattr(self, f.name)) for f in fields(self)}
 
 
 def read_k(k: K | None) -> K:
@@ -286,63 +282,3 @@ def read_k(k: K | None) -> K:
     if k is None:
         return PruneSettings.k
     return "auto" if k == "auto" else integer("k", k, otherwise=', or "auto". k=0 is layer-wise least squares')
-
-
-def read_max_memory(max_memory: float | None) -> float | None:
-    """Check a bound of memory.
-
-    Args:
-        max_memory: bytes, a fraction below 1 of what is free, or None, which leaves it to the device.
-
-    Returns:
-        Bytes, or a fraction below 1, or None.
-
-    Raises:
-        SnowsError: when it is neither a fraction below 1 nor a number of bytes that can be meant.
-
-    >>> read_max_memory(2e9)
-    2000000000.0
-    """
-    if max_memory is None:
-        return None
-    bound = plain(max_memory)
-    meant = isinstance(bound, int | float) and not isinstance(bound, bool)
-    if not meant or not (0 < bound < 1 or LEAST_BYTES <= bound < float("inf")):
-        raise invalid_argument(
-            "max_memory",
-            repr(max_memory),
-            "bytes (for instance 2e9), or a fraction of the free memory below 1",
-            "Bytes below 1e6 cannot be meant.",
-        )
-    return float(bound)
-
-
-def _read_stages(stages: Any) -> Any:
-    """Return a number of stages, or a tuple of patterns as they were written."""
-    if isinstance(stages, str) and "," in stages:
-        return tuple(part.strip() for part in stages.split(","))
-    if isinstance(stages, Iterable) and not isinstance(stages, str):
-        return tuple(plain(stage) for stage in stages)
-    text = isinstance(stages, str) and stages.strip().isascii() and stages.strip().isdecimal()
-    return integer("stages", int(stages) if text else stages, 1, "a number of stages", ", or a list of patterns")
-
-
-def _recorded_stage(stage: Any) -> Any:
-    return dict(stage) if isinstance(stage, Mapping) else str(stage)
-
-
-def _repeatable(choice: Any) -> Any:
-    """Return a choice that can be read twice: what an iterator yields is kept; texts, classes and functions stay."""
-    if isinstance(choice, str) or callable(choice) or not isinstance(choice, Iterable):
-        return choice
-    return tuple(choice)
-
-
-def _recorded(value: Any) -> Any:
-    """Return a value that JSON can hold: functions and classes by name, modules by class."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple):
-        return [_recorded(one) for one in value]
-    named: Callable[..., Any] | type = value if hasattr(value, "__qualname__") else type(value)
-    return str(value) if type(value).__module__ == "torch" else named.__qualname__  # a device says which
