@@ -27,6 +27,7 @@ from snows_core.methods import BetweenStages, MeasureLosses
 from snows_core.network.graph import Network
 from snows_core.settings import PruneSettings, get_recipe
 from snows_core.sweep.choose_masks import choose_masks
+from snows_core.sweep.image_scores import stand_in
 from snows_core.sweep.prepare import Prepared, stages_of
 from snows_core.sweep.stages import StagedSweep
 from snows_core.sweep.sweep import LayerSteps, Sweep
@@ -45,7 +46,8 @@ def measured(prepared: Prepared, images: Tensor, settings: PruneSettings) -> Pre
     Args:
         prepared: network and layers, on the device of the run.
         images: calibration images in random order (N, C, H, W); the last of those read judge.
-        settings: of the run; its pattern is an overall sparsity.
+        settings: of the run; its pattern is an overall sparsity. Where its saliency looks at images, magnitudes stand
+            in for it while candidates are compared.
 
     Returns:
         The same with masks and schedule of those sparsities, and a record of every candidate.
@@ -54,6 +56,7 @@ def measured(prepared: Prepared, images: Tensor, settings: PruneSettings) -> Pre
         KeyboardInterrupt: on Ctrl-C: there is nothing to keep yet.
     """
     pattern = _with_cap(parse_pattern(settings.pattern))
+    asked, settings = settings, replace(settings, saliency=stand_in(settings))
     held = min(JUDGED, len(images) // 4)
     fitted = images[: min(FITTED, len(images) - held)]
     judges = images[len(images) - held :] if held else fitted
@@ -87,7 +90,7 @@ def measured(prepared: Prepared, images: Tensor, settings: PruneSettings) -> Pre
         "images": {"measured": len(fitted), "tried": len(few), "judged": len(judges)},
         "sparsities": dict(candidates[best].sparsities),
     }
-    return with_sparsities(prepared, record, settings)
+    return with_sparsities(prepared, record, asked)
 
 
 def with_sparsities(prepared: Prepared, record: Mapping[str, Any], settings: PruneSettings) -> Prepared:
@@ -106,7 +109,8 @@ def with_sparsities(prepared: Prepared, record: Mapping[str, Any], settings: Pru
         expected = "one with the sparsity of each layer that is pruned"
         raise invalid_argument("resume", "a result whose allocation has other layers", expected)
     stages = allocated(stages_of(settings), PerLayer(found))
-    selection, masks = choose_masks(prepared.network, prepared.selection, stages[-1], settings.saliency, settings.seed)
+    saliency = stand_in(settings)  # as in `prepare`
+    selection, masks = choose_masks(prepared.network, prepared.selection, stages[-1], saliency, settings.seed)
     return replace(prepared, selection=selection, masks=masks, schedule=stages, allocation=dict(record))
 
 

@@ -79,6 +79,8 @@ def test_the_candidates_and_the_one_of_least_kl(spied):
 
 
 def test_resuming_takes_the_sparsities_over(monkeypatch, tmp_path):
+    monkeypatch.setattr(measured_allocation, "POINTS", 2)
+    monkeypatch.setattr(measured_allocation, "MIXED", ())
     options = {"stages": 2, "layers": ["layer1.*", "layer2.conv1"]}
     whole = run(**options)
     with monkeypatch.context() as patch:
@@ -121,6 +123,16 @@ def test_a_vit_and_another_k():
     images = random_images(24, size=4)
     result = snows.prune(model, images, 0.6, allocation="measured", **{**OPTIONS, "k": 0})
     assert result.sparsity == pytest.approx(0.6, abs=1e-3) and result.complete
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_saliency_that_looks_at_images(stages, monkeypatch):
+    monkeypatch.setattr(measured_allocation, "POINTS", 2)
+    options = {"stages": stages, "layers": ["layer1.*"]}
+    plain, result = run(**options), run(**options, saliency="obs")
+    assert result.manifest["allocation"] == plain.manifest["allocation"], "magnitudes stand in while comparing"
+    assert {name: int(m.sum()) for name, m in result.masks.items()} == {n: int(m.sum()) for n, m in plain.masks.items()}
+    assert any(not torch.equal(result.masks[name], mask) for name, mask in plain.masks.items())
 
 
 def test_an_estimate_knows_it():
