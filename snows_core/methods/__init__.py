@@ -5,6 +5,7 @@ from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics,
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.snows import Snows
+from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
 
@@ -13,6 +14,7 @@ METHODS: dict[str, type[LayerMethod]] = {
     "layerwise": Layerwise,
     "none": Unchanged,
     "snows": Snows,
+    "swaps": Swaps,
     "wanda": Wanda,
 }
 """Name to every layer-wise method; each is a ``mask=``, an ``update=``, or both."""

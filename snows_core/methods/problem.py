@@ -65,6 +65,7 @@ class LayerProblem:
         generator: source of random signs and lots, this layer's own.
         budget: how the solve is cut to fit in memory.
         pattern: the sparsity pattern, for a method that chooses masks.
+        start: the mask that there was before the sweep, bool, weight shape, for a method that improves masks.
     """
 
     network: Network
@@ -74,6 +75,7 @@ class LayerProblem:
     generator: torch.Generator
     budget: Budget = field(default_factory=Budget)
     pattern: Pattern | None = None
+    start: Tensor | None = None
     _equations: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     @property

@@ -184,7 +184,8 @@ class Sweep:
         generator.manual_seed(self.seed * 1_000_003 + self.network.index[entry.layer.node])
         values = LayerValues(self.pruned, self.dense, self.groups)
         budget, pattern = self._budget(entry), self.steps.pattern
-        return LayerProblem(self.network, self.ladders[entry.name], mask, values, generator, budget, pattern)
+        start = self.masks[entry.name]
+        return LayerProblem(self.network, self.ladders[entry.name], mask, values, generator, budget, pattern, start)
 
     def _budget(self, entry: PrunableLayer) -> Budget:
         """Return how a layer's solve is cut: what is kept of a whole set, or of the largest mini-batch."""

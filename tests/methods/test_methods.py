@@ -186,7 +186,7 @@ def test_methods_by_name():
             r"update: got 'wanda'; expected one of \['adaprune', 'layerwise', .*'snows'\]",
         ),
         ("magnitude", "snow", {}, r"update: got 'snow'.*Nearest: snows"),
-        ("wand", "snows", {}, r"mask: got 'wand'; expected one of \['magnitude', 'wanda'\].*Nearest: wanda"),
+        ("wand", "snows", {}, r"mask: got 'wand'; expected one of \['magnitude', 'swaps', 'wanda'\].*Nearest: wanda"),
         ("snows", "snows", {}, r"mask: got 'snows'"),
         ("wanda", "snows", {"masks": {}}, r"mask: got 'wanda'; expected no masks= beside it"),
         (
