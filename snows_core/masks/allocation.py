@@ -37,7 +37,7 @@ def allocate(weights: Mapping[str, Tensor], pattern: Unstructured, allocation: s
 
     >>> wide, narrow = torch.ones(8, 8), torch.ones(2, 8)
     >>> print(allocate({"wide": wide, "narrow": narrow}, Unstructured(0.5), "erk"))
-    wide=0.609375,narrow=0.0625
+    wide=0.61,narrow=0.06
     """
     return ALLOCATIONS[allocation](weights, pattern)
 

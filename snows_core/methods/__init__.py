@@ -8,6 +8,7 @@ from snows_core.methods.measure import MeasureLosses
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
+from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
 
@@ -16,6 +17,7 @@ METHODS: dict[str, type[LayerMethod]] = {
     "layerwise": Layerwise,
     "none": Unchanged,
     "snows": Snows,
+    "swaps": Swaps,
     "wanda": Wanda,
 }
 """Name to every layer-wise method; each is a ``mask=``, an ``update=``, or both."""

@@ -98,10 +98,13 @@ class LayerMethod(ABC):
     Attributes:
         chooses_masks: whether ``solve`` chooses a mask (``mask=`` of :func:`snows_core.prune.prune`).
         updates_weights: whether ``solve`` re-fits the kept weights (``update=``).
+        improves_masks: whether a method that chooses masks begins at ``problem.before.mask``, made by a pattern of any
+            scope or given by the caller, instead of making its own.
     """
 
     chooses_masks: ClassVar[bool] = False
     updates_weights: ClassVar[bool] = True
+    improves_masks: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, k: K) -> None:
         self.recipe, self.k = recipe, k

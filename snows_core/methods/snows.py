@@ -83,8 +83,8 @@ class Snows(LayerMethod):
         segment, *trials = choose_segment(problem.segments, loss_of, start, recipe.newton, preconditioner)
         objective = loss_of(segment)
         objective.products, objective.image_products = trials
-        if problem.before is not None:
-            start = _better(objective, start, torch.where(problem.mask, problem.before, 0.0))
+        if problem.before.weight is not None:
+            start = _better(objective, start, torch.where(problem.mask, problem.before.weight, 0.0))
         # Where the solve starts elsewhere this is a figure for the report alone: one batch tells it.
         loss_masked = objective.value(masked, None if start is masked or layerwise else 1)
         if layerwise and recipe.warm_start:

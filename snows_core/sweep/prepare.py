@@ -190,10 +190,12 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
     if mask not in choosers:
         known = ["magnitude", *choosers]
         raise invalid_argument("mask", repr(mask), f"one of {known}", closest(mask, known))
-    if settings.masks is not None:
+    improves = METHODS[mask].improves_masks
+    if settings.masks is not None and not improves:
         raise invalid_argument("mask", repr(mask), "no masks= beside it", "Masks are either given or chosen.")
     pattern = parse_pattern(settings.pattern)
-    if isinstance(pattern, Unstructured) and pattern.scope == "global" and settings.allocation is None:
+    of_one_layer = improves or settings.allocation is not None
+    if isinstance(pattern, Unstructured) and pattern.scope == "global" and not of_one_layer:
         fix = f"For instance pattern={pattern.sparsity:g}: the same share in every layer."
         raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", "a pattern of one layer", fix)
     return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), pattern, between)

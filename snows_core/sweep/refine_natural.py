@@ -61,10 +61,7 @@ def natural_steps(problem: JointProblem) -> Iterator[State]:
             fresh, safe = precondition is None, state
             precondition = JointPreconditioner(problem.loss, batch, state, problem.kept, flat, probes, RIDGE)
             if fresh and not options.rate:
-                objective = JointObjective(problem.loss, batch[:PROBED], flat)
-                rate = RATE / largest_curvature(objective, flat.vector(state), precondition, probes)
-                problem.effort.products += objective.products
-                problem.effort.image_products += objective.image_products
+                rate = _stable_rate(problem, batch[:PROBED], state, flat, precondition, probes)
         natural = flat.state(precondition(flat.vector(gradient)))
         velocity = {name: MOMENTUM * velocity.get(name, 0) + part for name, part in natural.items()}
         size = slowed * rate * cycle(step, options.steps)
@@ -76,6 +73,22 @@ def natural_steps(problem: JointProblem) -> Iterator[State]:
                 velocity = {n: v * problem.kept[n] if n in problem.kept else v for n, v in velocity.items()}
                 flat, precondition, usual = FlatState(state, problem.kept), None, math.inf
         yield state
+
+
+def _stable_rate(
+    problem: JointProblem,
+    images: Tensor,
+    state: State,
+    flat: FlatState,
+    precondition: JointPreconditioner,
+    generator: torch.Generator,
+) -> float:
+    """Return the rate that the largest curvature on some images allows, and count what it took."""
+    objective = JointObjective(problem.loss, images, flat)  # it holds the images: no longer than this
+    rate = RATE / largest_curvature(objective, flat.vector(state), precondition, generator)
+    problem.effort.products += objective.products
+    problem.effort.image_products += objective.image_products
+    return rate
 
 
 def largest_curvature(

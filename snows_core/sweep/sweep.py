@@ -21,7 +21,7 @@ from snows_core.activations.cache import ActivationCache
 from snows_core.activations.calibration import near_equal
 from snows_core.masks.patterns import Masks, Pattern, PerLayer
 from snows_core.methods.base import LayerMethod, LayerSolution
-from snows_core.methods.problem import Budget, LayerProblem, LayerValues
+from snows_core.methods.problem import Before, Budget, LayerProblem, LayerValues
 from snows_core.network.graph import Network, Segment
 from snows_core.network.residual import restart
 from snows_core.solvers.row_factors import full_factor_bytes
@@ -231,8 +231,9 @@ class Sweep:
         generator = torch.Generator(self.device)
         generator.manual_seed(self.seed * 1_000_003 + self.network.index[entry.layer.node])
         values = LayerValues(self.pruned, self.dense, self.groups)
-        budget, pattern, before = self._budget(entry), self.steps.pattern, self.before.get(entry.name)
+        budget, pattern = self._budget(entry), self.steps.pattern
         pattern = pattern.of(entry.name) if isinstance(pattern, PerLayer) else pattern
+        before = Before(self.before.get(entry.name), self.masks[entry.name])
         return LayerProblem(self.network, self.ladders[entry.name], mask, values, generator, budget, pattern, before)
 
     def _budget(self, entry: PrunableLayer) -> Budget:
