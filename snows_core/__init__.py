@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.estimate import estimate
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.masks.patterns import NM, Unstructured
+    from snows_core.masks.per_layer import PerLayer
     from snows_core.provenance import provenance, versions
     from snows_core.prune import make_masks, prune
     from snows_core.result import PruneResult, apply_masks, load
@@ -34,6 +35,7 @@ __all__ = [
     "NM",
     "Metrics",
     "NewtonOptions",
+    "PerLayer",
     "PruneResult",
     "PruneSettings",
     "Recipe",
@@ -58,6 +60,7 @@ _PLACES = {
     "NewtonOptions": "settings.recipe",
     "PruneResult": "result",
     "PruneSettings": "settings.prune_settings",
+    "PerLayer": "masks.per_layer",
     "Recipe": "settings.recipe",
     "Unstructured": "masks.patterns",
     "apply_masks": "result",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -21,11 +21,15 @@ from snows_core.network.graph import Network, Segment
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import state_digest
 from snows_core.result import PruneResult, check_resume
-from snows_core.settings import PruneSettings, Recipe, SparsityPattern, takes_settings
+from snows_core.settings import PruneSettings, Recipe, Sparsities, SparsityPattern, takes_settings
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.row_factors import RowFactors
-from snows_core.sweep.memory import MemoryPlan, Probe, memory_budget, plan_memory, probe_layers, shortest
+from snows_core.sweep.choose_masks import stage_masks
+from snows_core.sweep.image_scores import needs_images, scoring_of, stand_in
+from snows_core.sweep.layer_budgets import MEASURED
+from snows_core.sweep.memory import Probe, memory_budget, plan_memory, probe_layers, shortest
 from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare
+from snows_core.sweep.select import PrunableLayer
 
 # Mean over the layers of ResNet-20 on CIFAR-10 and of the digits networks; tests/benchmarks compares with real runs.
 PRODUCTS_PER_LAYER = 7.0
@@ -35,6 +39,7 @@ REPEATS = 3
 # fixed costs and noise would hide what an image costs.
 FEW = (2, 8, 32)
 SHORT = 0.02
+COSTS = ("products", "image_products", "seconds")
 COLUMNS = ["layer", "k", "products", "image_products", "seconds", "graph_bytes", "peak_bytes"]
 
 
@@ -43,7 +48,7 @@ COLUMNS = ["layer", "k", "products", "image_products", "seconds", "graph_bytes",
 def estimate(
     model: nn.Module,
     images: Tensor | Iterable[Any],
-    pattern: SparsityPattern | str | float = PruneSettings.pattern,
+    pattern: SparsityPattern | Sparsities | str | float = PruneSettings.pattern,
     *,
     count: int | None = None,
     resume: PruneResult | None = None,
@@ -54,8 +59,9 @@ def estimate(
     Every layer's product is timed on two small batches (2 and 8 images, or 32 in a small network); the line through
     the two gives the cost per image and the fixed cost. Row factors are timed once for each size of layer. How many
     products a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean (7 a layer),
-    "paper" its cap; with ``k="auto"`` the longest segment that may be chosen is charged, an upper bound. Joint
-    refinement after the sweep is not charged.
+    "paper" its cap; with ``k="auto"`` the longest segment that may be chosen is charged, an upper bound. Every stage
+    is charged, each at its own sparsity, and so are scores that look at images, layer by layer. A Fisher, joint
+    refinement and the measurement of ``allocation="measured"``, for whose sparsities those of "erk" stand in, are not.
 
     Args:
         model: network in eval mode; not changed.
@@ -73,34 +79,55 @@ def estimate(
         SnowsError: as ``prune``.
     """
     settings = checked_settings(estimate, pattern=pattern, **options)
-    method = layer_steps(settings).update
+    steps = layer_steps(settings)
     if count is not None:
         count = min(integer("count", count, 1), settings.max_images or LIMIT)
     parts = calibration_parts(images, settings.max_images if count is None else FEW[-1], few=0)
-    count = sum(map(len, parts)) if count is None else count
+    count = min(sum(map(len, parts)) if count is None else count, settings.sweep_images or LIMIT)
     prepared = prepare(model, parts, settings)
-    solved = {} if resume is None else _solved(resume, settings, prepared)
+    begun, solved = (1, set()) if resume is None else _reached(resume, settings, prepared)
     network = prepared.network
     device = resolve_device(settings.device, next(network.module.parameters()).device)
-    masks = prepared.move(device)
-    segments = {e.name: method.segments(network, e.layer)[-1] for e in prepared.layers if e.name not in solved}
-    if not segments:
-        return pd.DataFrame(columns=COLUMNS)
-    example = first_images(parts, FEW[-1]).to(device, next(network.module.parameters()).dtype)
-    small, large = _measured(network, segments, masks, channels_last(network, example), method.needs.loss)
-    memory = plan_memory(
-        large.probes, count, method.needs.batch_size, memory_budget(settings.max_memory, device), device
-    )
-    return pd.DataFrame(list(_rows(segments, masks, (small, large), method, memory, count)), columns=COLUMNS)
+    placed = prepared.move(device)
+    device_type = next(network.module.parameters()).dtype
+    example = channels_last(network, first_images(parts, FEW[-1]).to(device, device_type))
+    run = Run(network, example, count, memory_budget(settings.max_memory, device))
+    rows: dict[str, dict[str, Any]] = {}
+    scoring = scoring_of(settings) if needs_images(settings) else None
+    for number, pattern in enumerate(prepared.schedule, start=1):
+        last = number == len(prepared.schedule)
+        layers = [entry for entry in prepared.layers if number > begun or entry.name not in solved]
+        if number < begun or not layers:
+            continue
+        if not last:
+            of_stage = stage_masks(network, prepared.layers, pattern, stand_in(settings), settings.seed, {})
+            masks = {name: mask.to(device) for name, mask in of_stage.items()}
+        methods: list[LayerMethod] = [steps.of_stage(pattern, last).update]
+        if scoring is not None and (number > begun or resume is None):
+            methods.insert(0, scoring)
+        for row in (row for method in methods for row in run.rows(method, layers, masks if not last else placed)):
+            rows[row["layer"]] = _added(rows.get(row["layer"]), row)
+    return pd.DataFrame(list(rows.values()), columns=COLUMNS)
 
 
-def _solved(resume: PruneResult, settings: PruneSettings, prepared: Prepared) -> Masks:
-    """Return the masks of the layers that an interrupted run has solved already."""
+def _added(before: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a layer's row with what the stages before cost; memory is that of the largest."""
+    if before is None:
+        return row
+    largest = {name: max(before[name], row[name]) for name in ("graph_bytes", "peak_bytes")}
+    return row | {name: before[name] + row[name] for name in COSTS} | largest
+
+
+def _reached(resume: PruneResult, settings: PruneSettings, prepared: Prepared) -> tuple[int, set[str]]:
+    """Return the stage in which an interrupted run was, and the layers solved in it."""
     asked = settings.record()
-    same = {name: asked[name] for name in ("pattern", "k", "recipe", "mask", "update", "seed")}
-    masks = prepared.masks if layer_steps(settings).choose is None else resume.masks
-    check_resume(resume, same | {"weights": state_digest(prepared.model)}, masks)
-    return resume.masks
+    names = ("pattern", "k", "recipe", "saliency", "mask", "update", "seed", "stages", "stage_k", "sweep_images")
+    same = {name: asked[name] for name in names}
+    same["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
+    by_weights = not needs_images(settings) and settings.allocation != MEASURED
+    known = layer_steps(settings).choose is None and len(prepared.schedule) == 1 and by_weights
+    check_resume(resume, same | {"weights": state_digest(prepared.model)}, prepared.masks if known else None)
+    return resume.stage, resume.solved
 
 
 class Measured(NamedTuple):
@@ -115,28 +142,45 @@ class Measured(NamedTuple):
     probes: dict[str, Probe]
 
 
-def _rows(
-    segments: Mapping[str, Segment],
-    masks: Masks,
-    measured: tuple[Measured, Measured],
-    method: LayerMethod,
-    memory: MemoryPlan,
-    count: int,
-) -> Iterator[dict[str, Any]]:
-    """Yield one row a layer, from what was measured on few and on more images."""
-    known: dict[tuple[int, ...], float] = {}
-    small, large = measured
-    recipe = method.recipe
-    for name, segment in segments.items():
-        probe = large.probes[name]
-        enough = None if method.closed_form(segment) else Enough(curvature=recipe.newton.curvature_images)
-        if segment.k and enough is not None:
-            enough = enough_for(recipe, masks[name], probe.positions, count)
-        lines = _lines(small.probes[name], small.images, probe, large.images)
-        cost = _cost(lines, probe, count, memory.batch_size, recipe, enough)
-        if method.needs.row_factors:
-            cost["seconds"] += _factor_seconds(masks[name].flatten(1), memory.factors, known)
-        yield {"layer": name, "k": segment.k, **cost}
+class Run:
+    """A run whose cost is to be foretold; what was measured for a method is kept for its other stages.
+
+    Args:
+        network: the traced network, on the device of the run.
+        example: a few images, on that device.
+        count: how many images the run will have.
+        budget: bytes for graphs, row factors and resting values.
+    """
+
+    def __init__(self, network: Network, example: Tensor, count: int, budget: float) -> None:
+        self.network, self.example = network, example
+        self.count, self.budget = count, budget
+        self.device = example.device
+        self.known: dict[tuple[int, ...], float] = {}
+        self.measured: dict[LayerMethod, tuple[Measured, Measured]] = {}
+
+    def rows(self, method: LayerMethod, layers: Sequence[PrunableLayer], masks: Masks) -> list[dict[str, Any]]:
+        """Return one row a layer, from what a method was measured on few and on more images."""
+        segments = {entry.name: method.segments(self.network, entry.layer)[-1] for entry in layers}
+        if method not in self.measured:
+            self.measured[method] = _measured(self.network, segments, masks, self.example, method.needs.loss)
+        small, large = self.measured[method]
+        memory = plan_memory(large.probes, self.count, method.needs.batch_size, self.budget, self.device)
+        rows, recipe = [], method.recipe
+        for name, segment in segments.items():
+            probe = large.probes[name]
+            closed = method.closed_form(segment)
+            enough = None if closed else Enough(curvature=recipe.newton.curvature_images)
+            if segment.k and not closed:
+                enough = enough_for(recipe, masks[name], probe.positions, self.count)
+            lines = _lines(small.probes[name], small.images, probe, large.images)
+            cost = _cost(lines, probe, self.count, memory.batch_size, recipe, enough)
+            if method.needs.row_factors:
+                cost["seconds"] += _factor_seconds(masks[name].flatten(1), memory.factors, self.known)
+                read = method.gram_images(masks[name], probe.positions, self.count)
+                cost["seconds"] += probe.gram * _rounded(read, self.count, memory.batch_size)
+            rows.append({"layer": name, "k": segment.k, **cost})
+        return rows
 
 
 def _measured(

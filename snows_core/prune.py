@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
@@ -23,12 +23,17 @@ from snows_core.network.graph import Network
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult, check_resume
-from snows_core.settings import PruneSettings, SparsityPattern, takes_settings
+from snows_core.settings import PruneSettings, Sparsities, SparsityPattern, takes_settings
+from snows_core.sweep.image_scores import needs_images
+from snows_core.sweep.joint_problem import JointOptions, Remask
+from snows_core.sweep.layer_budgets import MEASURED
+from snows_core.sweep.measured_allocation import measured, with_sparsities
 from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare
-from snows_core.sweep.refine import JointOptions
+from snows_core.sweep.refine import check_refinable
 from snows_core.sweep.refine import refine as refine_jointly
 from snows_core.sweep.select import DenseLayer, PrunableLayer
-from snows_core.sweep.sweep import Sweep
+from snows_core.sweep.stages import Reached, StagedSweep
+from snows_core.sweep.sweep import LayerSteps
 
 
 @takes_settings
@@ -36,7 +41,7 @@ from snows_core.sweep.sweep import Sweep
 def prune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
-    pattern: SparsityPattern | str | float = PruneSettings.pattern,
+    pattern: SparsityPattern | Sparsities | str | float = PruneSettings.pattern,
     *,
     resume: PruneResult | None = None,
     **options: Any,
@@ -52,9 +57,11 @@ def prune(
 
     Returns:
         Result with the pruned model, masks, and a report with one row per layer: layer, kind, shape, weights, kept,
-        sparsity, status ("pruned", "skipped", "not reached"), reason, k, loss_masked (of the masked dense weights),
-        loss_start (where Newton starts), loss_end, newton_steps, products, image_products, seconds, stop.
-        After Ctrl-C the result holds the layers solved so far; the others are dense and "not reached".
+        sparsity, status ("pruned", "skipped", "not reached"), reason, stage (in which the row's weights were solved),
+        k, loss_masked (of the masked dense weights), loss_start (where Newton starts), loss_end, newton_steps,
+        products, image_products, seconds (these three over all stages), stop.
+        After Ctrl-C the result holds the layers solved so far; the others are "not reached", and dense or as the stage
+        before left them.
 
     Raises:
         SnowsError: on any argument that cannot work; nothing is changed then.
@@ -63,36 +70,45 @@ def prune(
     steps = layer_steps(settings)
     parts = calibration_parts(images, settings.max_images)
     prepared = prepare(model, parts, settings)
-    network = prepared.network
-    device = resolve_device(settings.device, next(network.module.parameters()).device)
+    device = resolve_device(settings.device, next(prepared.network.module.parameters()).device)
     asked = settings.record()
-    record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "mask", "update")}
+    record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "saliency", "mask", "update")}
+    record |= {name: asked.pop(name) for name in ("stages", "stage_k", "sweep_images")}
     record["calibration"] = {"images": sum(map(len, parts)), "digest": images_digest(parts)}
     record["weights"] = state_digest(prepared.model)
+    record["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
     if resume is not None:
-        # Masks that a method chooses come with the result.
-        masks = prepared.masks if steps.choose is None else resume.masks
-        check_resume(resume, record | {"seed": settings.seed}, masks)
-    placed = prepared.move(device)
-    like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
-    whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
+        # Masks that a method chooses, or that are made from images, come with the result.
+        by_weights = steps.choose is None and settings.allocation != MEASURED and not needs_images(settings)
+        known = by_weights and len(prepared.schedule) == 1
+        check_resume(resume, record | {"seed": settings.seed}, prepared.masks if known else None)
+    run, order = _staged_sweep(prepared, parts, steps, settings, device, resume)
     record["calibration"]["order"] = order.tolist()
-    sweep = Sweep(network, prepared.layers, placed, steps, whole, settings.max_memory, settings.seed)
-    sweep.run(settings.progress, _known_solutions(resume, prepared.layers, device))
+    record["allocation"] = run.prepared.allocation
+    run.run(None if resume is None else _reached(resume, prepared.layers, device))
     record |= {
-        "complete": not sweep.interrupted,
+        "complete": not run.interrupted,
+        "stage_records": run.records,
         "memory": {
-            "batch_size": sweep.batch_size,
-            "storage": str(sweep.memory.storage or device),
+            "batch_size": run.sweep.batch_size,
+            "storage": str(run.sweep.memory.storage or device),
             "peak": peak_memory(device),
         },
         "settings": asked,
         **provenance(seed=settings.seed, device=str(device)),
     }
-    result = _result(prepared, sweep, record)
-    if settings.refine and not sweep.interrupted:
-        joint = JointOptions(settings.refine, augment=settings.augment, seed=settings.seed, progress=settings.progress)
-        refine_result(result, network, whole, joint)
+    result = _result(run.prepared, run, record)
+    if settings.refine and not run.interrupted:
+        joint = JointOptions(
+            settings.refine,
+            augment=settings.augment,
+            seed=settings.seed,
+            progress=settings.progress,
+            solver=settings.refine_solver,
+            moving_masks=settings.moving_masks,
+        )
+        remask = run.prepared.remask(settings) if settings.moving_masks else None
+        refine_result(result, prepared.network, run.images, joint, remask)
     return result
 
 
@@ -101,16 +117,16 @@ def prune(
 def make_masks(
     model: nn.Module,
     images: Tensor | Iterable[Any],
-    pattern: SparsityPattern | str | float = PruneSettings.pattern,
+    pattern: SparsityPattern | Sparsities | str | float = PruneSettings.pattern,
     **options: Any,
 ) -> Masks:
-    """Return the masks that :func:`prune` would use with the same arguments, without pruning.
+    """Return the masks that :func:`prune` would use for one sweep (``effort="quick"``), without pruning.
 
     Args:
         model: network in eval mode; not changed.
-        images: one or more example images, to see which layer is which.
+        images: one or more example images, to see which layer is which; a saliency that looks at images takes all.
         pattern: see :class:`~snows_core.settings.PruneSettings`.
-        **options: single fields of the recipe, which change no mask.
+        **options: single fields of the recipe; they change masks only where the saliency looks at images.
 
     Returns:
         Layer name to bool tensor; ``snows.apply_masks(model, masks)`` is then pruning without any re-fit.
@@ -118,22 +134,54 @@ def make_masks(
     Raises:
         SnowsError: as :func:`prune`.
     """
-    settings = checked_settings(make_masks, pattern=pattern, **options)
+    settings = checked_settings(make_masks, pattern=pattern, **{"effort": "quick", **options})
+    if settings.stages != 1:
+        got, fix = f"{settings.stages!r}", "prune(...).masks holds those of the last stage."
+        raise invalid_argument("stages", got, "1: later masks are chosen by weights re-fitted before", fix)
+    if settings.allocation == MEASURED:
+        fix = "prune(..., update='none').masks holds them."
+        got, expected = f"{MEASURED!r}", "another: these sparsities are chosen on the calibration images of a run"
+        raise invalid_argument("allocation", got, expected, fix)
     if layer_steps(settings).choose is not None:
         fix = "prune(..., update='none').masks holds them."
         raise invalid_argument("mask", repr(settings.mask), "'magnitude': other masks are chosen during the sweep", fix)
-    return prepare(model, calibration_parts(images, limit=2, few=0), settings).masks
+    if not needs_images(settings):
+        return prepare(model, calibration_parts(images, limit=2, few=0), settings).masks
+    parts = calibration_parts(images, settings.max_images)
+    prepared = prepare(model, parts, settings)
+    device = resolve_device(settings.device, next(prepared.network.module.parameters()).device)
+    run, _ = _staged_sweep(prepared, parts, layer_steps(settings), settings, device)
+    return {name: mask.cpu() for name, mask in run.stage_masks(1).items()}
 
 
-def _known_solutions(
-    resume: PruneResult | None, layers: Sequence[PrunableLayer], device: torch.device
-) -> dict[str, LayerSolution]:
-    """Return the solutions of the layers that an interrupted run has solved already."""
-    if resume is None:
-        return {}
+def _staged_sweep(
+    prepared: Prepared,
+    parts: list[Tensor],
+    steps: LayerSteps,
+    settings: PruneSettings,
+    device: torch.device,
+    resume: PruneResult | None = None,
+) -> tuple[StagedSweep, Tensor]:
+    """Bring network, masks and images where they are needed; return what is to be run, and the order of the images."""
+    network, is_measured = prepared.network, settings.allocation == MEASURED
+    if is_measured and resume is not None:
+        prepared = with_sparsities(prepared, resume.manifest["allocation"], settings)
+    placed = prepared.move(device)
+    like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
+    if settings.refine:
+        check_refinable(network, [entry.layer.weight_name for entry in prepared.layers], like)
+    whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
+    if is_measured and resume is None:
+        prepared = measured(prepared, whole[: settings.sweep_images], settings)
+        placed = prepared.move(device)
+    return StagedSweep(prepared, placed, steps, whole, settings), order
+
+
+def _reached(resume: PruneResult, layers: Sequence[PrunableLayer], device: torch.device) -> Reached:
+    """Return how far an interrupted run had come."""
     rows = resume.report.set_index("layer")
     names = [field.name for field in fields(LayerStatistics) if field.name != "k"]
-    return {
+    solutions = {
         entry.name: LayerSolution(
             resume.state[entry.layer.weight_name].to(device).clone(),  # aligned: rounding as in one run
             resume.masks[entry.name].to(device),
@@ -142,25 +190,30 @@ def _known_solutions(
         for entry in layers
         if entry.name in resume.masks
     }
+    records = tuple(resume.manifest["stage_records"][: resume.stage - 1])
+    pending = {name: mask.to(device) for name, mask in resume.pending.items()}
+    return Reached(resume.stage, records, solutions, frozenset(resume.solved), pending)
 
 
-def _result(prepared: Prepared, sweep: Sweep, record: dict[str, Any]) -> PruneResult:
+def _result(prepared: Prepared, run: StagedSweep, record: dict[str, Any]) -> PruneResult:
     """Write the new weights into a copy of the model, and gather the report."""
     pruned = plain_copy(prepared.model)
     parameters = dict(pruned.named_parameters(remove_duplicate=False))  # a tied weight has several names
-    names = {entry.name: entry.layer.weight_name for entry in prepared.layers if entry.name in sweep.solutions}
+    names = {entry.name: entry.layer.weight_name for entry in prepared.layers if entry.name in run.solutions}
     with torch.no_grad():
         for layer, name in names.items():
-            parameters[name].copy_(sweep.solutions[layer].weight.to(parameters[name]))
-    rows = [_row(entry, sweep.solutions.get(entry.name)) for entry in prepared.selection.entries]
+            parameters[name].copy_(run.solutions[layer].weight.to(parameters[name]))
+    rows = [_row(entry, run) for entry in prepared.selection.entries]
     solved = [field.name for field in fields(LayerStatistics)]  # there whatever was solved
     report = pd.DataFrame(rows, columns=[*(name for name in rows[0] if name not in solved), *solved])
-    masks = {layer: sweep.solutions[layer].mask.cpu() for layer in names}
-    return PruneResult(pruned, masks, report, record, snapshot(pruned), names)
+    masks = {layer: run.solutions[layer].mask.cpu() for layer in names}
+    pending = {layer: mask.cpu() for layer, mask in run.pending.items()}
+    return PruneResult(pruned, masks, report, record, snapshot(pruned), names, pending)
 
 
-def _row(entry: PrunableLayer | DenseLayer, solution: LayerSolution | None) -> dict[str, Any]:
+def _row(entry: PrunableLayer | DenseLayer, run: StagedSweep) -> dict[str, Any]:
     """Return one row of the report."""
+    solution = run.solutions.get(entry.name)
     weights = math.prod(entry.shape) if entry.shape else 0
     kept = weights if solution is None else int(solution.mask.sum())
     row: dict[str, Any] = {
@@ -172,21 +225,27 @@ def _row(entry: PrunableLayer | DenseLayer, solution: LayerSolution | None) -> d
         "sparsity": 1 - kept / weights if weights else 0.0,
     }
     if isinstance(entry, DenseLayer):
-        return row | {"status": "skipped", "reason": entry.sentence, "stop": ""}
-    if solution is None:
-        return row | {"status": "not reached", "reason": "interrupted", "stop": ""}
-    return row | {"status": "pruned", "reason": ""} | solution.statistics.as_row()
+        return row | {"status": "skipped", "reason": entry.sentence, "stage": 0, "stop": ""}
+    stage = len(run.records) - (entry.name not in run.solved)
+    statistics = {"stop": ""} if solution is None else solution.statistics.as_row()
+    if stage < len(run.prepared.schedule):
+        return row | {"status": "not reached", "reason": run.where, "stage": stage} | statistics
+    return row | {"status": "pruned", "reason": "", "stage": stage} | statistics
 
 
-def refine_result(result: PruneResult, network: Network, images: Tensor, options: JointOptions) -> None:
+def refine_result(
+    result: PruneResult, network: Network, images: Tensor, options: JointOptions, remask: Remask | None = None
+) -> None:
     """Refine a result's weights in place and say so in its manifest; a failure leaves the weights of the sweep."""
     record: dict[str, Any] = {
         "steps": 0,
+        "solver": options.solver,
+        "moving_masks": options.moving_masks,
         "augment": None if options.augment is None else getattr(options.augment, "__name__", str(options.augment)),
     }
     result.manifest["refinement"] = record
     try:
-        done = refine_jointly(network, result.module, result.masks, result.weight_names, images, options)
+        done = refine_jointly(network, result.module, result.masks, result.weight_names, images, options, remask)
     except (RuntimeError, KeyboardInterrupt) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         record["failed"] = reason
@@ -197,4 +256,6 @@ def refine_result(result: PruneResult, network: Network, images: Tensor, options
         for name, value in done.state.items():
             parameters[name].copy_(value.to(parameters[name]))
     result.state = snapshot(result.module)
-    record |= {"steps": done.steps, "loss": list(done.loss), "interrupted": done.steps < options.steps}
+    result.masks = {name: mask.cpu() for name, mask in done.masks.items()}
+    record |= {"loss": list(done.loss), "held_back": done.held_back, **asdict(done.effort)}
+    record["interrupted"] = done.steps < options.steps and not done.early

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FILES = ("model.safetensors", "masks.safetensors", "manifest.json", "report.csv")
+_PENDING = "pending.safetensors"  # there after an interruption between two stages alone
 _TEXTS = ("layer", "kind", "shape", "status", "reason", "stop")  # columns of the report that are never numbers
+_WORDS = {  # of what must be the same when a run goes on
+    "weights": "dense weights",
+    "calibration": "calibration images",
+    "stages": "schedule of stages",
+    "stage_k": "K between stages",
+}
 _COUNTS = ("weights", "kept")  # columns of whole numbers that every report has
 
 
@@ -39,6 +46,7 @@ class PruneResult:
         manifest: JSON-ready record: pattern, recipe, calibration, versions, commit, device.
         state: the tensors of the model's state dict, pruned.
         weight_names: layer name to parameter name.
+        pending: after an interruption between two stages, the masks that the layers not reached were to get next.
     """
 
     model: nn.Module | None
@@ -47,6 +55,7 @@ class PruneResult:
     manifest: dict[str, Any]
     state: dict[str, Tensor] = field(default_factory=dict)
     weight_names: dict[str, str] = field(default_factory=dict)
+    pending: dict[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return result_summary(self.report, self.manifest, self.model)
@@ -67,6 +76,18 @@ class PruneResult:
     def complete(self) -> bool:
         """False when the run was interrupted before the last layer."""
         return not (self.report["status"] == "not reached").any()
+
+    @property
+    def stage(self) -> int:
+        """The number of the last stage begun."""
+        return max(1, len(self.manifest.get("stage_records", ())))
+
+    @property
+    def solved(self) -> set[str]:
+        """Names of the layers that are solved in that stage."""
+        records = self.manifest.get("stage_records")
+        begun = not records or records[-1]["layers"] > 0
+        return self.masks.keys() - self.pending.keys() if begun else set()
 
     @property
     def sparsity(self) -> float:
@@ -95,19 +116,21 @@ class PruneResult:
     def _write(self, folder: Path) -> None:
         save_file(_unshared(self.state), folder / "model.safetensors")
         save_file(_unshared(self.masks), folder / "masks.safetensors")
+        if self.pending:
+            save_file(_unshared(self.pending), folder / _PENDING)
         manifest = {**self.manifest, "weight_names": self.weight_names}
         text = json.dumps(manifest, indent=2, default=_json_value) + "\n"
         (folder / "manifest.json").write_text(text, encoding="utf-8")
         self.report.to_csv(folder / "report.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)  # texts are seen as such
 
 
-def check_resume(resume: PruneResult, record: Mapping[str, Any], masks: Mapping[str, Tensor]) -> None:
+def check_resume(resume: PruneResult, record: Mapping[str, Any], masks: Mapping[str, Tensor] | None) -> None:
     """Refuse to go on from a result in a run that would not have begun it.
 
     Args:
         resume: the result.
         record: entries of the run's manifest that must be the same.
-        masks: its masks by layer name.
+        masks: its masks by layer name; None where they are chosen during the run, and come with the result.
 
     Raises:
         SnowsError: on something else than a result, and on the first difference.
@@ -120,10 +143,10 @@ def check_resume(resume: PruneResult, record: Mapping[str, Any], masks: Mapping[
         if isinstance(value, dict) and isinstance(known, dict):  # a saved record may say more, of where images are from
             known = {name: known.get(name) for name in value}
         if known != value:
-            words = {"weights": "dense weights", "calibration": "calibration images"}.get(key, key)
+            words = _WORDS.get(key, key)
             raise invalid_argument("resume", f"a result with another {words}", expected)
-    for name, mask in resume.masks.items():
-        if name not in masks or not torch.equal(masks[name].cpu(), mask.cpu()):
+    for name, mask in ({} if masks is None else resume.masks).items():
+        if masks is None or name not in masks or not torch.equal(masks[name].cpu(), mask.cpu()):
             raise invalid_argument("resume", f"a result with another mask for '{name}'", expected)
 
 
@@ -159,7 +182,7 @@ def check_target(folder: str | Path, overwrite: bool = False) -> None:
         if folder.exists() and not folder.is_dir():
             raise invalid_argument("folder", f"the file {folder}", "a folder")
         held = contents(folder) if folder.is_dir() else []
-        if any(name not in _FILES for name in held):
+        if any(name not in (*_FILES, _PENDING) for name in held):
             raise invalid_argument(
                 "folder", f"{folder}, which holds other files", "a new or empty folder", "Choose another name."
             )
@@ -206,6 +229,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PruneResult:
     manifest = _read(folder / "manifest.json", _read_manifest)
     state = _read(folder / "model.safetensors", load_file)
     masks = _read(folder / "masks.safetensors", _read_masks)
+    pending = _read(folder / _PENDING, _read_masks) if (folder / _PENDING).is_file() else {}
     report = _read(folder / "report.csv", _read_report)
     names = manifest.pop("weight_names")
     if rows := sorted(set(masks) - set(report["layer"])):
@@ -222,7 +246,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PruneResult:
             )
     if model is not None:
         load_weights(model, state)
-    return PruneResult(model, masks, report, manifest, state, names)
+    return PruneResult(model, masks, report, manifest, state, names, pending)
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:

@@ -119,7 +119,8 @@ def result_summary(report: pd.DataFrame, record: Mapping[str, Any], network: nn.
     recipe = recipe.get("name") if isinstance(recipe, Mapping) else recipe
     model = "weights without a model" if network is None else type(network).__name__
     facts = {
-        "pattern": f"{record.get('pattern', 'unknown')}, recipe {recipe or 'unknown'}, k {record.get('k', 'unknown')}",
+        "pattern": f"{record.get('pattern', 'unknown')}{_stage_words(record.get('stage_records'))}, "
+        f"recipe {recipe or 'unknown'}, k {record.get('k', 'unknown')}",
         "layers": f"{counts.get('pruned', 0)} pruned, {counts.get('skipped', 0)} left dense, "
         f"{counts.get('not reached', 0)} not reached",
         "sparsity": _overall(report).removeprefix("sparsity: "),
@@ -138,6 +139,14 @@ def result_summary(report: pd.DataFrame, record: Mapping[str, Any], network: nn.
             indent = " " * 13
             lines += textwrap.wrap(f"  {name:<11}{words}", WIDTH, subsequent_indent=indent, break_on_hyphens=False)
     return "\n".join(lines)
+
+
+def _stage_words(records: Any) -> str:
+    """Say in how many stages a pattern was reached, where there was more than one."""
+    if not isinstance(records, list | tuple) or len(records) < 2:
+        return ""
+    way = " ".join(str(record.get("pattern", "?")) for record in records[:-1] if isinstance(record, Mapping))
+    return f" in {len(records)} stages (through {way})" if len(way) < 60 else f" in {len(records)} stages"
 
 
 def _loss_words(report: pd.DataFrame) -> str:

@@ -2,6 +2,10 @@
 
 import atexit
 import gc
+import importlib
+import os
+import tempfile
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -40,3 +44,31 @@ def few_images_are_fine():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*calibration images.*")
         yield
+
+
+@pytest.fixture(scope="session")
+def kernels_folder():
+    """Start the server of forked kernels once a process; return the folder where Jupyter finds them, or None."""
+    import forked_kernels
+
+    if not forked_kernels.available():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="snows-") as folder:
+        kernels = forked_kernels.ForkedKernels(Path(folder))
+        yield folder
+        kernels.close()
+
+
+@pytest.fixture
+def kernel_name(kernels_folder, monkeypatch):
+    """Let this test's notebooks, and those that it reproduces, run in such a kernel; return its name."""
+    import forked_kernels
+
+    from snows_core.book.checks import KERNEL
+
+    if kernels_folder is None:
+        return KERNEL
+    monkeypatch.setenv("JUPYTER_PATH", os.pathsep.join(filter(None, [kernels_folder, os.environ.get("JUPYTER_PATH")])))
+    monkeypatch.setattr(importlib.import_module("snows_core.book.reproduce"), "KERNEL", forked_kernels.NAME)
+    return forked_kernels.NAME

@@ -61,4 +61,4 @@ def small_result():
     """Return the result of a short run on few images."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return snows.prune(small_resnet(), random_images(8), k=2, progress=False)
+        return snows.prune(small_resnet(), random_images(8), k=2, progress=False, effort="quick")

@@ -2,6 +2,7 @@
 
 import importlib
 
+from snows_core.methods import BetweenStages
 from snows_core.methods.snows import Snows
 
 
@@ -15,13 +16,17 @@ def noted(monkeypatch, module, name):
 
 def stop_after(monkeypatch, count):
     """Let Ctrl-C come after ``count`` solved layers; return the problems solved so far, as they come."""
-    solve, done = Snows.solve, []
+    done = []
 
-    def interrupted(method, problem):
-        if len(done) == count:
-            raise KeyboardInterrupt
-        done.append(problem)
-        return solve(method, problem)
+    def interrupting(solve):
+        def interrupted(method, problem):
+            if len(done) == count:
+                raise KeyboardInterrupt
+            done.append(problem)
+            return solve(method, problem)
 
-    monkeypatch.setattr(Snows, "solve", interrupted)
+        return interrupted
+
+    for method in (Snows, BetweenStages):
+        monkeypatch.setattr(method, "solve", interrupting(method.solve))
     return done

@@ -14,8 +14,8 @@ from snows_core.errors import SnowsError
 @pytest.mark.parametrize("make, size", [(small_resnet, 8), (small_vit, 4)])
 def test_one_row_per_layer_that_would_be_pruned(make, size):
     model, images = make(), random_images(8, size)
-    table = snows.estimate(model, images, "2:4", count=64, k=2)
-    result = snows.prune(model, images, "2:4", k=2, progress=False, steps=1, cg_iterations=1)
+    table = snows.estimate(model, images, "2:4", count=64, k=2, effort="quick")
+    result = snows.prune(model, images, "2:4", k=2, progress=False, steps=1, cg_iterations=1, effort="quick")
     pruned = result.report.query("status == 'pruned'")
     assert table["layer"].tolist() == pruned["layer"].tolist()
     assert table["k"].tolist() == pruned["k"].tolist()
@@ -25,7 +25,7 @@ def test_one_row_per_layer_that_would_be_pruned(make, size):
 def test_bytes_grow_with_images_and_k():
     model, images = small_resnet(), random_images(8)
     few, many, deep = (
-        snows.estimate(model, images, "2:4", count=count, k=k)["graph_bytes"].sum()
+        snows.estimate(model, images, "2:4", count=count, k=k, effort="quick")["graph_bytes"].sum()
         for count, k in ((16, 1), (32, 1), (16, 9))
     )
     assert many == pytest.approx(2 * few)
@@ -34,7 +34,7 @@ def test_bytes_grow_with_images_and_k():
 
 def test_the_foretold_graph_is_what_autograd_saves():
     model, images = small_resnet(), random_images(8)
-    table = snows.estimate(model, images, "2:4", count=8, k=3).set_index("layer")
+    table = snows.estimate(model, images, "2:4", count=8, k=3, effort="quick").set_index("layer")
     saved = {}
 
     def count(tensor):
@@ -42,23 +42,27 @@ def test_the_foretold_graph_is_what_autograd_saves():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        snows.prune(model, images, "2:4", k=3, layers=["layer2.conv2"], steps=1, cg_iterations=1, progress=False)
+        snows.prune(
+            model, images, "2:4", k=3, layers=["layer2.conv2"], steps=1, cg_iterations=1, progress=False, effort="quick"
+        )
     assert 0.3 < table.loc["layer2.conv2", "graph_bytes"] / sum(saved.values()) < 1.5
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, True])
 def test_bad_counts_are_refused(count):
     with pytest.raises(SnowsError, match=r"count: got .*; expected an integer >= 1"):
-        snows.estimate(small_resnet(), random_images(4), count=count)
+        snows.estimate(small_resnet(), random_images(4), count=count, effort="quick")
 
 
 def test_row_factors_are_charged_once_a_layer_and_timed_once_a_size(monkeypatch):
     module = sys.modules["snows_core.estimate"]  # the package shows the function under that name
 
     monkeypatch.setattr(module, "shortest", lambda function, repeats, device: function() is None or 1000.0)
-    table = snows.estimate(small_resnet(), random_images(8, 8), "2:4", k=2)
+    table = snows.estimate(small_resnet(), random_images(8, 8), "2:4", k=2, effort="quick")
     assert (table["seconds"] > 1000).all()
-    without = snows.estimate(small_resnet(), random_images(8, 8), "2:4", k=2, warm_start=False, precondition=False)
+    without = snows.estimate(
+        small_resnet(), random_images(8, 8), "2:4", k=2, warm_start=False, precondition=False, effort="quick"
+    )
     assert (without["seconds"] < 1000).all()
     calls, mask = [], torch.ones(4, 8, dtype=torch.bool)
     monkeypatch.setattr(module, "shortest", lambda *args: calls.append(1) or 2.0)
@@ -68,13 +72,13 @@ def test_row_factors_are_charged_once_a_layer_and_timed_once_a_size(monkeypatch)
 
 def test_a_closed_form_takes_no_products_and_a_part_of_the_images_is_charged_as_such(monkeypatch):
     model, images = small_resnet(), random_images(8)
-    closed = snows.estimate(model, images, "2:4", count=64, k=0)
+    closed = snows.estimate(model, images, "2:4", count=64, k=0, effort="quick")
     assert (closed["products"] == 0).all() and (closed["seconds"] > 0).all() and (closed["graph_bytes"] == 0).all()
-    stepped = snows.estimate(model, images, "2:4", count=64, k=0, warm_start=False)
+    stepped = snows.estimate(model, images, "2:4", count=64, k=0, warm_start=False, effort="quick")
     assert (stepped["image_products"] == 64 * stepped["products"]).all() and (stepped["products"] > 0).all()
     for name, value in {"LOSS_POSITIONS": 1, "LOSS_IMAGES": 16, "CURVATURE_POSITIONS": 1, "IMAGES": 8}.items():
         monkeypatch.setattr(sys.modules["snows_core.methods.enough"], name, value)
-    part = snows.estimate(model, images, "2:4", count=64, k=1, batch_size=4)
+    part = snows.estimate(model, images, "2:4", count=64, k=1, batch_size=4, effort="quick")
     assert (part["image_products"] == 8 * part["products"]).all()
 
 
@@ -82,7 +86,7 @@ def interrupted(monkeypatch, after, **options):
     """Return what a run had when Ctrl-C came."""
     with monkeypatch.context() as patch:
         stop_after(patch, after)
-        return snows.prune(small_resnet(), random_images(8), **options)
+        return snows.prune(small_resnet(), random_images(8), **options, effort="quick")
 
 
 @pytest.mark.usefixtures("few_images_are_fine")
@@ -91,15 +95,15 @@ def test_the_same_keywords_go_into_both(monkeypatch):
     options = {"pattern": "1:4", "k": 0, "max_images": 6, "refine": 1, "progress": False, "seed": 3, "ridge": 1e-2}
     options |= {"augment": snows.flip_and_shift, "max_memory": 1e9, "device": "cpu", "exclude": "layer1.conv1"}
     partial = interrupted(monkeypatch, 2, **options)
-    whole = snows.prune(small_resnet(), images, **options, resume=partial)
-    table = snows.estimate(small_resnet(), images, **options, resume=partial)
+    whole = snows.prune(small_resnet(), images, **options, resume=partial, effort="quick")
+    table = snows.estimate(small_resnet(), images, **options, resume=partial, effort="quick")
     solved = set(partial.masks)
     assert len(solved) == 2 and whole.complete
     assert table["layer"].tolist() == [name for name in whole.masks if name not in solved]
-    assert snows.estimate(small_resnet(), images, **options, resume=whole).empty
-    assert list(snows.estimate(small_resnet(), images, **options, resume=whole)) == list(table)
+    assert snows.estimate(small_resnet(), images, **options, resume=whole, effort="quick").empty
+    assert list(snows.estimate(small_resnet(), images, **options, resume=whole, effort="quick")) == list(table)
     with pytest.raises(SnowsError, match=r"^resume: got a result with another seed; expected an interrupted result"):
-        snows.estimate(small_resnet(), images, **options | {"seed": 4}, resume=partial)
+        snows.estimate(small_resnet(), images, **options | {"seed": 4}, resume=partial, effort="quick")
     for function in (snows.prune, snows.estimate):
         with pytest.raises(SnowsError, match=r"^resume: got str; expected an interrupted result of the same call"):
             function(small_resnet(), images, **options, resume="folder")
@@ -110,7 +114,7 @@ def test_no_more_images_are_charged_than_may_be_used():
     options = {"k": 1, "layers": "layer1.conv1", "warm_start": False}
 
     def charged(**more):
-        table = snows.estimate(model, images, "2:4", **options, **more)
+        table = snows.estimate(model, images, "2:4", **options, **more, effort="quick")
         return (table["image_products"] / table["products"]).item()
 
     assert [charged(), charged(max_images=6), charged(count=64, max_images=12)] == [16, 6, 12]
@@ -120,7 +124,7 @@ def test_no_more_images_are_charged_than_may_be_used():
 def test_methods_without_curvature_are_charged_no_product():
     images = random_images(4)
     charged = {
-        update: snows.estimate(small_resnet(), images, "2:4", k=2, update=update)["products"].sum()
+        update: snows.estimate(small_resnet(), images, "2:4", k=2, update=update, effort="quick")["products"].sum()
         for update in ("snows", "layerwise", "adaprune", "none")
     }
     assert charged.pop("snows") > 0 and set(charged.values()) == {0}

@@ -26,6 +26,7 @@ COLUMNS = {
     "sparsity",
     "status",
     "reason",
+    "stage",
     "k",
     "loss_masked",
     "loss_start",
@@ -40,7 +41,7 @@ COLUMNS = {
 
 def run(model, count=10, size=8, **options):
     options = {"k": 3, "progress": False, "batch_size": 4, **options}
-    return snows.prune(model, random_images(count, size), options.pop("pattern", "2:4"), **options)
+    return snows.prune(model, random_images(count, size), options.pop("pattern", "2:4"), **options, effort="quick")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -68,7 +69,7 @@ def test_the_callers_model_is_not_changed(name, recipe):
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     images = random_images(6, size)
     original = images.clone()
-    snows.prune(model, images, k=2, recipe=recipe, progress=False)
+    snows.prune(model, images, k=2, recipe=recipe, progress=False, effort="quick")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [p.requires_grad for p in model.parameters()] == grads and all(p.grad is None for p in model.parameters())
     assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
@@ -132,7 +133,9 @@ def test_tensor_loader_iterable_and_ragged_batches_agree():
         "loader": DataLoader(TensorDataset(images, torch.zeros(10)), batch_size=3),
         "generator": (part for part in images.split(7)),
     }
-    results = {n: snows.prune(small_resnet(), s, k=3, progress=False, batch_size=4) for n, s in sources.items()}
+    results = {
+        n: snows.prune(small_resnet(), s, k=3, progress=False, batch_size=4, effort="quick") for n, s in sources.items()
+    }
     states = {name: result.state for name, result in results.items()}
     for name in ("loader", "generator"):
         assert all(torch.equal(states[name][key], value) for key, value in states["tensor"].items())
@@ -149,8 +152,8 @@ def test_a_ragged_last_batch_gives_what_one_batch_gives():
 
 def test_max_images_uses_the_first():
     images = random_images(20)
-    limited = snows.prune(small_resnet(), images, k=0, progress=False, max_images=8)
-    first = snows.prune(small_resnet(), images[:8], k=0, progress=False)
+    limited = snows.prune(small_resnet(), images, k=0, progress=False, max_images=8, effort="quick")
+    first = snows.prune(small_resnet(), images[:8], k=0, progress=False, effort="quick")
     assert all(torch.equal(limited.state[key], value) for key, value in first.state.items())
     assert limited.manifest["calibration"] == first.manifest["calibration"]
     assert limited.manifest["calibration"]["images"] == 8
@@ -177,7 +180,9 @@ def test_the_global_random_state_is_left_alone():
 
 def test_single_and_double_precision_networks_keep_their_dtype():
     for dtype in (torch.float32, torch.float64):
-        result = snows.prune(small_resnet().to(dtype), random_images(6, dtype=dtype), k=2, progress=False)
+        result = snows.prune(
+            small_resnet().to(dtype), random_images(6, dtype=dtype), k=2, progress=False, effort="quick"
+        )
         assert all(value.dtype == dtype for value in result.model.parameters())
 
 
@@ -257,7 +262,7 @@ def test_a_gpu_gives_the_processors_result(name):
 def test_pytorch_itself_is_as_before_afterwards():
     methods = {name: vars(torch.Tensor).get(name) for name in dir(torch.Tensor)}
     functions = {name: getattr(torch, name) for name in ("zeros", "tensor", "arange", "rand")}
-    snows.prune(small_resnet(), random_images(8), "2:4", k=1, progress=False)
+    snows.prune(small_resnet(), random_images(8), "2:4", k=1, progress=False, effort="quick")
     assert {name: vars(torch.Tensor).get(name) for name in dir(torch.Tensor)} == methods
     assert all(getattr(torch, name) is function for name, function in functions.items())
     assert torch.tensor([torch.tensor(8), torch.tensor(3)]).tolist() == [8, 3]  # broken by a slot once set

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
 
 def run(model, **options):
-    return snows.prune(model, random_images(6), options.pop("pattern", "2:4"), **{"k": 3, "progress": False, **options})
+    return snows.prune(
+        model, random_images(6), options.pop("pattern", "2:4"), **{"k": 3, "progress": False, **options}, effort="quick"
+    )
 
 
 BAD = {

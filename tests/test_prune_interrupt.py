@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 
 def run(model, count=10, size=8, **options):
     options = {"k": 3, "progress": False, "batch_size": 4, **options}
-    return snows.prune(model, random_images(count, size), options.pop("pattern", "2:4"), **options)
+    return snows.prune(model, random_images(count, size), options.pop("pattern", "2:4"), **options, effort="quick")
 
 
 @cache

@@ -169,13 +169,13 @@ def test_an_interrupted_run_goes_on_from_a_loaded_result(tmp_path, monkeypatch, 
     net = nn.Sequential(*[m for i in range(12) for m in (nn.Conv2d(4 if i else 3, 4, 3, padding=1), nn.ReLU())])
     net = nn.Sequential(net, nn.Flatten(), nn.Linear(4 * 36, 3)).double().eval()
     images = random_images(8, size=6)
-    whole = snows.prune(net, images, **options)
+    whole = snows.prune(net, images, **options, effort="quick")
     stop_after(monkeypatch, 5)
-    part = snows.prune(net, images, **options)
+    part = snows.prune(net, images, **options, effort="quick")
     assert not part.complete and len(part.masks) == 5
     monkeypatch.undo()
     back = snows.load(part.save(tmp_path / "part"))
-    rest = snows.prune(net, images, resume=back, **options)
+    rest = snows.prune(net, images, resume=back, **options, effort="quick")
     assert rest.complete and rest.report["layer"].tolist() == whole.report["layer"].tolist()
     assert "0.10" in rest.masks
     for key, value in whole.state.items():

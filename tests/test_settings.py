@@ -25,6 +25,7 @@ from snows_core.settings import (
     takes_settings,
 )
 from snows_core.solvers import newton_cg
+from snows_core.sweep.prepare import checked_settings
 
 # Every field of the two lanes, written out: a default that changes must not change a recipe by the way.
 FAST = {
@@ -257,10 +258,15 @@ def test_a_recipe_of_another_type_is_refused(recipe):
 SETTINGS = {f.name: f for f in fields(PruneSettings)}
 DEFAULTS = {
     "pattern": "2:4",
+    "allocation": None,
     "k": 5,
     "recipe": "fast",
     "masks": None,
     "saliency": "magnitude",
+    "effort": "standard",
+    "stages": None,
+    "sweep_images": None,
+    "stage_k": None,
     "mask": "magnitude",
     "update": "snows",
     "layers": None,
@@ -269,7 +275,9 @@ DEFAULTS = {
     "device": None,
     "max_images": None,
     "max_memory": None,
-    "refine": 0,
+    "refine": None,
+    "refine_solver": "natural",
+    "moving_masks": False,
     "augment": None,
     "seed": 0,
     "progress": True,
@@ -301,11 +309,11 @@ def test_estimate_takes_what_prune_takes():
 
 
 @pytest.mark.parametrize("command", [cli.prune_command, cli.estimate_command])
-def test_every_setting_but_tensors_and_functions_is_an_option_of_the_commands(command):
+def test_every_setting_but_tensors_is_an_option_of_the_commands(command):
     names = {"max_images": "images", "progress": "quiet"}
     shown = inspect.signature(command).parameters
     for name, setting in SETTINGS.items():
-        if name in ("masks", "saliency"):
+        if name == "masks":
             assert name not in shown
             continue
         parameter = shown[names.get(name, name)]
@@ -313,7 +321,7 @@ def test_every_setting_but_tensors_and_functions_is_an_option_of_the_commands(co
         if name != "progress":
             assert get_args(parameter.annotation)[1].help.startswith(setting.metadata["help"])
     written = {"model", "out", "data", "data_root", "weights", "overwrite", "settings"}
-    assert set(shown) - written == {names.get(name, name) for name in SETTINGS} - {"masks", "saliency"}
+    assert set(shown) - written == {names.get(name, name) for name in SETTINGS} - {"masks"}
 
 
 def test_settings_run_as_keywords_and_may_be_read_twice():
@@ -392,8 +400,10 @@ def test_a_function_without_a_docstring_takes_settings_too():
 @pytest.mark.usefixtures("few_images_are_fine")
 def test_the_manifest_holds_the_settings_of_the_run():
     options = {"k": 0, "layers": ["layer1.conv1"], "max_memory": 1e9, "progress": False, "ridge": 1e-2}
-    manifest = snows.prune(small_resnet(), random_images(4), "1:4", **options).manifest
-    record = settings_of(snows.prune, pattern="1:4", **options).record()
-    own = {name: manifest[name] for name in ("pattern", "k", "recipe", "mask", "update")}
+    manifest = snows.prune(small_resnet(), random_images(4), "1:4", **options, effort="quick").manifest
+    record = checked_settings(snows.prune, pattern="1:4", **options, effort="quick").record()
+    assert (record["stages"], record["stage_k"], record["refine"]) == (1, 0, 0)
+    names = ("pattern", "k", "recipe", "saliency", "mask", "update", "stages", "stage_k", "sweep_images")
+    own = {name: manifest[name] for name in names}
     assert own | manifest["settings"] == record
     assert manifest["settings"]["max_memory"] == 1e9 and manifest["recipe"]["ridge"] == 1e-2

@@ -114,6 +114,14 @@ RECORD = {
 }
 
 
+def test_a_result_in_stages_says_through_what():
+    stages = [{"pattern": pattern} for pattern in ("3:4", "2:4")]
+    assert "2:4 in 2 stages (through 3:4), recipe fast" in repr(result(resnet(), RECORD | {"stage_records": stages}))
+    assert "2:4, recipe fast" in repr(result(resnet(), RECORD | {"stage_records": stages[1:]}))
+    long = [{"pattern": f"unstructured 0.{n} global cap 0.95"} for n in range(3, 9)]
+    assert "2:4 in 6 stages, recipe fast" in repr(result(resnet(), RECORD | {"stage_records": long}))
+
+
 def result(frame, record, model=True):
     layers = {name: torch.ones(10, 10, dtype=torch.bool) for name in frame["layer"]}
     return PruneResult(nn.Linear(3, 3) if model else None, layers, frame, record, {"w": torch.zeros(1000)}, {})

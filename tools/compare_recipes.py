@@ -47,6 +47,7 @@ def measure(
             seed=seed,
             progress=False,
             **options,
+            effort="quick",
         )
         seconds = time.process_time() - start
         metrics = snows.evaluate(result.model, test, labels, reference=model)

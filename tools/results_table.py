@@ -7,9 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 METRICS = FIGURES / "03_cifar_resnet20" / "cifar" / "metrics.json"
+MEASURED = ["accuracy", "agreement", "kl", "image_products", "cpu_seconds"]
 METHODS = ("magnitude", "layer-wise", "SNOWS")
 
 
@@ -59,6 +62,25 @@ def recipes(records: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def efforts(frame: pd.DataFrame) -> str:
+    """Return the Markdown table of the words of ``effort``: means over calibration sets, by pattern."""
+    rows = frame[frame["step"].str.startswith("effort ")].copy()
+    rows["effort"] = rows["step"].str.removeprefix("effort ").str.split(":").str[0]
+    means = rows.groupby(["pattern", "effort", "images"], sort=False)[MEASURED].mean().reset_index()
+    means["sets"] = rows.groupby(["pattern", "effort", "images"], sort=False).size().to_numpy()
+    lines = [
+        "| pattern | effort | images (sets) | accuracy (%) | agreement (%) | KL (nats) | image products "
+        "| CPU seconds |",
+        "|---" * 8 + "|",
+    ]
+    for row in means.sort_values("pattern", kind="stable").to_dict("records"):
+        lines.append(
+            f"| {row['pattern']} | {row['effort']} | {row['images']:,} ({row['sets']}) | {row['accuracy']:.1f} "
+            f"| {row['agreement']:.1f} | {row['kl']:.3f} | {row['image_products']:,.0f} | {row['cpu_seconds']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def tables() -> dict[str, str]:
     """Return each table by the name of its markers."""
     performance = FIGURES / "performance"
@@ -67,6 +89,7 @@ def tables() -> dict[str, str]:
         "results": results(json.loads(METRICS.read_text())),
         "twins": twins(json.loads((performance / "twins.json").read_text())),
         "recipes": recipes(pairs),
+        "efforts": efforts(pd.read_csv(FIGURES / "steps" / "resnet20.csv")),
     }
 
 

@@ -36,7 +36,9 @@ def rows_of(name: str, images: int, seeds: range) -> list[dict[str, Any]]:
             masks = snows.make_masks(model, sample, **options)
             pruned = {"magnitude": snows.apply_masks(model, masks)}
             for method, k in (("layer-wise", 0), ("SNOWS", experiment.k)):
-                pruned[method] = snows.prune(model, sample, k=k, seed=seed, progress=False, **options).model
+                pruned[method] = snows.prune(
+                    model, sample, k=k, seed=seed, progress=False, **options, effort="quick"
+                ).model
             for method, network in pruned.items():
                 found = snows.evaluate(network, test, labels, reference=model)
                 rows.append(

@@ -93,7 +93,8 @@ def prune_command(
     source = Source(model, data, data_root, weights, options.pop("device", None))
     result = prune_to_folder(source, out, options, typer.echo, overwrite)
     if not result.complete:
-        typer.echo(f"interrupted: {out} holds the layers solved so far, the others are dense", err=True)
+        others = "dense" if result.stage == 1 else f"as stage {result.stage - 1} left them"
+        typer.echo(f"interrupted: {out} holds the layers solved so far, the others are {others}", err=True)
         raise typer.Exit(INTERRUPTED)
 
 

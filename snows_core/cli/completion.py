@@ -5,7 +5,7 @@ A test holds the lists and the package together.
 
 from __future__ import annotations
 
-from snows_core.settings import CHOICES, RECIPES, changeable
+from snows_core.settings import ALLOCATIONS, CHOICES, EFFORTS, RECIPES, changeable
 
 EXPERIMENT_NAMES = (
     "digits-resnet20",
@@ -27,6 +27,7 @@ EXPERIMENT_NAMES = (
 )
 DATA_NAMES = ("digits", "cifar10", "cifar100", "imagenette", "imagenet", "folder:")
 PATTERNS = ("2:4", "1:4", "4:8", "1:8", "0.5", "0.8", "0.9", "global:0.8", "global:0.9:0.95")
+SALIENCY_NAMES = ("magnitude", "curvature", "fisher", "obs", "curvature+fisher", "obs+fisher")
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 
 
@@ -63,9 +64,24 @@ def patterns(incomplete: str) -> list[str]:
     return _begin(PATTERNS, incomplete)
 
 
+def allocations(incomplete: str) -> list[str]:
+    """Return the ways to share out an overall sparsity."""
+    return _begin(ALLOCATIONS, incomplete)
+
+
 def recipes(incomplete: str) -> list[str]:
     """Return the recipes."""
     return _begin(list(RECIPES), incomplete)
+
+
+def saliencies(incomplete: str) -> list[str]:
+    """Return the saliencies that have names."""
+    return _begin(SALIENCY_NAMES, incomplete)
+
+
+def efforts(incomplete: str) -> list[str]:
+    """Return the words for how much work a run may be."""
+    return _begin(list(EFFORTS), incomplete)
 
 
 def devices(incomplete: str) -> list[str]:

@@ -15,7 +15,7 @@ import typer
 
 from snows_core.cli import completion
 from snows_core.errors import LIMIT, closest, invalid_argument
-from snows_core.settings import CHOICES, NewtonOptions, PruneSettings, Recipe, changeable, settings_of
+from snows_core.settings import CHOICES, NewtonOptions, PruneSettings, Recipe, changeable, get_effort, settings_of
 
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -115,6 +115,7 @@ MODEL_HELP = "An experiment (see `snows experiments`), timm/<name> or torchvisio
 DATA_HELP = "digits, cifar10, cifar100, imagenette, imagenet or folder:<path>."
 _MEANING = {setting.name: setting.metadata["help"] for setting in fields(PruneSettings)}
 _EXPERIMENTS_OWN = "the experiment's own"
+_EFFORTS = "by --effort"
 
 ModelName = Annotated[str, typer.Option(help=MODEL_HELP, autocompletion=completion.models)]
 Model = Annotated[str | None, typer.Option(help=MODEL_HELP, autocompletion=completion.models)]
@@ -160,11 +161,18 @@ _TYPED: dict[str, Any] = {
         str | None,
         typer.Option(help=_MEANING["pattern"], show_default=_EXPERIMENTS_OWN, autocompletion=completion.patterns),
     ],
+    "allocation": Annotated[
+        str | None,
+        typer.Option(
+            help=_MEANING["allocation"], show_default="the pattern's scope", autocompletion=completion.allocations
+        ),
+    ],
     "k": Annotated[
         Any,
         typer.Option(parser=_parse_k, metavar="INTEGER|auto", help=_MEANING["k"], show_default=_EXPERIMENTS_OWN),
     ],
     "recipe": Annotated[str, typer.Option(help=_MEANING["recipe"], autocompletion=completion.recipes)],
+    "saliency": Annotated[str, typer.Option(help=_MEANING["saliency"], autocompletion=completion.saliencies)],
     "layers": _globs("layers", "all but the first and the last"),
     "exclude": _globs("exclude", _EXPERIMENTS_OWN),
     "leaf_modules": _globs("leaf_modules", "none"),
@@ -174,7 +182,11 @@ _TYPED: dict[str, Any] = {
         typer.Option(min=1, help=_MEANING["max_images"], show_default=f"{_EXPERIMENTS_OWN}, 256 mostly"),
     ],
     "max_memory": MaxMemory,
-    "refine": Annotated[int, typer.Option(min=0, help=_MEANING["refine"])],
+    "effort": Annotated[str, typer.Option(help=_MEANING["effort"], autocompletion=completion.efforts)],
+    "stages": Annotated[str | None, typer.Option(help=_MEANING["stages"], show_default=_EFFORTS)],
+    "sweep_images": Annotated[int | None, typer.Option(min=1, help=_MEANING["sweep_images"], show_default=_EFFORTS)],
+    "stage_k": Annotated[int | None, typer.Option(min=0, help=_MEANING["stage_k"], show_default=_EFFORTS)],
+    "refine": Annotated[int | None, typer.Option(min=0, help=_MEANING["refine"], show_default=_EFFORTS)],
     "augment": Annotated[
         bool,
         typer.Option("--augment", help=f"{_MEANING['augment']} Mirrors and shifts them (natural images only)."),
@@ -183,7 +195,7 @@ _TYPED: dict[str, Any] = {
     "progress": Quiet,
 }
 _SHELL_NAMES = {"max_images": "images", "progress": "quiet"}
-_ONLY_IN_PYTHON = ("masks", "saliency")  # tensors and functions
+_ONLY_IN_PYTHON = ("masks",)  # tensors
 _Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -239,7 +251,7 @@ def read_options(typed: Mapping[str, Any]) -> dict[str, Any]:
     options = {python.get(name, name): value for name, value in typed.items() if value not in (None, [])}
     options |= {"progress": not options["progress"], **read_settings(options.pop("settings", ()))}
     if options.pop("augment"):
-        if not options["refine"]:
+        if not options.get("refine", get_effort(options["effort"]).refine):
             expected = "steps of refinement, during which images are changed"
             raise invalid_argument("--augment", "no --refine", expected, "For instance --refine 150.")
         options["augment"] = True

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from snows_core.activations.gram_matrices import PIECE
 from snows_core.loss.batch_loss import BatchLoss, math_attention
+from snows_core.network.geometry import Geometry, columns_of
+from snows_core.network.nodes import first_input
 from snows_core.settings import Precision
 
 Product = Callable[[Tensor], Tensor]
@@ -108,21 +111,73 @@ def row_squares(batch: BatchLoss, weight: Tensor, generator: torch.Generator) ->
     Returns:
         Sums of squares over images and positions, (out,), and how many images times positions there are.
     """
+    signal = _signal(batch, weight, generator)
+    channels = signal.transpose(0, 1) if weight.ndim > 2 else signal.transpose(0, -1)
+    channels = channels.reshape(weight.shape[0], -1)  # (out, N * positions)
+    return channels.square().sum(1), channels.shape[1]
+
+
+def weight_squares(
+    batch: BatchLoss, weight: Tensor, geometry: Geometry, images: int, generator: torch.Generator
+) -> Tensor:
+    """Backpropagate random signs from every tap to the weight, image by image, and sum the squares of what arrives.
+
+    As signs are independent, the expectation of every image's squares is its part of the diagonal of ``J' C J`` (J: of
+    the taps in the weight), whatever the number of images; squaring image by image makes the estimate less noisy.
+
+    Args:
+        batch: the loss.
+        weight: where, (out, in / groups, ...).
+        geometry: how the layer reads its input.
+        images: N, how many images the batch holds.
+        generator: source of the random signs; drawn on its own device.
+
+    Returns:
+        An estimate of the diagonal, of the weight's shape. Where axis 0 of the input is not of images (tokens first),
+        the batch's gradient is squared as a whole.
+    """
+    signal = _signal(batch, weight, generator)
+    x = batch.context[first_input(batch.folded.segment.layer.node)]
+    by_image = len(x) == images
+    if geometry.kernel is None:
+        by_image &= images not in x.shape[1:-1]  # else axis 0 may be of tokens
+        x, signal = (values.reshape(len(values), -1, values.shape[-1]) for values in (x, signal))
+    total = torch.zeros_like(weight.flatten(1))  # (out, d)
+    step = _images_at_once(x, signal, geometry, total)
+    for start in range(0, len(x), step):
+        part, back = x[start : start + step], signal[start : start + step]
+        if geometry.kernel is None:
+            gradients = back.mT @ part  # (n, out, d)
+        else:
+            columns = columns_of(part, geometry)  # (n, groups, d, positions)
+            back = back.reshape(*columns.shape[:2], -1, columns.shape[-1])  # (n, groups, out / groups, positions)
+            gradients = (back @ columns.mT).flatten(1, 2)
+        total += (gradients.square_() if by_image else gradients).sum(0)
+    return (total if by_image else total.square()).view_as(weight)
+
+
+def _images_at_once(x: Tensor, signal: Tensor, geometry: Geometry, weight: Tensor) -> int:
+    """Return how many images' inputs as matrices, and gradients of a ``weight`` (out, d), fit in memory together."""
+    numbers = weight.numel()
+    if geometry.kernel is not None:
+        numbers += weight.shape[1] * geometry.groups * signal[0, 0].numel()
+    return max(1, int(PIECE / (numbers * x.element_size())))
+
+
+def _signal(batch: BatchLoss, weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Return what random signs at the taps, times the roots of C, become at the layer's output, of its shape."""
     folded = batch.folded
     with torch.enable_grad(), math_attention():
         values, node = folded.start(batch.context, weight.detach())
         free = values[node] = values[node].detach().requires_grad_(True)  # (N, out, *positions) or (N, ..., out)
         errors = batch.errors(folded.finish(values, node))
         factors = [(2 * c) ** 0.5 for c in batch.tap_weights]
-        signs = [_signs(error, generator) * factor for error, factor in zip(errors, factors, strict=True)]
-        (signal,) = torch.autograd.grad(errors, free, signs)
-    signal = signal * folded.layer_scale(signal)
-    channels = signal.transpose(0, 1) if weight.ndim > 2 else signal.transpose(0, -1)
-    channels = channels.reshape(weight.shape[0], -1)  # (out, N * positions)
-    return channels.square().sum(1), channels.shape[1]
+        signs = [random_signs(error, generator) * factor for error, factor in zip(errors, factors, strict=True)]
+        signal: Tensor = torch.autograd.grad(errors, free, signs)[0]
+    return signal * folded.layer_scale(signal)
 
 
-def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw random signs of the shape, device and dtype of a tensor."""
     bits = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8, device=generator.device)
     return bits.to(like).mul_(2).sub_(1)

@@ -3,21 +3,25 @@
     sum over taps t of  mean (f_t(x; theta) - f_t(x; theta_dense))^2 / variance of f_t(x; theta_dense),
 
 the variance taken over the calibration images, with taps at every residual addition (every activation where there is
-none) and at the output.
+none) and at the output. It is convex in what the taps show, which its Gauss-Newton matrix rests on
+(:mod:`snows_core.loss.joint_curvature`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from snows_core.activations.cache import run_keeping
 from snows_core.devices import batch_bytes, widest
+from snows_core.errors import invalid_argument
+from snows_core.loss.curvature import random_signs
 from snows_core.loss.graph_bytes import saved_bytes
-from snows_core.network.graph import Network, Values
+from snows_core.loss.joint_forward import JointForward
+from snows_core.network.graph import Network
 from snows_core.network.operations import Kind, is_addition
 
 PROBED = 2  # images whose graph tells what an image takes
@@ -26,7 +30,8 @@ PROBED = 2  # images whose graph tells what an image takes
 def joint_taps(network: Network) -> list[fx.Node]:
     """Return where dense and pruned network are compared: the residual stream (else activations), and the output.
 
-    The residual stream is observed at its additions, behind the activation that follows one, if any (ResNet).
+    The residual stream is observed at its additions, behind the activation that follows one, if any (ResNet). What
+    does not depend on the image is not observed.
     """
     depends = {network.image}
     for node in network.nodes[1:]:
@@ -36,7 +41,7 @@ def joint_taps(network: Network) -> list[fx.Node]:
     taps = [_behind_activation(network, node) for node in additions]
     if not taps:
         taps = [node for node, kind in network.kinds.items() if kind is Kind.ACTIVATION and node in depends]
-    outputs = [leaf for leaf in pytree.tree_leaves(network.output) if isinstance(leaf, fx.Node)]
+    outputs = [leaf for leaf in pytree.tree_leaves(network.output) if isinstance(leaf, fx.Node) and leaf in depends]
     return list(dict.fromkeys([*taps, *outputs]))
 
 
@@ -52,31 +57,109 @@ class JointLoss:
         network: the traced dense network.
         images: calibration images, from which each tap's variance is taken.
         state: parameter name to value, used once to see what the graph of two images takes.
+
+    Attributes:
+        taps: where both networks are compared: those of :func:`joint_taps` that show numbers.
+        graph_bytes: what the graph of one image takes.
+        piece: images whose graph is held at a time.
+
+    Raises:
+        SnowsError: where no tap shows numbers that follow the image and the free parameters.
     """
 
     def __init__(self, network: Network, images: Tensor, state: Mapping[str, Tensor]) -> None:
-        self.network, self.taps = network, joint_taps(network)
         self.device = next(network.module.parameters()).device
+        self.forward = JointForward(network, joint_taps(network))
         self.variances: dict[fx.Node, Tensor] = {}
-        with saved_bytes(network) as storages, torch.enable_grad():
-            free = {name: value.detach().requires_grad_(True) for name, value in state.items()}
-            loss = self._squares(images[:PROBED].to(self.device), free)
-        graph = sum(storages.values()) / min(PROBED, len(images))
-        del loss
-        self.piece = max(1, int(batch_bytes(self.device) / max(graph, 1.0)))
+        probe = images[:PROBED].to(self.device)
+        self.taps = self._with_numbers(probe)
+        self.forward = JointForward(network, self.taps)
+        self.graph_bytes = self._graph_bytes(network, probe, state)
+        self.piece = max(1, int(batch_bytes(self.device) / max(self.graph_bytes, 1.0)))
         self._measure(images)
 
-    def _dense(self, x: Tensor) -> Values:
-        values: Values = {self.network.image: x}
-        with torch.no_grad():
-            run_keeping(self.network, self.network.nodes[1:], values, self.taps)
-        return {tap: values[tap] for tap in self.taps if isinstance(values[tap], Tensor)}
+    def _with_numbers(self, probe: Tensor) -> list[fx.Node]:
+        values = dict(zip(self.forward.taps, self.targets(probe), strict=True))
+        found = [tap for tap, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()]
+        if not found:
+            kinds = sorted({_words(value) for value in values.values()})
+            raise _nothing_to_compare(f"no residual addition, no activation, and {' and '.join(kinds) or 'no output'}")
+        return found
+
+    def _graph_bytes(self, network: Network, probe: Tensor, state: Mapping[str, Tensor]) -> float:
+        """Return what the graph of one more image takes; what it holds of weights does not grow with images."""
+        free = {name: value.detach().requires_grad_(True) for name, value in state.items()}
+        sizes = []
+        for count in range(1, len(probe) + 1):
+            with saved_bytes(network) as storages, torch.enable_grad():
+                loss = self._squares(probe[:count], free)
+            sizes.append(sum(storages.values()))
+        if state and not loss.requires_grad:
+            raise _nothing_to_compare("outputs that pass no gradient to the weights")
+        return float(sizes[-1] - sum(sizes[:-1]))
+
+    @torch.no_grad()
+    def targets(self, x: Tensor) -> list[Tensor]:
+        """Run the dense network.
+
+        Args:
+            x: images of one piece, (n, C, H, W), on its device.
+
+        Returns:
+            What the taps show, one tensor each.
+        """
+        return self.forward(x, {})
+
+    def outputs(self, x: Tensor, state: Mapping[str, Tensor]) -> list[Tensor]:
+        """Run the network with other parameters; autograd follows them.
+
+        Args:
+            x: images of one piece, (n, C, H, W), on its device.
+            state: parameters in place of the dense ones, by name.
+
+        Returns:
+            What the taps show, one tensor each.
+        """
+        return self.forward(x, state)
+
+    def total(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """Return the loss of one piece, summed over its images, as a convex function of what the taps show.
+
+        Args:
+            outputs: what the taps show.
+            targets: what the dense network's show.
+
+        Returns:
+            A scalar.
+        """
+        terms = []
+        for tap, output, target in zip(self.taps, outputs, targets, strict=True):
+            variance = self.variances.get(tap, torch.ones(())).to(target)
+            terms.append(F.mse_loss(output, target) / variance * len(target))  # a scalar
+        return torch.stack(terms).sum()
+
+    def signals(self, outputs: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+        """Draw random signals e at the taps with ``E[e e'] = C``, the Hessian of :meth:`total` in what they show.
+
+        Args:
+            outputs: what the taps show for images of one piece.
+            generator: source of randomness, drawn on its own device.
+
+        Returns:
+            One tensor a tap, of the shape of what it shows.
+        """
+        # Image by image, so that the pieces that images come in change nothing.
+        images = [[random_signs(output[i : i + 1], generator) for output in outputs] for i in range(len(outputs[0]))]
+        return [
+            torch.cat(signs) * (2 / (self.variances[tap].to(output) * (output.numel() / len(output)))).sqrt()
+            for tap, output, signs in zip(self.taps, outputs, zip(*images, strict=True), strict=True)
+        ]
 
     def _measure(self, images: Tensor) -> None:
         """Take each tap's variance over the images."""
         sums: dict[fx.Node, Tensor] = {}
         for x in torch.split(images, self.piece):
-            for tap, value in self._dense(x.to(self.device)).items():
+            for tap, value in zip(self.taps, self.targets(x.to(self.device)), strict=True):
                 wide = value.to(widest(self.device))
                 # (3,): sum, sum of squares, and count of the values of a tap
                 part = torch.stack([wide.sum(), wide.square().sum(), wide.new_tensor(float(wide.numel()))])
@@ -86,14 +169,7 @@ class JointLoss:
 
     def _squares(self, x: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return the sum over taps and images of the mean squared error of an image relative to the variance."""
-        dense = self._dense(x)
-        values: Values = {self.network.image: x}
-        run_keeping(self.network, self.network.nodes[1:], values, self.taps, state)
-        terms = [  # a scalar a tap; x is (n, C, H, W)
-            (values[tap] - target).square().mean() / self.variances.get(tap, torch.ones(())).to(target) * len(x)
-            for tap, target in dense.items()
-        ]
-        return torch.stack(terms).sum()
+        return self.total(self.outputs(x, state), self.targets(x))
 
     @torch.no_grad()
     def value(self, images: Tensor, state: Mapping[str, Tensor]) -> float:
@@ -101,17 +177,39 @@ class JointLoss:
         parts = torch.split(images, self.piece)
         return sum(float(self._squares(x.to(self.device), state)) for x in parts) / len(images)
 
-    def backward(self, images: Tensor, state: Mapping[str, Tensor]) -> None:
-        """Add the gradient of the loss on ``images`` to the parameters in ``state``, in pieces that fit."""
+    def backward(self, images: Tensor, state: Mapping[str, Tensor]) -> float:
+        """Add the gradient of the loss on ``images`` to the parameters in ``state``, in pieces that fit.
+
+        Returns:
+            The loss.
+        """
         while True:
+            total = 0.0
             try:
                 for x in torch.split(images, self.piece):
                     with torch.enable_grad():
-                        torch.autograd.backward(self._squares(x, state) / len(images))
-                return
+                        part = self._squares(x, state) / len(images)
+                        torch.autograd.backward(part)
+                    total += float(part.detach())
+                return total
             except torch.OutOfMemoryError:
                 if self.piece == 1:
                     raise
             self.piece = -(-self.piece // 2)
             for value in state.values():
                 value.grad = None
+
+    def gradient(self, images: Tensor, state: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
+        """Return the loss on ``images``, and its gradient in every parameter in ``state``, by name."""
+        leaves = {name: value.detach().requires_grad_(True) for name, value in state.items()}
+        loss = self.backward(images, leaves)
+        return loss, {n: torch.zeros_like(v) if v.grad is None else v.grad for n, v in leaves.items()}
+
+
+def _words(value: object) -> str:
+    return f"an output of {value.dtype}" if isinstance(value, Tensor) else f"an output of type {type(value).__name__}"
+
+
+def _nothing_to_compare(got: str) -> Exception:
+    expected = "one of them that follows the image in floating-point numbers"
+    return invalid_argument("refine", f"a network with {got}", expected, "Leave refine at 0 for this network.")

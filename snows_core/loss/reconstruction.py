@@ -17,11 +17,12 @@ from torch import Tensor
 
 from snows_core.activations.cache import LazyBatches, whole_batches
 from snows_core.loss.batch_loss import BatchLoss
-from snows_core.loss.curvature import BatchCurvature, Product, linearise, row_squares
+from snows_core.loss.curvature import BatchCurvature, Product, linearise, row_squares, weight_squares
 from snows_core.loss.folded_segment import FoldedSegment
 from snows_core.loss.options import LossOptions
 from snows_core.loss.precision import tensor_cores
 from snows_core.network.derivatives import is_piecewise_linear
+from snows_core.network.geometry import geometry_of
 from snows_core.network.graph import Network, Segment, Values
 from snows_core.solvers.newton_cg import Linearisation
 
@@ -165,6 +166,23 @@ class ReconstructionLoss:
             total, count = total + squares, count + places
         scale = total / count
         return torch.clamp(scale, min=float(scale.mean()) * 1e-6 + torch.finfo(scale.dtype).tiny)
+
+    def diagonal(self, weight: Tensor, generator: torch.Generator, probes: int = 1) -> Tensor:
+        """Estimate the diagonal of the Gauss-Newton matrix ``J' C J`` in the weight, without a product a weight.
+
+        Args:
+            weight: where to estimate, layer weight shape.
+            generator: source of random signs; drawn on its own device.
+            probes: how many signs each number at a tap gets, one after the other; the mean is taken.
+
+        Returns:
+            Numbers that are not negative, of the weight's shape; those off the mask as well.
+        """
+        geometry, total = geometry_of(self.segment.layer.node, weight), torch.zeros_like(weight)
+        for number, images in enumerate(self.sizes):
+            for _ in range(probes):
+                total += weight_squares(self.batch(number), weight, geometry, images, generator)
+        return total / probes
 
 
 def tap_weights(targets: Sequence[Sequence[Tensor]], taps: int, normalise: bool) -> list[float]:

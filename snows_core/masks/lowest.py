@@ -94,6 +94,21 @@ def lowest(scores: Tensor, count: int, seed: int, threshold: Tensor | None = Non
     return marked.reshape(scores.shape).to(scores.device)
 
 
+def without_lowest(scores: Tensor, sparsity: float, seed: int) -> Tensor:
+    """Return the mask that removes round(sparsity * count) weights of lowest score, but never all of them.
+
+    Args:
+        scores: of any shape and real type.
+        sparsity: fraction removed, in [0, 1).
+        seed: of the lots that decide among equal scores.
+
+    Returns:
+        Bool tensor of the same shape, on the same device.
+    """
+    count = min(round(exactly(sparsity) * scores.numel()), scores.numel() - 1)
+    return ~lowest(comparable(scores), count, seed)
+
+
 def shares_of_lowest(scores: Mapping[str, Tensor], count: int, seed: int) -> tuple[dict[str, int], Tensor | None]:
     """Count how many of the ``count`` lowest scores of all layers each layer holds.
 

@@ -17,7 +17,17 @@ from typing import Literal
 from torch import Tensor
 
 from snows_core.errors import invalid_argument, plain
-from snows_core.masks.lowest import comparable, exactly, highest_of_groups, lowest, seed_of, shares_of_lowest
+from snows_core.masks.lowest import (
+    comparable,
+    exactly,
+    highest_of_groups,
+    lowest,
+    seed_of,
+    shares_of_lowest,
+    without_lowest,
+)
+from snows_core.masks.per_layer import PerLayer as PerLayer
+from snows_core.masks.per_layer import read_per_layer
 from snows_core.masks.saliency import make_scores
 from snows_core.settings import Saliency, SparsityPattern
 
@@ -141,8 +151,7 @@ class Unstructured:
         Returns:
             Bool tensor of the same shape, on the same device.
         """
-        count = min(round(exactly(self.sparsity) * scores.numel()), scores.numel() - 1)
-        return ~lowest(comparable(scores), count, seed)
+        return without_lowest(scores, self.sparsity, seed)
 
     def masks(self, scores: Mapping[str, Tensor], seed: int = 0) -> Masks:
         """Return the masks of all layers for their scores, by scope.
@@ -200,12 +209,14 @@ class Unstructured:
         return removed, {}
 
 
-Pattern = NM | Unstructured
+Pattern = NM | Unstructured | PerLayer
 """Decides how many weights stay in which group."""
 
 
-def parse_pattern(pattern: SparsityPattern | str | float) -> Pattern:
-    """Read a pattern: ``NM``/``Unstructured`` objects, "2:4", 0.8, "0.8", "80%", "global:0.8", "global:0.8:0.95" (cap).
+def parse_pattern(pattern: SparsityPattern | Mapping[str, float] | str | float) -> Pattern:
+    """Read a pattern: objects, "2:4", 0.8, "0.8", "80%", "global:0.8", "global:0.8:0.95" (cap), sparsities by layer.
+
+    Sparsities by layer are a mapping from names or globs, or a text such as "layer1.*=0.5,layer2.conv1=0.9".
 
     Returns:
         The pattern.
@@ -216,10 +227,14 @@ def parse_pattern(pattern: SparsityPattern | str | float) -> Pattern:
     >>> parse_pattern("2:4"), str(parse_pattern("global:0.9:0.95"))
     (NM(n=2, m=4), 'unstructured 0.9 global cap 0.95')
     """
-    if isinstance(pattern, NM | Unstructured):
+    if isinstance(pattern, NM | Unstructured | PerLayer):
         return pattern
+    if isinstance(pattern, Mapping):
+        return PerLayer(pattern)
     if isinstance(pattern, int | float) and not isinstance(pattern, bool):
         return Unstructured(float(pattern))
+    if isinstance(pattern, str) and "=" in pattern:
+        return read_per_layer(pattern)
     text = str(pattern).strip().lower()
     if match := re.fullmatch(r"(\d+):(\d+)", text):
         return NM(int(match[1]), int(match[2]))
@@ -255,6 +270,6 @@ def masks_for(
         SnowsError: on an unknown saliency, or scores of another shape or with NaN or infinite values.
     """
     scores = make_scores(weights, saliency)
-    if isinstance(pattern, Unstructured):
+    if isinstance(pattern, Unstructured | PerLayer):
         return pattern.masks(scores, seed)
     return {name: pattern.mask(score, seed_of(seed, name)) for name, score in scores.items()}

@@ -19,6 +19,28 @@ def magnitude(name: str, weight: Tensor) -> Tensor:
 SALIENCIES: dict[str, Saliency] = {"magnitude": magnitude}
 """Name to saliency, as ``saliency="magnitude"`` of ``prune`` looks it up."""
 
+IMAGE_SALIENCIES: dict[str, tuple[str, ...]] = {
+    "curvature": ("curvature",),
+    "fisher": ("fisher",),
+    "obs": ("obs",),
+    "curvature+fisher": ("curvature", "fisher"),
+    "obs+fisher": ("obs", "fisher"),
+}
+"""Name to the terms of a saliency that looks at calibration images (:mod:`snows_core.sweep.image_scores`)."""
+
+
+def check_name(saliency: str | Saliency) -> None:
+    """Refuse a name that no saliency has.
+
+    Raises:
+        SnowsError: names the saliencies there are.
+    """
+    known = (*SALIENCIES, *IMAGE_SALIENCIES)
+    if isinstance(saliency, str) and saliency not in known:
+        raise invalid_argument(
+            "saliency", repr(saliency), f"one of {list(known)} or a function", closest(saliency, known)
+        )
+
 
 def make_scores(weights: Mapping[str, Tensor], saliency: str | Saliency) -> dict[str, Tensor]:
     """Score every weight by a named saliency or by a function of (layer name, weight).
@@ -34,10 +56,10 @@ def make_scores(weights: Mapping[str, Tensor], saliency: str | Saliency) -> dict
         SnowsError: on an unknown saliency, or scores of another shape or with NaN or infinite values.
     """
     if isinstance(saliency, str):
-        if saliency not in SALIENCIES:
-            raise invalid_argument(
-                "saliency", repr(saliency), f"one of {sorted(SALIENCIES)} or a function", closest(saliency, SALIENCIES)
-            )
+        check_name(saliency)
+        if saliency in IMAGE_SALIENCIES:
+            expected, fix = "a saliency of weights alone", "snows.make_masks(model, images, ...) makes such masks."
+            raise invalid_argument("saliency", f"{saliency!r} without images", expected, fix)
         saliency = SALIENCIES[saliency]
     return {name: _checked(saliency(name, weight), name, weight) for name, weight in weights.items()}
 

@@ -2,9 +2,13 @@
 
 from snows_core.methods.adaprune import AdaPrune
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
+from snows_core.methods.between import BetweenStages
 from snows_core.methods.layerwise import Layerwise
+from snows_core.methods.measure import MeasureLosses
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
+from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
+from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
 
@@ -13,17 +17,22 @@ METHODS: dict[str, type[LayerMethod]] = {
     "layerwise": Layerwise,
     "none": Unchanged,
     "snows": Snows,
+    "swaps": Swaps,
     "wanda": Wanda,
 }
 """Name to every layer-wise method; each is a ``mask=``, an ``update=``, or both."""
 
 __all__ = [
     "METHODS",
+    "SCORE_TERMS",
+    "BetweenStages",
     "Budget",
     "LayerMethod",
     "LayerProblem",
     "LayerSolution",
     "LayerStatistics",
     "LayerValues",
+    "MeasureLosses",
     "Needs",
+    "Scoring",
 ]

@@ -98,10 +98,13 @@ class LayerMethod(ABC):
     Attributes:
         chooses_masks: whether ``solve`` chooses a mask (``mask=`` of :func:`snows_core.prune.prune`).
         updates_weights: whether ``solve`` re-fits the kept weights (``update=``).
+        improves_masks: whether a method that chooses masks begins at ``problem.before.mask``, made by a pattern of any
+            scope or given by the caller, instead of making its own.
     """
 
     chooses_masks: ClassVar[bool] = False
     updates_weights: ClassVar[bool] = True
+    improves_masks: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, k: K) -> None:
         self.recipe, self.k = recipe, k
@@ -128,6 +131,16 @@ class LayerMethod(ABC):
     def closed_form(self, segment: Segment) -> bool:
         """Tell whether the layer of a ``segment`` is solved without curvature products; its estimate asks."""
         return True
+
+    def gram_images(self, mask: Tensor, positions: float, count: int) -> int | None:
+        """Return how many images the Gram matrix of a layer's input is taken from; None for all. Its estimate asks.
+
+        Args:
+            mask: the layer's mask.
+            positions: output positions of the layer for an image.
+            count: calibration images.
+        """
+        return None
 
     @abstractmethod
     def solve(self, problem: LayerProblem) -> LayerSolution:

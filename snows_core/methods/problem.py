@@ -53,6 +53,19 @@ class LayerValues:
     groups: Sequence[Sequence[int]]
 
 
+@dataclass(frozen=True)
+class Before:
+    """What a layer had before the sweep.
+
+    Attributes:
+        weight: after the stage before, of the weight's shape; None in the first.
+        mask: bool, weight shape, chosen before the sweep, for a method that improves masks.
+    """
+
+    weight: Tensor | None = None
+    mask: Tensor | None = None
+
+
 @dataclass
 class LayerProblem:
     """One layer to be solved, and whatever a layer-wise method may ask about it.
@@ -65,6 +78,7 @@ class LayerProblem:
         generator: source of random signs and lots, this layer's own.
         budget: how the solve is cut to fit in memory.
         pattern: the sparsity pattern, for a method that chooses masks.
+        before: what the layer had before the sweep.
     """
 
     network: Network
@@ -74,6 +88,7 @@ class LayerProblem:
     generator: torch.Generator
     budget: Budget = field(default_factory=Budget)
     pattern: Pattern | None = None
+    before: Before = field(default_factory=Before)
     _equations: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -105,6 +120,11 @@ class LayerProblem:
     def masked(self) -> Tensor:
         """The dense weight with zeros where the mask is False."""
         return torch.where(self.mask, self.weight, 0.0)
+
+    @property
+    def current(self) -> Tensor:
+        """The weight that chooses a mask: after the stage before, or the dense one in the first."""
+        return self.weight if self.before.weight is None else self.before.weight
 
     @property
     def images(self) -> int:

@@ -52,11 +52,15 @@ class Snows(LayerMethod):
         """Tell whether the start is the solution already: least squares at K = 0."""
         return segment.k == 0 and self.recipe.warm_start
 
+    def gram_images(self, mask: Tensor, positions: float, count: int) -> int | None:
+        """Return what is enough beside a K-step loss; least squares alone reads all images."""
+        return None if self.k == 0 else enough_for(self.recipe, mask, positions, count).gram
+
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Re-fit one layer on its mask; where numbers overflow, its masked dense weights stay, with a warning."""
         weight, statistics = self._solve(problem)
         if not (bool(torch.isfinite(weight).all()) and math.isfinite(statistics.loss_end)):
-            warnings.warn(f"layer '{problem.name}': {NOT_FINITE}", stacklevel=7)
+            warnings.warn(f"layer '{problem.name}': {NOT_FINITE}", stacklevel=9)
             weight = problem.masked
             statistics = replace(statistics, loss_end=statistics.loss_masked, newton_steps=0, stop=NOT_FINITE)
         return LayerSolution(weight, problem.mask, statistics)
@@ -79,6 +83,8 @@ class Snows(LayerMethod):
         segment, *trials = choose_segment(problem.segments, loss_of, start, recipe.newton, preconditioner)
         objective = loss_of(segment)
         objective.products, objective.image_products = trials
+        if problem.before.weight is not None:
+            start = _better(objective, start, torch.where(problem.mask, problem.before.weight, 0.0))
         # Where the solve starts elsewhere this is a figure for the report alone: one batch tells it.
         loss_masked = objective.value(masked, None if start is masked or layerwise else 1)
         if layerwise and recipe.warm_start:
@@ -132,3 +138,8 @@ class Snows(LayerMethod):
         end = objective.value(weight)
         k = objective.segment.k
         return weight, LayerStatistics(k, loss_masked, loss_masked, end, steps, products, image_products, stop)
+
+
+def _better(objective: ReconstructionLoss, one: Tensor, other: Tensor) -> Tensor:
+    """Return the weight of the lower loss, judged on one batch."""
+    return one if objective.value(one, 1) <= objective.value(other, 1) else other

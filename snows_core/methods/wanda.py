@@ -42,4 +42,4 @@ def wanda_scores(problem: LayerProblem) -> Tensor:
     gram, _ = problem.normal_equations()
     norms = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()  # (groups, d)
     rows = norms.repeat_interleave(len(problem.weight) // len(norms), 0)  # (out, d)
-    return problem.weight.abs() * rows.view_as(problem.weight)
+    return problem.current.abs() * rows.view_as(problem.weight)

@@ -1,6 +1,7 @@
 """What a user may choose: the settings of a run, the two recipes, and how functions show them."""
 
-from snows_core.settings.prune_settings import LEAST_BYTES, K, PruneSettings, read_k, read_max_memory
+from snows_core.settings.effort import EFFORTS, Effort, get_effort
+from snows_core.settings.prune_settings import JointSolver, K, PruneSettings, read_k
 from snows_core.settings.recipe import (
     CHOICES,
     RECIPES,
@@ -13,14 +14,28 @@ from snows_core.settings.recipe import (
     get_recipe,
 )
 from snows_core.settings.signature import arguments_of, settings_of, takes_settings
-from snows_core.settings.types import Augment, LayerChoice, OneChoice, Saliency, SparsityPattern
+from snows_core.settings.types import (
+    ALLOCATIONS,
+    Augment,
+    LayerChoice,
+    OneChoice,
+    Saliency,
+    Sparsities,
+    SparsityPattern,
+    Stages,
+)
+from snows_core.settings.values import LEAST_BYTES, read_max_memory
 
 __all__ = [
+    "ALLOCATIONS",
     "CHOICES",
+    "EFFORTS",
     "LEAST_BYTES",
     "RECIPES",
     "Augment",
     "Curvature",
+    "Effort",
+    "JointSolver",
     "K",
     "LayerChoice",
     "NewtonOptions",
@@ -29,10 +44,13 @@ __all__ = [
     "PruneSettings",
     "Recipe",
     "Saliency",
+    "Sparsities",
     "SparsityPattern",
+    "Stages",
     "TapRule",
     "arguments_of",
     "changeable",
+    "get_effort",
     "get_recipe",
     "read_k",
     "read_max_memory",

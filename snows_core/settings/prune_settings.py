@@ -6,13 +6,23 @@ options of them, and manifests record them. Nothing here needs PyTorch, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from snows_core.errors import integer, invalid_argument, plain, switch
+from snows_core.errors import closest, integer, invalid_argument, switch
+from snows_core.settings.effort import get_effort
 from snows_core.settings.recipe import Recipe, get_recipe
-from snows_core.settings.types import Augment, LayerChoice, Saliency, SparsityPattern
+from snows_core.settings.types import (
+    ALLOCATIONS,
+    Augment,
+    LayerChoice,
+    Saliency,
+    Sparsities,
+    SparsityPattern,
+    Stages,
+)
+from snows_core.settings.values import read_max_memory, read_stages, recorded, recorded_stage, repeatable
 
 if TYPE_CHECKING:  # types of arguments, which only PyTorch can check
     import torch
@@ -22,8 +32,8 @@ if TYPE_CHECKING:  # types of arguments, which only PyTorch can check
 K = int | Literal["auto"]
 """How many operations behind a layer its loss sees; "auto" chooses for each layer."""
 
-LEAST_BYTES = 1e6
-"""Fewer bytes are no memory bound that anybody means."""
+JointSolver = Literal["natural", "newton", "adam"]
+"""What takes the steps of joint refinement."""
 
 
 def _meaning(everywhere: str, python: str = "") -> dict[str, str]:
@@ -45,12 +55,20 @@ class PruneSettings:
     5
     """
 
-    pattern: SparsityPattern | str | float = field(
+    pattern: SparsityPattern | Sparsities | str | float = field(
         default="2:4",
         metadata=_meaning(
             "N:M as 2:4, a share of zeros in each layer as 0.8, or with one threshold for all layers as global:0.8;"
-            " global:0.8:0.95 leaves at least 5 % in every layer.",
-            'Also ``NM(2, 4)`` and ``Unstructured(0.8, "global", cap=0.95)``.',
+            " global:0.8:0.95 leaves at least 5 % in every layer; layer1.*=0.5,layer2.conv1=0.9 says it by layer.",
+            'Also ``NM(2, 4)``, ``Unstructured(0.8, "global", cap=0.95)`` and a mapping, ``{"layer1.*": 0.5}``.',
+        ),
+    )
+    allocation: str | None = field(
+        default=None,
+        metadata=_meaning(
+            "How the zeros of an overall sparsity are shared out among layers: uniform, erk, lamp, or measured, which"
+            " tries several on the calibration images.",
+            "Default: as the pattern's scope says (:mod:`snows_core.masks.allocation`).",
         ),
     )
     k: K = field(
@@ -77,9 +95,38 @@ class PruneSettings:
     saliency: str | Saliency = field(
         default="magnitude",
         metadata=_meaning(
-            "How weights are scored; the lowest scores are pruned.",
-            '"magnitude", or a function of (name, weight).',
+            "How weights are scored; the lowest scores are pruned: magnitude, or from the images curvature, obs or"
+            " fisher, or one of the first two and fisher as obs+fisher.",
+            "Also a function of (name, weight). Formulas: :mod:`snows_core.methods.scoring`,"
+            " :mod:`snows_core.loss.fisher`.",
         ),
+    )
+    effort: str = field(
+        default="standard",
+        metadata=_meaning(
+            "quick, standard or best: how many stages and steps of joint refinement; single options override it.",
+            'It concerns SNOWS itself: other methods and the recipe "paper" take one sweep (:func:`.get_effort`).',
+        ),
+    )
+    stages: Stages | None = field(
+        default=None,
+        metadata=_meaning(
+            "Stages that lead to the pattern: a number, or all of them as 3:4,2:4,1:4. Between two, the kept weights"
+            " are re-fitted, and the re-fitted weights choose the next mask.",
+            "A number divides the way geometrically (:mod:`snows_core.masks.schedule`); a list ends with the pattern."
+            " None leaves it to ``effort``, as for the next two.",
+        ),
+    )
+    sweep_images: int | None = field(
+        default=None,
+        metadata=_meaning(
+            "Use at most this many of the calibration images in the sweeps; joint refinement takes all of them.",
+            "None leaves it to ``effort``.",
+        ),
+    )
+    stage_k: int | None = field(
+        default=None,
+        metadata=_meaning("K of the re-fit between two stages; 0 is least squares and cheap."),
     )
     mask: str = field(default="magnitude", metadata=_meaning("Method that chooses the masks."))
     update: str = field(default="snows", metadata=_meaning("Method that re-fits the kept weights of a layer."))
@@ -119,11 +166,25 @@ class PruneSettings:
             " needed, with the same result.",
         ),
     )
-    refine: int = field(
-        default=0,
+    refine: int | None = field(
+        default=None,
         metadata=_meaning(
-            "Steps of joint refinement after the sweep; pays at high unstructured sparsity.",
+            "Steps of joint refinement after the sweep; pays most at high sparsity.",
             "It also changes scales and shifts of normalisation layers (:mod:`snows_core.sweep.refine`); 0 for none.",
+        ),
+    )
+    refine_solver: JointSolver = field(
+        default="natural",
+        metadata=_meaning(
+            "Solver of joint refinement: natural (gradients preconditioned by row factors), newton, or adam.",
+            "A step of newton costs as much as some ten of the others; see :mod:`snows_core.sweep.refine`.",
+        ),
+    )
+    moving_masks: bool = field(
+        default=False,
+        metadata=_meaning(
+            "Let the masks change during refinement, within the same pattern.",
+            "For masks made by ``pattern``; see :mod:`snows_core.sweep.moving_masks`.",
         ),
     )
     augment: Augment | None = field(
@@ -145,16 +206,38 @@ class PruneSettings:
         """Refuse what cannot be meant, and keep the rest in one form."""
         self._keep("k", read_k(self.k))
         self._keep("recipe", get_recipe(self.recipe))
+        get_effort(self.effort)
+        if self.allocation is not None and self.allocation not in ALLOCATIONS:
+            expected, fix = f"one of {list(ALLOCATIONS)}, or None", closest(str(self.allocation), ALLOCATIONS)
+            raise invalid_argument("allocation", repr(self.allocation), expected, fix)
+        if self.stages is not None:
+            self._keep("stages", read_stages(self.stages))
+        if self.sweep_images is not None:
+            self._keep("sweep_images", integer("sweep_images", self.sweep_images, 1, "a number of images"))
+        if self.stage_k is not None:
+            self._keep("stage_k", integer("stage_k", self.stage_k, 0))
         for name in ("mask", "update"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise invalid_argument(name, repr(value), "the name of a method")
         for name in ("layers", "exclude", "leaf_modules"):
-            self._keep(name, _repeatable(getattr(self, name)))
+            self._keep(name, repeatable(getattr(self, name)))
         if self.max_images is not None:
             self._keep("max_images", integer("max_images", self.max_images, 1, otherwise=" or None"))
         self._keep("max_memory", read_max_memory(self.max_memory))
-        self._keep("refine", integer("refine", self.refine, 0, "a number of steps"))
+        if self.refine is not None:
+            self._keep("refine", integer("refine", self.refine, 0, "a number of steps"))
+        if self.refine_solver not in get_args(JointSolver):
+            known = get_args(JointSolver)
+            fix = closest(str(self.refine_solver), known)
+            raise invalid_argument("refine_solver", repr(self.refine_solver), f"one of {known}", fix)
+        self._keep("moving_masks", switch("moving_masks", self.moving_masks))
+        if self.moving_masks and self.refine_solver == "newton":
+            expected = "refine_solver 'natural' or 'adam'"
+            raise invalid_argument("moving_masks", "True beside refine_solver='newton'", expected)
+        if self.moving_masks and self.masks is not None:
+            fix = "Masks that were given stay as they are."
+            raise invalid_argument("moving_masks", "True beside masks", "masks made by a pattern", fix)
         if self.augment is not None and not callable(self.augment):
             raise invalid_argument("augment", type(self.augment).__name__, "a function of (images, generator)")
         self._keep("seed", integer("seed", self.seed))
@@ -174,10 +257,11 @@ class PruneSettings:
             "pattern": "given masks" if given else str(self.pattern),
             "masks": "given" if given else None,
             "recipe": asdict(get_recipe(self.recipe)),
+            "stages": [recorded_stage(stage) for stage in self.stages]
+            if isinstance(self.stages, tuple)
+            else self.stages,
         }
-        return {
-            f.name: special[f.name] if f.name in special else _recorded(getattr(self, f.name)) for f in fields(self)
-        }
+        return {f.name: special[f.name] if f.name in special else recorded(getattr(self, f.name)) for f in fields(self)}
 
 
 def read_k(k: K | None) -> K:
@@ -198,49 +282,3 @@ def read_k(k: K | None) -> K:
     if k is None:
         return PruneSettings.k
     return "auto" if k == "auto" else integer("k", k, otherwise=', or "auto". k=0 is layer-wise least squares')
-
-
-def read_max_memory(max_memory: float | None) -> float | None:
-    """Check a bound of memory.
-
-    Args:
-        max_memory: bytes, a fraction below 1 of what is free, or None, which leaves it to the device.
-
-    Returns:
-        Bytes, or a fraction below 1, or None.
-
-    Raises:
-        SnowsError: when it is neither a fraction below 1 nor a number of bytes that can be meant.
-
-    >>> read_max_memory(2e9)
-    2000000000.0
-    """
-    if max_memory is None:
-        return None
-    bound = plain(max_memory)
-    meant = isinstance(bound, int | float) and not isinstance(bound, bool)
-    if not meant or not (0 < bound < 1 or LEAST_BYTES <= bound < float("inf")):
-        raise invalid_argument(
-            "max_memory",
-            repr(max_memory),
-            "bytes (for instance 2e9), or a fraction of the free memory below 1",
-            "Bytes below 1e6 cannot be meant.",
-        )
-    return float(bound)
-
-
-def _repeatable(choice: Any) -> Any:
-    """Return a choice that can be read twice: what an iterator yields is kept; texts, classes and functions stay."""
-    if isinstance(choice, str) or callable(choice) or not isinstance(choice, Iterable):
-        return choice
-    return tuple(choice)
-
-
-def _recorded(value: Any) -> Any:
-    """Return a value that JSON can hold: functions and classes by name, modules by class."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple):
-        return [_recorded(one) for one in value]
-    named: Callable[..., Any] | type = value if hasattr(value, "__qualname__") else type(value)
-    return str(value) if type(value).__module__ == "torch" else named.__qualname__  # a device says which

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:  # nothing here needs PyTorch to run
@@ -31,3 +31,12 @@ LayerChoice: TypeAlias = "OneChoice | Iterable[OneChoice] | Callable[[str, nn.Mo
 
 Augment: TypeAlias = "Callable[[Tensor, torch.Generator], Tensor]"
 """A function of (images, generator) that changes a batch of images at random."""
+
+Sparsities: TypeAlias = "Mapping[str, float]"
+"""Layer name, or glob of such, to a share of zeros."""
+
+ALLOCATIONS = ("uniform", "erk", "lamp", "measured")
+"""How an overall sparsity may be shared out among layers."""
+
+Stages: TypeAlias = "int | Sequence[SparsityPattern | Sparsities | str | float]"
+"""How many stages lead to a pattern, or the patterns of all of them."""

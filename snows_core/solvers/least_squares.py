@@ -21,6 +21,28 @@ from torch import Tensor
 from snows_core.solvers.row_factors import RowFactors
 
 
+def grouped_product(matrix: Tensor, rows: Tensor) -> Tensor:
+    """Multiply the rows (out, d) of each group by the group's matrix (groups, d, d)."""
+    grouped = rows.view(matrix.shape[0], -1, rows.shape[1])  # (groups, out / groups, d)
+    return (grouped @ matrix.transpose(1, 2)).reshape(rows.shape)
+
+
+def residual(factors: RowFactors, weight: Tensor, dense: Tensor, response: Tensor | None = None) -> Tensor:
+    """Return ``X y0' + damping w0 - (A + damping I) w`` of every row: half the negative gradient of the K = 0 problem.
+
+    Args:
+        factors: row factors; their Gram matrix and damping count.
+        weight: (out, d) where.
+        dense: (out, d) dense weight rows w0.
+        response: (out, d) rows ``X y0'``; default: dense inputs equal inputs.
+
+    Returns:
+        (out, d), not zero off the mask.
+    """
+    response = grouped_product(factors.gram, dense) if response is None else response
+    return response - grouped_product(factors.gram, weight) + factors.damping * (dense - weight)
+
+
 def masked_least_squares(
     factors: RowFactors,
     dense: Tensor,
@@ -46,23 +68,18 @@ def masked_least_squares(
         (out, d) rows, zero off the mask.
     """
     mask, damping = factors.mask, factors.damping
-
-    def times(matrix: Tensor, rows: Tensor) -> Tensor:
-        grouped = rows.view(matrix.shape[0], -1, rows.shape[1])  # (groups, out / groups, d)
-        return (grouped @ matrix.transpose(1, 2)).reshape(rows.shape)
-
     if response is None:
-        response = times(factors.gram if cross is None else cross, dense)
+        response = grouped_product(factors.gram if cross is None else cross, dense)
     rhs = torch.where(mask, response + damping * dense, 0.0)  # (out, d), as all that follows
     x = factors.solve(rhs)
-    residual = rhs - torch.where(mask, times(factors.gram, x) + damping * x, 0.0)
+    residual = rhs - torch.where(mask, grouped_product(factors.gram, x) + damping * x, 0.0)
     target = tolerance * float(rhs.norm())
     z = factors.solve(residual)
     p, rz = z, (residual * z).sum(1, keepdim=True)  # (out, 1): one number a row
     for _ in range(iterations):
         if float(residual.norm()) <= target:
             break
-        product = torch.where(mask, times(factors.gram, p) + damping * p, 0.0)
+        product = torch.where(mask, grouped_product(factors.gram, p) + damping * p, 0.0)
         curvature = (p * product).sum(1, keepdim=True)
         alpha = torch.where(curvature > 0, rz / curvature, 0.0)
         x, residual = x + alpha * p, residual - alpha * product

@@ -6,7 +6,7 @@ Every output row has its own support, hence its own factor (the mask has to be i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -120,11 +120,18 @@ class RowFactors:
         lower: Tensor = factor.to(self.gram.dtype)
         return lower
 
+    def read(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the rows of a batch (rows,), their kept inputs in one block (rows, width), and their factors.
+
+        A row that keeps fewer inputs than ``width`` is filled up with others, which its factor decouples.
+        """
+        for rows, support, kept in self.parts:
+            yield rows, support, kept if isinstance(kept, Tensor) else kept.load(self.gram.device)
+
     def solve(self, rhs: Tensor) -> Tensor:
         """Apply the inverse of the (block-diagonal) row-wise matrices to ``rhs`` (out, d); zero off the mask."""
         result = torch.zeros_like(rhs)
-        for rows, support, kept in self.parts:
-            factor = kept if isinstance(kept, Tensor) else kept.load(rhs.device)
+        for rows, support, factor in self.read():
             part = rhs[rows[:, None], support].to(factor.dtype)  # (rows, width)
             # Two triangular solves: on a CPU three times as fast as torch.cholesky_solve on a batch.
             half = torch.linalg.solve_triangular(factor, part.unsqueeze(-1), upper=False)

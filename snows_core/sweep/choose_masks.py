@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -46,6 +46,32 @@ def choose_masks(
     masks = _without_revival(masks_for(fitting, pattern, saliency, seed) if fitting else {}, fitting)
     reasons |= dict.fromkeys(fitting.keys() - masks, (Reason.ZERO_KEPT, ""))
     return _checked(selection.without(reasons), pattern), masks
+
+
+def stage_masks(
+    network: Network,
+    layers: Sequence[PrunableLayer],
+    pattern: Pattern,
+    saliency: str | Saliency,
+    seed: int,
+    weights: Mapping[str, Tensor],
+) -> Masks:
+    """Make the masks of one stage from the weights after the stage before.
+
+    Args:
+        network: the traced model.
+        layers: those of :func:`choose_masks` for the last stage.
+        pattern: of this stage.
+        saliency: see :func:`snows_core.masks.patterns.masks_for`.
+        seed: decides between equal scores.
+        weights: layer name to weight; a layer that is not there has its dense one.
+
+    Returns:
+        The masks by layer name. What is zero in the dense network stays zero.
+    """
+    dense = {entry.name: network.weight(entry.layer) for entry in layers}
+    masks = masks_for({name: weights.get(name, weight) for name, weight in dense.items()}, pattern, saliency, seed)
+    return {name: mask & (dense[name] != 0) for name, mask in masks.items()}
 
 
 def read_masks(

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from snows_core.activations.cache import ActivationCache
+from snows_core.activations.gram_matrices import normal_equations
 from snows_core.devices import batch_bytes, factor_bytes, free_memory
 from snows_core.loss.graph_bytes import saved_bytes
 from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
+from snows_core.network.geometry import geometry_of
 from snows_core.network.graph import Network, Segment
 from snows_core.settings import read_max_memory
 
@@ -32,6 +34,7 @@ class Probe:
     Attributes:
         graph: bytes of the retained graph that curvature products run through.
         live: bytes of the values that rest in the two caches (cut and targets).
+        dense: bytes of the layer's own dense values, its input and targets.
         linearise: seconds for loss and gradient with that graph; 0 when not timed.
         product: seconds for one curvature product; 0 when not timed.
         positions: output positions of the layer for an image.
@@ -42,6 +45,8 @@ class Probe:
     linearise: float
     product: float
     positions: float = 1.0
+    dense: float = 0.0
+    gram: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -135,11 +140,24 @@ def probe_layers(
         live = _live_bytes(cache, targets)
         try:
             measured = _probe(objective, network.weight(segment.layer), len(example), live, repeats)
-            found[name] = replace(measured, positions=targets[0][0].numel() / len(masks[name]))
+            x = cache.read(segment.layer.node.all_input_nodes[0], 0)
+            found[name] = replace(
+                measured,
+                positions=targets[0][0].numel() / len(masks[name]),
+                dense=sum(t.numel() * t.element_size() for t in (x, *targets)) / len(example),
+                gram=_gram_seconds(network, segment, x, repeats) if repeats else 0.0,
+            )
         except (RuntimeError, NotImplementedError) as error:
             if isinstance(error, torch.OutOfMemoryError) or segment.k == 0:
                 raise
     return found
+
+
+def _gram_seconds(network: Network, segment: Segment, x: Tensor, repeats: int) -> float:
+    """Return the seconds that an image's part of a layer's normal equations takes."""
+    weight = network.weight(segment.layer)
+    geometry, y0 = geometry_of(segment.layer.node, weight), network.apply(segment.layer, x)
+    return shortest(lambda: normal_equations([(x, y0)], geometry, len(weight)), repeats, x.device) / len(x)
 
 
 def _live_bytes(cache: ActivationCache, targets: list[Tensor]) -> float:
@@ -201,7 +219,7 @@ def plan_memory(
         warnings.warn(
             f"max_memory: {bytes_ / 1e6:.0f} MB are less than the {2 * graph * batch / 1e6:.0f} MB that one batch of "
             f"{batch} images takes here; it is taken all the same, everything else rests on disk",
-            stacklevel=4,
+            stacklevel=6,
         )
     storage, pin = None, True
     if live > 0.5 * bytes_:

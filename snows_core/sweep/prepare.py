@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,14 +11,24 @@ from torch import Tensor, nn
 
 from snows_core.activations.calibration import first_images
 from snows_core.errors import closest, invalid_argument
-from snows_core.masks.patterns import Masks, Unstructured, parse_pattern
-from snows_core.methods import METHODS
+from snows_core.masks.patterns import Masks, Pattern, Unstructured, masks_for, parse_pattern
+from snows_core.masks.saliency import check_name
+from snows_core.masks.schedule import most_stages, schedule
+from snows_core.methods import METHODS, BetweenStages
+from snows_core.methods.base import LayerMethod
 from snows_core.network.copies import unwrap
 from snows_core.network.graph import Network
-from snows_core.settings import PruneSettings, get_recipe, settings_of
+from snows_core.settings import PruneSettings, Recipe, get_effort, get_recipe, settings_of
 from snows_core.sweep.choose_masks import choose_masks, read_masks
+from snows_core.sweep.image_scores import stand_in
+from snows_core.sweep.layer_budgets import allocation_record, budgeted, check_allocation
 from snows_core.sweep.select import LayerSelection, PrunableLayer, select_layers
 from snows_core.sweep.sweep import LayerSteps
+
+LEAST_SQUARES = ("snows", "layerwise")  # updates that are least squares at K = 0
+# Curvature products of the one Newton step that a layer takes between two stages: what these weights are for is the
+# choice of a mask, which more products hardly change (figures/steps).
+PRODUCTS_BETWEEN = 4
 
 
 @dataclass(frozen=True)
@@ -29,13 +39,18 @@ class Prepared:
         model: the caller's network without wrappers.
         network: its traced copy, in single or double precision, on the device of the model.
         selection: every layer, with the reason where it stays dense.
-        masks: the masks of the others by name.
+        masks: the masks of the others by name, for the last stage as the dense weights choose them (by magnitude where
+            the saliency looks at images).
+        schedule: the patterns of all stages.
+        allocation: what the manifest says of how an overall sparsity was shared out; None where its scope said so.
     """
 
     model: nn.Module
     network: Network
     selection: LayerSelection
     masks: Masks
+    schedule: tuple[Pattern, ...]
+    allocation: Mapping[str, Any] | None = None
 
     @property
     def layers(self) -> list[PrunableLayer]:
@@ -47,6 +62,17 @@ class Prepared:
         self.network.module.to(device)
         return {name: mask.to(device) for name, mask in self.masks.items()}
 
+    def remask(self, settings: PruneSettings) -> Callable[[dict[str, Tensor]], Masks]:
+        """Return what chooses masks of the same pattern from other scores; weights that came as zeros stay zero."""
+        pattern = self.schedule[-1]
+        given = {entry.name: self.network.weight(entry.layer) != 0 for entry in self.layers}
+
+        def masks(scores: dict[str, Tensor]) -> Masks:
+            chosen = masks_for(scores, pattern, lambda _, score: score, settings.seed)
+            return {name: mask & given[name].to(mask.device) for name, mask in chosen.items()}
+
+        return masks
+
 
 def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSettings:
     """Read what a function was given, the pattern and the names of methods included.
@@ -56,15 +82,37 @@ def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSe
         **options: see :func:`snows_core.settings.settings_of`.
 
     Returns:
-        The settings, with the pattern itself instead of its text.
+        The settings, with the pattern itself instead of its text, and what their effort stands for.
 
     Raises:
         SnowsError: on an unknown option or method, or a value that cannot be meant.
     """
     settings = settings_of(function, **options)
-    settings = replace(settings, pattern=parse_pattern(settings.pattern))
+    settings = with_effort(replace(settings, pattern=parse_pattern(settings.pattern)))
     layer_steps(settings)  # refuses names that no method has, before any work
+    check_allocation(settings)
+    check_name(settings.saliency)
+    stages_of(settings)
     return settings
+
+
+def with_effort(settings: PruneSettings) -> PruneSettings:
+    """Return settings in which what was left to the effort is chosen.
+
+    Other methods, and the published procedure, are one sweep: with stages they would be something else. Masks that are
+    given stay as they are.
+    """
+    own = settings.update == "snows" and get_recipe(settings.recipe).name != "paper"
+    effort = get_effort(settings.effort if own else "quick")
+    magnitude = settings.mask == "magnitude" and settings.masks is None
+    stages = most_stages(parse_pattern(settings.pattern), effort.stages) if magnitude else 1
+    return replace(
+        settings,
+        stages=stages if settings.stages is None else settings.stages,
+        sweep_images=effort.sweep_images if settings.sweep_images is None else settings.sweep_images,
+        stage_k=effort.stage_k if settings.stage_k is None else settings.stage_k,
+        refine=effort.refine if settings.refine is None else settings.refine,
+    )
 
 
 def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> Prepared:
@@ -93,11 +141,27 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
     network = Network(model, settings.leaf_modules, example=example)
     given, pattern = settings.masks, parse_pattern(settings.pattern)
     selection = select_layers(network, model, example, settings.layers, settings.exclude, keep_ends=given is None)
-    if given is None:
-        selection, masks = choose_masks(network, selection, pattern, settings.saliency, settings.seed)
-    else:
+    stages = stages_of(settings)
+    if given is not None:
         selection, masks = read_masks(network, selection, pattern, given)
-    return Prepared(model, network, selection, masks)
+        return Prepared(model, network, selection, masks, stages)
+    selection, stages = budgeted(network, selection, stages, settings.allocation)
+    # Scores that look at images come with the sweep: until then magnitudes stand for them, in counts and checks.
+    selection, masks = choose_masks(network, selection, stages[-1], stand_in(settings), settings.seed)
+    return Prepared(model, network, selection, masks, stages, allocation_record(settings.allocation, stages[-1]))
+
+
+def stages_of(settings: PruneSettings) -> tuple[Pattern, ...]:
+    """Return the patterns of all stages.
+
+    Raises:
+        SnowsError: on stages that do not lead to the pattern, or beside given masks.
+    """
+    pattern = parse_pattern(settings.pattern)
+    if settings.masks is not None and settings.stages not in (None, 1):
+        fix = "Masks that are given are the same in every stage: leave stages out."
+        raise invalid_argument("stages", f"{settings.stages!r} with masks=", "one stage beside given masks", fix)
+    return schedule(pattern, settings.stages or 1)
 
 
 def layer_steps(settings: PruneSettings) -> LayerSteps:
@@ -120,15 +184,29 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
     if update not in updates:
         raise invalid_argument("update", repr(update), f"one of {updates}", closest(update, updates))
     fitted = METHODS[update](recipe, k)
+    between = _between(update, recipe, settings.stage_k or 0)
     if mask == "magnitude":
-        return LayerSteps(fitted)
+        return LayerSteps(fitted, between=between)
     if mask not in choosers:
         known = ["magnitude", *choosers]
         raise invalid_argument("mask", repr(mask), f"one of {known}", closest(mask, known))
-    if settings.masks is not None:
+    improves = METHODS[mask].improves_masks
+    if settings.masks is not None and not improves:
         raise invalid_argument("mask", repr(mask), "no masks= beside it", "Masks are either given or chosen.")
     pattern = parse_pattern(settings.pattern)
-    if isinstance(pattern, Unstructured) and pattern.scope == "global":
+    of_one_layer = improves or settings.allocation is not None
+    if isinstance(pattern, Unstructured) and pattern.scope == "global" and not of_one_layer:
         fix = f"For instance pattern={pattern.sparsity:g}: the same share in every layer."
         raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", "a pattern of one layer", fix)
-    return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), pattern)
+    return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), pattern, between)
+
+
+def _between(update: str, recipe: Recipe, k: int) -> LayerMethod:
+    """Return the method that re-fits weights between two stages."""
+    if k == 0 and update in LEAST_SQUARES:
+        return BetweenStages(recipe, 0)
+    if not recipe.mini_batches:
+        newton = recipe.newton
+        products = min(newton.cg_iterations, PRODUCTS_BETWEEN)
+        recipe = replace(recipe, newton=replace(newton, steps=min(newton.steps, 1), cg_iterations=products))
+    return METHODS[update](recipe, k)

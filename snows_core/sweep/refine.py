@@ -1,17 +1,22 @@
 """Joint refinement: all kept weights together, on the dense network's residual stream and logits, without labels.
 
 The sweep is greedy: each layer is solved once, for the layers before it as they are. At high sparsity what it leaves is
-repaired by a short first-order descent on one loss over the whole network (:mod:`snows_core.loss.joint`). Zeros stay.
-The free parameters are the kept weights and the scales and shifts of normalisation layers.
+repaired by a short descent on one loss over the whole network (:mod:`snows_core.loss.joint`). Zeros stay. The free
+parameters are the kept weights, all biases, and the scales and shifts of normalisation layers, which cost no sparsity.
+Three solvers take the steps, behind one interface: :mod:`snows_core.sweep.refine_natural` (the default),
+:mod:`snows_core.sweep.refine_newton` and :mod:`snows_core.sweep.refine_adam`.
 """
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 from snows_core.loss.joint import JointLoss
@@ -19,28 +24,19 @@ from snows_core.masks.patterns import Masks
 from snows_core.network.graph import Network
 from snows_core.network.nodes import module_of
 from snows_core.network.operations import Kind, is_batch_norm
-from snows_core.settings import Augment
+from snows_core.sweep.joint_problem import Effort, JointOptions, JointProblem, Remask, Solver, State
+from snows_core.sweep.refine_adam import adam_steps
+from snows_core.sweep.refine_natural import natural_steps
+from snows_core.sweep.refine_newton import newton_steps
 
+__all__ = ["JointOptions", "Refinement", "check_refinable", "flip_and_shift", "refine"]
 
-@dataclass(frozen=True)
-class JointOptions:
-    """Settings of joint refinement.
+SOLVERS: dict[str, Solver] = {"natural": natural_steps, "newton": newton_steps, "adam": adam_steps}
+"""Name to what takes the steps."""
 
-    Attributes:
-        steps: optimiser steps.
-        rate: largest learning rate.
-        batch_size: images a step.
-        augment: changes each batch at random, for instance :func:`flip_and_shift`; dense targets follow it.
-        seed: of batches and augmentation.
-        progress: show a progress bar.
-    """
-
-    steps: int
-    rate: float = 1e-3
-    batch_size: int = 64
-    augment: Augment | None = None
-    seed: int = 0
-    progress: bool = True
+FEW = 64  # images, of which none is held back
+LOOK = 10  # steps between two looks at the loss, at least
+LOOKS_SHARE = 0.1  # of the cost of the steps, at most, is spent on looks
 
 
 @dataclass(frozen=True)
@@ -49,13 +45,22 @@ class Refinement:
 
     Attributes:
         state: parameter name to new value, for every free parameter.
-        loss: normalised loss on the calibration images before, and after (lower is better; the better one is kept).
-        steps: optimiser steps taken; fewer than asked for after Ctrl-C.
+        loss: normalised loss before, and after (lower is better; the better one is kept), on the images held back, or
+            on all where none is.
+        steps: optimiser steps taken; fewer than asked for after Ctrl-C or an early stop.
+        masks: layer name to mask; those handed in unless masks moved.
+        held_back: how many images no step saw.
+        early: whether it ended for want of a better loss.
+        effort: what it cost.
     """
 
-    state: dict[str, Tensor] = field(repr=False)
+    state: State = field(repr=False)
     loss: tuple[float, float]
     steps: int
+    masks: Masks = field(repr=False)
+    held_back: int = 0
+    early: bool = False
+    effort: Effort = field(default_factory=Effort)
 
 
 def flip_and_shift(images: Tensor, generator: torch.Generator, shift: int = 4) -> Tensor:
@@ -79,17 +84,79 @@ def flip_and_shift(images: Tensor, generator: torch.Generator, shift: int = 4) -
 
 
 def _free_names(network: Network, weight_names: set[str]) -> list[str]:
-    """Return the pruned weights and the scales and shifts of normalisations, modules and functions alike."""
-    norms: list[str] = []
+    """Return the pruned weights, all biases, and scales and shifts of normalisations, modules and functions alike."""
+    found: list[str] = []
     for node in network.nodes:
-        if not (is_batch_norm(node) or network.kinds.get(node) is Kind.NORMALISATION):
+        norm = is_batch_norm(node) or network.kinds.get(node) is Kind.NORMALISATION
+        if not norm and network.kinds.get(node) not in (Kind.CONVOLUTION, Kind.LINEAR):
             continue
         module = module_of(node)
         if module is not None:
-            norms += [f"{node.target}.{name}" for name, _ in module.named_parameters(recurse=False)]
-        read = [source for source in node.all_input_nodes if source.op == "get_attr"]
-        norms += [str(source.target) for source in read if isinstance(network.constant(source), nn.Parameter)]
-    return list(dict.fromkeys([*sorted(weight_names), *norms]))
+            own = [name for name, _ in module.named_parameters(recurse=False)]
+            found += [f"{node.target}.{name}" for name in own if norm or name == "bias"]
+            continue
+        read = node.all_input_nodes if norm else [node.kwargs.get("bias"), *node.args[2:3]]
+        read = [source for source in read if isinstance(source, fx.Node) and source.op == "get_attr"]
+        found += [str(source.target) for source in read if isinstance(network.constant(source), nn.Parameter)]
+    return list(dict.fromkeys([*sorted(weight_names), *found]))
+
+
+class _Watch:
+    """Keeps the best parameters seen, by their loss on images that no step sees.
+
+    Args:
+        problem: what is solved.
+        images: on which the loss is taken.
+    """
+
+    def __init__(self, problem: JointProblem, images: Tensor) -> None:
+        self.problem, self.images = problem, images
+        self.best, self.kept = problem.start, dict(problem.kept)
+        self.first = self.least = problem.loss.value(images, problem.start)
+        self.vain = 0
+        # A step is about three passes over its images, and one of the dense network; a look is two passes.
+        passes = 2 * len(images) / (4 * min(problem.options.batch_size, len(problem.images)))
+        self.interval = max(LOOK, math.ceil(passes / LOOKS_SHARE))
+
+    def look(self, state: State) -> float:
+        """Take the loss of a state, and keep the state where that is the least so far."""
+        state = self.problem.masked(state)
+        loss = self.problem.loss.value(self.images, state)
+        self.vain += 1
+        if loss < self.least:
+            self.best, self.least, self.kept, self.vain = state, loss, dict(self.problem.kept), 0
+        return loss
+
+    @property
+    def tired(self) -> bool:
+        """Whether patience has come to its end."""
+        return self.vain >= self.problem.options.patience
+
+
+def _held_back(images: Tensor, options: JointOptions) -> tuple[Tensor, Tensor]:
+    """Return the images that steps see, and those that judge."""
+    count = round(options.held_back * len(images)) if len(images) >= FEW else 0
+    if count == 0:
+        return images, images
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed)).to(images.device)
+    return images[order[count:]], images[order[:count]]
+
+
+def check_refinable(network: Network, weight_names: Iterable[str], images: Tensor) -> None:
+    """Refuse a network that joint refinement cannot compare with its dense self, before any work.
+
+    Args:
+        network: the traced network.
+        weight_names: parameter names of the weights that will be pruned.
+        images: two or more, on the device of the network.
+
+    Raises:
+        SnowsError: where neither a residual addition, nor an activation, nor the output follows image and weights in
+            floating-point numbers.
+    """
+    free = {name: network.module.get_parameter(name) for name in _free_names(network, set(weight_names))}
+    with suppress(RuntimeError):  # what fails at the derivatives of a network is told when refinement comes to it
+        JointLoss(network, images[:2], free)
 
 
 def refine(
@@ -99,8 +166,9 @@ def refine(
     weight_names: dict[str, str],
     images: Tensor,
     options: JointOptions,
+    remask: Remask | None = None,
 ) -> Refinement:
-    """Refine a pruned network jointly by Adam with a one-cycle schedule.
+    """Refine a pruned network jointly.
 
     Args:
         network: the traced dense network.
@@ -108,11 +176,15 @@ def refine(
         masks: layer name to mask.
         weight_names: layer name to parameter name.
         images: calibration images (N, C, H, W), anywhere.
-        options: steps, rate and so on.
+        options: solver, steps, rate and so on.
+        remask: chooses masks from scores, where ``options.moving_masks``.
 
     Returns:
-        The new parameters, or the old ones where the loss on the calibration images did not fall. Ctrl-C ends it
-        early and keeps what is better.
+        The new parameters, or the old ones where the loss on the images held back did not fall. Ctrl-C ends it early
+        and keeps what is better.
+
+    Raises:
+        SnowsError: on a network that has nothing to compare: no residual addition, activation or float output.
     """
     first_weight = next(network.module.parameters())
     device, dtype = first_weight.device, first_weight.dtype
@@ -120,35 +192,35 @@ def refine(
     start = dict(model.named_parameters(remove_duplicate=False))
     names = [name for name in _free_names(network, set(kept)) if name in start]
     before = {name: start[name].detach().to(device, dtype, copy=True) for name in names}
-    state = {name: nn.Parameter(value.clone()) for name, value in before.items()}
     loss = JointLoss(network, images, before)
-    first = loss.value(images, before)
-    optimiser = torch.optim.Adam(state.values(), lr=options.rate)
-    total = max(options.steps, 4)  # the schedule needs two steps to rise and two to fall
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, options.rate, total_steps=total, pct_start=max(0.1, 2 / total)
-    )
+    seen, judges = _held_back(images, options)
+    layers = {parameter: layer for layer, parameter in weight_names.items() if layer in masks}
     generator = torch.Generator().manual_seed(options.seed)
-    taken = 0
-    try:
-        for _ in tqdm(range(options.steps), desc="refining", unit="step", disable=not options.progress):
-            chosen = torch.randperm(len(images), generator=generator)[: options.batch_size]
-            batch = images[chosen.to(images.device)].to(device)
-            batch = batch if options.augment is None else options.augment(batch, generator)
-            optimiser.zero_grad()
-            loss.backward(batch, state)
-            optimiser.step()
-            schedule.step()
-            with torch.no_grad():
-                for name, mask in kept.items():
-                    state[name].mul_(mask)
-            taken += 1
-    except KeyboardInterrupt:
-        if options.progress:
-            tqdm.write("interrupted: refinement ends here, the better weights are kept", file=sys.stderr)
-    after = {
-        name: torch.where(kept[name], value, 0.0) if name in kept else value
-        for name, value in ((name, value.detach().clone()) for name, value in state.items())
-    }
-    last = loss.value(images, after)
-    return Refinement(after if last < first else before, (first, min(first, last)), taken)
+    problem = JointProblem(loss, seen, before, kept, layers, options, remask, generator)
+    watch = _Watch(problem, judges)
+    early = _drive(problem, watch)
+    moved = {name: watch.kept[weight_names[name]] for name in masks} if options.moving_masks else masks
+    held = 0 if judges is images else len(judges)
+    return Refinement(watch.best, (watch.first, watch.least), problem.effort.steps, moved, held, early, problem.effort)
+
+
+def _drive(problem: JointProblem, watch: _Watch) -> bool:
+    """Take the steps, look at the loss now and then, and tell whether patience ended it."""
+    options = problem.options
+    state, looked = None, True
+    with tqdm(total=options.steps, desc="refining", unit="step", disable=not options.progress) as bar:
+        try:
+            for _, state in zip(range(options.steps), SOLVERS[options.solver](problem), strict=False):
+                problem.effort.steps += 1
+                looked = problem.effort.steps % watch.interval == 0
+                if looked:
+                    bar.set_postfix(loss=f"{watch.look(state):.4g}", best=f"{watch.least:.4g}", refresh=False)
+                bar.update()
+                if looked and watch.tired:
+                    return True
+        except KeyboardInterrupt:
+            if options.progress:
+                tqdm.write("interrupted: refinement ends here, the better weights are kept", file=sys.stderr)
+        if state is not None and not looked:
+            watch.look(state)
+    return False

@@ -41,6 +41,7 @@ class Reason(Enum):
     MISFIT = "{}"  # the pattern says why it does not fit
     NO_ZEROS = "no zeros in the given masks"
     ZERO = "all of its weights are zero already"
+    NO_SHARE = "no entry of the pattern names it"
     ZERO_KEPT = "the pattern would keep only weights that are zero already"
 
     @property

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
 
@@ -18,14 +19,16 @@ from tqdm.auto import tqdm
 
 from snows_core.activations.cache import ActivationCache
 from snows_core.activations.calibration import near_equal
-from snows_core.masks.patterns import Masks, Pattern
+from snows_core.masks.patterns import Masks, Pattern, PerLayer
 from snows_core.methods.base import LayerMethod, LayerSolution
-from snows_core.methods.problem import Budget, LayerProblem, LayerValues
+from snows_core.methods.problem import Before, Budget, LayerProblem, LayerValues
 from snows_core.network.graph import Network, Segment
 from snows_core.network.residual import restart
 from snows_core.solvers.row_factors import full_factor_bytes
 from snows_core.sweep.memory import MemoryPlan, Probe, memory_budget, plan_memory, probe_layers
 from snows_core.sweep.select import PrunableLayer
+
+DENSE_SHARE = 0.3  # of the memory may hold the dense network's values from one stage to the next
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,17 @@ class LayerSteps:
         update: re-fits the kept weights.
         choose: chooses the mask before that; None where masks are there already.
         pattern: the sparsity pattern, for ``choose``.
+        between: re-fits them between two stages; None for ``update``.
     """
 
     update: LayerMethod
     choose: LayerMethod | None = None
     pattern: Pattern | None = None
+    between: LayerMethod | None = None
+
+    def of_stage(self, pattern: Pattern, last: bool) -> LayerSteps:
+        """Return what is done in a stage of one ``pattern``, the ``last`` or one before it."""
+        return replace(self, update=self.update if last else self.between or self.update, pattern=pattern)
 
 
 class Sweep:
@@ -54,6 +63,7 @@ class Sweep:
         images: calibration images (N, C, H, W), on that device or in host memory; they stay where they are.
         max_memory: see :func:`snows_core.sweep.memory.memory_budget`.
         seed: of random signs and lots.
+        before: layer name to the weight that it had after the stage before.
 
     Attributes:
         solutions: what became of each layer so far.
@@ -69,11 +79,14 @@ class Sweep:
         images: Tensor,
         max_memory: float | None = None,
         seed: int = 0,
+        before: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.network, self.layers, self.masks, self.steps, self.images = network, layers, masks, steps, images
         self.needs = steps.update.needs
         self.device = next(network.module.parameters()).device
         self.seed = seed
+        self.before = before or {}
+        self._keeps_dense = False
         self.solutions: dict[str, LayerSolution] = {}
         self.interrupted = False
         self.ladders = {entry.name: steps.update.segments(network, entry.layer) for entry in layers}
@@ -85,6 +98,32 @@ class Sweep:
         choosing = any(len(segments) > 1 for segments in self.ladders.values())
         two = -(-len(images) // 2) if choosing and len(images) > 1 else len(images)
         self._open_caches(min(self.memory.batch_size, two))
+
+    def again(self, masks: Masks, before: Mapping[str, Tensor], steps: LayerSteps) -> Sweep:
+        """Return a sweep for the next stage: the same layers, segments, memory and dense values, with other masks.
+
+        Args:
+            masks: of that stage.
+            before: layer name to the weight after this stage.
+            steps: the same methods for the pattern of that stage.
+        """
+        other = copy(self)
+        other.masks, other.before, other.steps = masks, before, steps
+        other.solutions, other.interrupted = {}, False
+        other._open_caches(self.batch_size, self.dense if self._keeps_dense else None)
+        return other
+
+    def keep_dense_values(self) -> None:
+        """Keep what the dense network computes for the layers to come, where it takes a small part of the memory.
+
+        To be called before the run. A sweep made by :meth:`again` then finds those values, and does not run the dense
+        network any more.
+        """
+        bytes_ = sum(probe.dense for probe in self.probes.values()) * len(self.images)
+        self._keeps_dense = self.dense is not self.pruned and bytes_ <= DENSE_SHARE * self.memory.bytes
+        if self._keeps_dense:
+            last = len(self.network.nodes)
+            self.dense.needed_until = dict.fromkeys(self.dense.needed_until, last)
 
     def _probe(self, example: Tensor) -> None:
         """Measure each layer's longest segment; one that cannot be differentiated twice gets shorter until it can."""
@@ -99,8 +138,13 @@ class Sweep:
                 todo[name] = shorter
         self.segments = {name: segments[-1] for name, segments in self.ladders.items()}
 
-    def _open_caches(self, batch_size: int) -> None:
-        """Start both caches at the images, with the weights that are solved already."""
+    def _open_caches(self, batch_size: int, dense: ActivationCache | None = None) -> None:
+        """Start both caches at the images, with the weights that are solved already.
+
+        Args:
+            batch_size: images per batch at most.
+            dense: the dense network's cache, where one of another stage still holds what is needed.
+        """
         self.batch_size = batch_size
         group = self.needs.batch_size if self.needs.mini_batches else len(self.images)
         sizes = [near_equal(images, batch_size) for images in near_equal(len(self.images), group)]
@@ -116,8 +160,10 @@ class Sweep:
         needed = self.pruned.needed_until
         self.dense = self.pruned
         if self.needs.targets == "dense":
-            self.dense = self._cache(batches)
+            self.dense = self._cache(batches) if dense is None else dense
             needed = self.dense.needed_until
+        if dense is not None:
+            return
         for segment in self.segments.values():  # in execution order: the last layer that needs a node wins
             place = self.network.index[segment.layer.node]
             if self.dense is self.pruned:
@@ -130,14 +176,15 @@ class Sweep:
         storage = self.memory.storage or (self.device if self.images.device != self.device else None)
         return ActivationCache(self.network, batches, storage, self.memory.pin)
 
-    def run(self, progress: bool, known: Mapping[str, LayerSolution]) -> None:
+    def run(self, progress: bool, known: Mapping[str, LayerSolution], title: str = "pruning") -> None:
         """Solve every layer; Ctrl-C ends the run and keeps what is done.
 
         Args:
             progress: show a bar with layer, loss and seconds.
             known: solutions of layers that an earlier, interrupted run has reached.
+            title: of the bar.
         """
-        bar = tqdm(self.layers, desc="pruning", unit="layer", disable=not progress)
+        bar = tqdm(self.layers, desc=title, unit="layer", disable=not progress)
         try:
             for entry in bar:
                 bar.set_postfix_str(entry.name)
@@ -170,9 +217,10 @@ class Sweep:
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
-            warnings.warn(f"out of memory at '{entry.name}': batches of {self.batch_size} are halved", stacklevel=6)
+            warnings.warn(f"out of memory at '{entry.name}': batches of {self.batch_size} are halved", stacklevel=8)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+            self._keeps_dense = False
             self._open_caches(max(1, self.batch_size // 2))
 
     def _problem(self, entry: PrunableLayer) -> LayerProblem:
@@ -184,7 +232,9 @@ class Sweep:
         generator.manual_seed(self.seed * 1_000_003 + self.network.index[entry.layer.node])
         values = LayerValues(self.pruned, self.dense, self.groups)
         budget, pattern = self._budget(entry), self.steps.pattern
-        return LayerProblem(self.network, self.ladders[entry.name], mask, values, generator, budget, pattern)
+        pattern = pattern.of(entry.name) if isinstance(pattern, PerLayer) else pattern
+        before = Before(self.before.get(entry.name), self.masks[entry.name])
+        return LayerProblem(self.network, self.ladders[entry.name], mask, values, generator, budget, pattern, before)
 
     def _budget(self, entry: PrunableLayer) -> Budget:
         """Return how a layer's solve is cut: what is kept of a whole set, or of the largest mini-batch."""

@@ -77,7 +77,13 @@ def test_a_run_holds_one_copy_of_the_images(monkeypatch, source, run):
 
     monkeypatch.setattr(ActivationCache, "advance", noting(ActivationCache.advance))
     monkeypatch.setattr(JointLoss, "backward", noting(JointLoss.backward))
-    snows.prune(small_resnet().float(), given, "2:4", **{"k": 1, "layers": "layer1*", "progress": False, **options})
+    snows.prune(
+        small_resnet().float(),
+        given,
+        "2:4",
+        **{"k": 1, "layers": "layer1*", "progress": False, **options},
+        effort="quick",
+    )
     assert len(peaks) > 3
     assert 1 <= max(peaks) / (COUNT * IMAGE) < limit
 

@@ -10,7 +10,7 @@ def run(digits, pattern, count, **options):
     images, _, _ = data.train.sample(count, 0)
     exclude = list(experiment.exclude)
     start = time.process_time()
-    result = snows.prune(model, images, pattern, exclude=exclude, progress=False, **options)
+    result = snows.prune(model, images, pattern, exclude=exclude, progress=False, **options, effort="quick")
     seconds = time.process_time() - start
     test, labels = data.test.tensors()
     metrics = snows.evaluate(result.model, test, labels, reference=model)
@@ -36,7 +36,9 @@ def test_estimate_against_a_run(benchmark, digits):
     experiment, model, data = digits
     images, _, _ = data.train.sample(256, 0)
     exclude = list(experiment.exclude)
-    table = benchmark.pedantic(lambda: snows.estimate(model, images, "1:8", k=5, exclude=exclude), rounds=1)
+    table = benchmark.pedantic(
+        lambda: snows.estimate(model, images, "1:8", k=5, exclude=exclude, effort="quick"), rounds=1
+    )
     result, _, _ = run(digits, "1:8", 256, k=5)
     truth = result.report["seconds"].sum()
     ratio = table["seconds"].sum() / truth

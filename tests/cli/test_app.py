@@ -92,7 +92,11 @@ def test_prune_then_evaluate(pruned):
         ([*FAST, "--set", "steps=two"], "--set: got 'steps=two'; expected an integer"),
         ([*FAST, "--set", "steps=-1"], "--set steps: got -1; expected an integer >= 0"),
         ([*FAST, "--set", "damping=nan"], "--set damping: got nan; expected a finite number >= 0"),
-        ([*FAST, "--augment"], "--augment: got no --refine"),
+        ([*FAST, "--augment", "--refine", "0"], "--augment: got no --refine"),
+        ([*FAST, "--augment", "--effort", "quick"], "--augment: got no --refine"),
+        ([*FAST, "--effort", "bset"], "--effort: got 'bset'; expected one of ['quick', 'standard', 'best']"),
+        ([*FAST, "--stages", "3"], "--stages: got 3; expected no more stages than 2:4 has steps"),
+        ([*FAST, "--stages", "3:4,1:4"], "--stages: got [3:4, 1:4]; expected a list that ends with the pattern, 2:4"),
         ([*FAST, "--mask", "magnitud"], "--mask: got 'magnitud'"),
         ([*FAST, "--update", "adam"], "--update: got 'adam'"),
         ([*FAST, "--leaf-modules", "nosuch"], "--leaf-modules: got 'nosuch'"),
@@ -157,7 +161,9 @@ def test_evaluate_refuses_another_architecture(pruned):
 def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
     stop_after(monkeypatch, 1)
     out = tmp_path / "out"
-    done = run("prune", "--model", "digits-resnet20", "--images", "16", "--k", "0", "-q", "--out", out)
+    done = run(
+        "prune", "--model", "digits-resnet20", "--images", "16", "--k", "0", "--effort", "quick", "-q", "--out", out
+    )
     assert done.exit_code == 130 and "solved so far" in done.stderr
     assert not json.loads((out / "manifest.json").read_text())["complete"]
     assert "not reached" in (out / "report.csv").read_text()
@@ -166,7 +172,7 @@ def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
 
 def test_interrupted_before_the_first_layer_writes_nothing(tmp_path, monkeypatch):
     stop_after(monkeypatch, 0)
-    done = run("prune", *FAST, "--out", tmp_path / "out")
+    done = run("prune", *FAST, "--effort", "quick", "--out", tmp_path / "out")
     assert done.exit_code == 130 and "nothing is half-written" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -232,7 +238,10 @@ def test_unlabelled_images_are_measured_by_agreement():
 def test_estimate_prints_a_row_per_layer_and_the_sums():
     shown = run("estimate", "--model", "digits-resnet20", "--pattern", "1:4", "--images", "64")
     assert shown.exit_code == 0
-    assert shown.output.count("layer1.") == 6 and "in all: 126 products" in shown.output
+    # 18 layers of 7 products in the last stage, and of 4 in each of two stages before.
+    assert shown.output.count("layer1.") == 6 and "in all: 270 products" in shown.output
+    quick = run("estimate", "--model", "digits-resnet20", "--pattern", "1:4", "--images", "64", "--effort", "quick")
+    assert "in all: 126 products" in quick.output
 
 
 @pytest.mark.parametrize("option", ["--mask", "--update"])

@@ -92,11 +92,13 @@ def test_what_the_command_line_saved_can_be_resumed_in_python(tmp_path, monkeypa
     positions = known.manifest["source"]["calibration"]["indices"]
     images = bundle.train.tensors(indices=positions)[0]
     same = {"k": 0, "seed": 3, "layers": names, "ridge": 0.01, "exclude": ["*downsample*"], "progress": False}
-    whole = snows_core.prune(network, images, "2:4", **same, resume=known)
-    assert whole.complete and len(whole.masks) == 3
-    for name in known.masks:
-        key = known.weight_names[name]
-        assert (whole.state[key] == known.state[key]).all()
+    assert known.stage == 1 and len(known.solved) == 2 and len(known.pending) == 1
+    whole = snows_core.prune(network, images, "2:4", **same, resume=known, refine=0)
+    assert whole.complete and len(whole.masks) == 3 and whole.stage == 2
+    once = snows_core.prune(network, images, "2:4", **same, refine=0)
+    for name in whole.masks:
+        key = whole.weight_names[name]
+        assert (whole.state[key] == once.state[key]).all()
 
 
 def test_the_next_step_repeats_what_the_manifest_does_not_hold(tmp_path):
@@ -145,8 +147,17 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
         "curvature_images=none",
         "--leaf-modules",
         "bn*",
+        "--stages",
+        "global:0.5:0.95,global:0.8:0.95",
+        "--stage-k",
+        "1",
+        "--saliency",
+        "obs+fisher",
         "--refine",
         "3",
+        "--refine-solver",
+        "adam",
+        "--moving-masks",
         "--augment",
         "-q",
     ]
@@ -162,6 +173,10 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
             "pattern": "global:0.8:0.95",
             "k": 2,
             "recipe": "paper",
+            "saliency": "obs+fisher",
+            "effort": "standard",
+            "stages": "global:0.5:0.95,global:0.8:0.95",
+            "stage_k": 1,
             "mask": "magnitude",
             "update": "snows",
             "layers": ["layer1*", "layer2*"],
@@ -170,6 +185,8 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
             "max_memory": 5e8,
             "device": None,
             "refine": 3,
+            "refine_solver": "adam",
+            "moving_masks": True,
             "augment": snows_core.flip_and_shift,
             "progress": False,
             "seed": 7,
@@ -188,7 +205,8 @@ def test_what_is_not_typed_is_as_the_experiment_has_it(tmp_path, monkeypatch):
     chosen = EXPERIMENTS["digits-resnet20"]
     usual = {"pattern": chosen.pattern, "k": chosen.k, "exclude": list(chosen.exclude), "device": None}
     usual["max_images"] = chosen.calibration_images
-    own = {name: getattr(PruneSettings, name) for name in ("recipe", "mask", "update", "refine", "seed", "progress")}
+    names = ("recipe", "saliency", "effort", "mask", "update", "refine_solver", "moving_masks", "seed", "progress")
+    own = {name: getattr(PruneSettings, name) for name in names}
     assert asked == [usual | own]
 
 

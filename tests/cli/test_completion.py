@@ -11,6 +11,7 @@ import pytest
 from snows_core.cli import app as cli
 from snows_core.cli import completion
 from snows_core.masks.patterns import parse_pattern
+from snows_core.masks.saliency import IMAGE_SALIENCIES, SALIENCIES
 from snows_core.settings import get_recipe
 from snows_core.zoo.data import DATASETS
 from snows_core.zoo.registry import EXPERIMENTS
@@ -24,6 +25,7 @@ def test_the_lists_are_those_of_the_package():
     for pattern in completion.PATTERNS:
         parse_pattern(pattern)
     assert all(get_recipe(name) for name in completion.recipes(""))
+    assert sorted(completion.saliencies("")) == sorted([*SALIENCIES, *IMAGE_SALIENCIES])
 
 
 def test_names_are_offered_by_their_beginning():

@@ -40,8 +40,8 @@ def test_a_run_in_bfloat16_ends_near_the_run_in_single_precision():
     torch.manual_seed(0)
     model, images = small_resnet().float(), random_images(32, 8).float()
     options = {"k": 3, "progress": False}
-    full = snows.prune(model, images, "2:4", **options).report
-    short = snows.prune(model, images, "2:4", precision="bfloat16", **options).report
+    full = snows.prune(model, images, "2:4", **options, effort="quick").report
+    short = snows.prune(model, images, "2:4", precision="bfloat16", **options, effort="quick").report
     assert short["loss_end"].sum() < 1.1 * full["loss_end"].sum()
 
 
@@ -68,8 +68,8 @@ def test_short_products_on_a_gpu_end_near_full_ones(precision):
     torch.manual_seed(0)
     model, images = small_resnet().float(), random_images(32, 8).float()
     options = {"k": 3, "progress": False, "device": "cuda"}
-    full = snows.prune(model, images, "2:4", **options).report
-    short = snows.prune(model, images, "2:4", precision=precision, **options).report
+    full = snows.prune(model, images, "2:4", **options, effort="quick").report
+    short = snows.prune(model, images, "2:4", precision=precision, **options, effort="quick").report
     assert short["loss_end"].sum() < 1.1 * full["loss_end"].sum()
 
 

@@ -30,7 +30,9 @@ def solved(case, method, dtype=torch.float64, **more):
     """Prune one layer of a case; return the dense network and the result."""
     model = case.make(case.seed).to(dtype)
     options = {"k": case.k, "batch_size": 3, "progress": False, **CALLS[method], **more}
-    return model, snows.prune(model, case.images().to(dtype), masks={case.layer: case.mask(model)}, **options)
+    return model, snows.prune(
+        model, case.images().to(dtype), masks={case.layer: case.mask(model)}, **options, effort="quick"
+    )
 
 
 @pytest.mark.parametrize(("method", "dtype"), [*((m, torch.float64) for m in CALLS), ("snows", torch.float32)])

@@ -17,7 +17,7 @@ from snows_core.settings import NewtonOptions, read_k
 def run(**options):
     layers = ["layer1.conv1", "layer1.conv2", "layer2.conv1"]
     options = {"k": "auto", "layers": layers, "progress": False, **options}
-    return snows.prune(small_resnet(), random_images(32, 8), "2:4", **options)
+    return snows.prune(small_resnet(), random_images(32, 8), "2:4", **options, effort="quick")
 
 
 def pruned(result):
@@ -80,7 +80,7 @@ def test_what_is_no_k(k):
 
 def test_the_estimate_takes_auto_as_an_upper_bound():
     images = random_images(8, 8)
-    table = snows.estimate(small_resnet(), images, "2:4", k="auto", layers=["layer1.conv1"])
+    table = snows.estimate(small_resnet(), images, "2:4", k="auto", layers=["layer1.conv1"], effort="quick")
     network = Network(small_resnet())
     assert table["k"].item() == ladder(network, network.layers[1], "auto")[-1].k
 

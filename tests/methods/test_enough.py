@@ -74,7 +74,7 @@ def test_a_solve_reads_what_is_enough_for_the_layers_size(monkeypatch, given, ex
         monkeypatch.setattr(enough, name, value)
     solves, equations = noted(monkeypatch, SNOWS, "newton"), noted(monkeypatch, SNOWS, "least_squares")
     x, mask = random_images(40), random_mask((5, 4, 1, 1), 0.7)
-    snows.prune(wide(), x, masks={"2": mask}, k=2, batch_size=4, progress=False, curvature_images=given)
+    snows.prune(wide(), x, masks={"2": mask}, k=2, batch_size=4, progress=False, curvature_images=given, effort="quick")
     unknowns = float(mask.flatten(1).sum(1).double().mean())
     gram, curvature, loss = (math.ceil(p * unknowns / 64) for p in positions.values())
     assert equations[0][0][2] == gram == 11 and curvature == 8
@@ -87,10 +87,10 @@ def test_the_loss_of_a_part_is_that_of_a_run_with_these_images_alone(monkeypatch
     monkeypatch.setattr(enough, "LOSS_IMAGES", 8)
     solves, x = noted(monkeypatch, SNOWS, "newton"), random_images(40)
     options = {"masks": {"2": random_mask((5, 4, 1, 1), 0.7)}, "k": 2, "batch_size": 4, "progress": False}
-    part = snows.prune(wide(), x, **options)
+    part = snows.prune(wide(), x, **options, effort="quick")
     assert [args[0].images for args, _ in solves] == [8]
     kept = x[part.manifest["calibration"]["order"]][:8]
-    whole = snows.prune(wide(), kept, **options, sampled=False)
+    whole = snows.prune(wide(), kept, **options, sampled=False, effort="quick")
     assert [args[0].images for args, _ in solves] == [8, 8]
     losses = [result.report.set_index("layer").loc["2", "loss_end"] for result in (part, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # their starts differ: the Gram matrices have other images
@@ -114,6 +114,7 @@ def test_layerwise_solves_and_mini_batches_read_all_images(monkeypatch, recipe):
         recipe=recipe,
         batch_size=4,
         progress=False,
+        effort="quick",
     )
     assert {objective.images for objective in made} == {20}
 
@@ -122,5 +123,5 @@ def test_layerwise_solves_and_mini_batches_read_all_images(monkeypatch, recipe):
 def test_newton_at_k_0_takes_the_curvature_images_that_were_asked_for(monkeypatch, given):
     solves = noted(monkeypatch, SNOWS, "newton")
     options = {"k": 0, "warm_start": False, "curvature_images": given, "batch_size": 4, "progress": False}
-    snows.prune(wide(), random_images(20), masks={"2": random_mask((5, 4, 1, 1), 0.7)}, **options)
+    snows.prune(wide(), random_images(20), masks={"2": random_mask((5, 4, 1, 1), 0.7)}, **options, effort="quick")
     assert [args[2].curvature_images for args, _ in solves] == [given]

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from torch import nn
-from toys import awake, layer_named, layer_problem, random_images, random_mask, relative, small_resnet, small_vit
+from problems import PROBLEMS, problem_of
+from toys import random_images, relative, small_resnet
 
-from snows_core.activations import ActivationCache, DiskTensor
+from snows_core.activations import DiskTensor
 from snows_core.errors import SnowsError
 from snows_core.masks import NM, Unstructured
 from snows_core.methods import METHODS, Budget, LayerMethod
@@ -17,30 +17,6 @@ from snows_core.sweep.prepare import layer_steps
 from snows_core.sweep.sweep import LayerSteps, Sweep
 
 UPDATES = [name for name, method in METHODS.items() if method.updates_weights]
-GROUPED = awake(
-    nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, groups=2, stride=2), nn.ReLU(), nn.Conv2d(12, 4, 1))
-)
-PROBLEMS = {
-    "residual unit": (small_resnet, 8, "layer1.conv2"),
-    "downsampling": (small_resnet, 8, "layer2.downsample.0"),
-    "transformer": (small_vit, 4, "blocks.0.mlp.fc1"),
-    "groups and stride": (lambda: GROUPED, 8, "1"),
-}
-
-
-def problem_of(case, k=2, keep=0.5, damage=0.7):
-    """A layer behind damaged ones, two batches of unlike size, a random mask."""
-    make, size, name = PROBLEMS[case]
-    network = Network(make())
-    layer = layer_named(network, name)
-    segment = network.segment(layer, k)
-    pruned, dense = (ActivationCache(network, list(random_images(11, size).split([8, 3]))) for _ in range(2))
-    first = network.layers[0]
-    pruned.weights[first.weight_name] = damage * network.weight(first)
-    dense.needed_until = {node: 10**9 for node in (*segment.taps, layer.node.all_input_nodes[0])}
-    pruned.advance(network.index[layer.node])
-    dense.advance(len(network.nodes))
-    return layer_problem(network, [segment], random_mask(network.weight(layer).shape, keep), pruned, dense)
 
 
 def squared_error(problem, weight):
@@ -186,7 +162,7 @@ def test_methods_by_name():
             r"update: got 'wanda'; expected one of \['adaprune', 'layerwise', .*'snows'\]",
         ),
         ("magnitude", "snow", {}, r"update: got 'snow'.*Nearest: snows"),
-        ("wand", "snows", {}, r"mask: got 'wand'; expected one of \['magnitude', 'wanda'\].*Nearest: wanda"),
+        ("wand", "snows", {}, r"mask: got 'wand'; expected one of \['magnitude', 'swaps', 'wanda'\].*Nearest: wanda"),
         ("snows", "snows", {}, r"mask: got 'snows'"),
         ("wanda", "snows", {"masks": {}}, r"mask: got 'wanda'; expected no masks= beside it"),
         (

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 def test_least_squares_as_a_result_comes_from_all_images():
     model, x = wide(), random_images(48)
     mask = random_mask((5, 4, 1, 1), 0.7)
-    got = snows.prune(model, x, masks={"2": mask}, k=0, ridge=1e-3, batch_size=8, progress=False).state["2.weight"]
+    got = snows.prune(model, x, masks={"2": mask}, k=0, ridge=1e-3, batch_size=8, progress=False, effort="quick").state[
+        "2.weight"
+    ]
     hidden = np.maximum(applied(x.numpy(), model[0], model[0].weight.detach().flatten(1).numpy()), 0)
     expected, _ = refitted(hidden, hidden, model[2], mask.flatten(1).numpy())
     assert relative(got.flatten(1), torch.from_numpy(expected)) < 1e-8
@@ -54,7 +56,7 @@ def test_the_published_schedule_ends_when_six_losses_in_a_row_hardly_fall(monkey
     solves = noted(monkeypatch, SNOWS, "newton")
     options = {"recipe": "paper", "k": 0, "cg_absolute": 1e-12, "damping": 0.0, "passes": passes, "progress": False}
     model, x = wide(), random_images(8)
-    result = snows.prune(model, x, masks={"2": random_mask((5, 4, 1, 1), 0.7)}, **options)
+    result = snows.prune(model, x, masks={"2": random_mask((5, 4, 1, 1), 0.7)}, **options, effort="quick")
     row = result.report.set_index("layer").loc["2"]
     assert len(solves) == min(passes, 7)
     stagnated = "the loss stagnated over five mini-batches"
@@ -105,6 +107,7 @@ def test_a_start_without_least_squares_and_a_preconditioner_of_nothing():
                     cg_relative=1e-9,
                     cg_progress=0.0,
                     cg_iterations=300,
+                    effort="quick",
                 )
                 .report.set_index("layer")
                 .loc["2"]
@@ -119,9 +122,16 @@ def test_a_newton_step_at_k_zero_without_a_warm_start_is_least_squares_too():
     model, x = wide(), random_images(12)
     mask = random_mask((5, 4, 1, 1), 0.7)
     options = {"masks": {"2": mask}, "k": 0, "ridge": 1e-12, "progress": False}
-    closed = snows.prune(model, x, **options)
+    closed = snows.prune(model, x, **options, effort="quick")
     stepped = snows.prune(
-        model, x, warm_start=False, cg_relative=1e-13, cg_progress=0.0, **options, curvature_images=None
+        model,
+        x,
+        warm_start=False,
+        cg_relative=1e-13,
+        cg_progress=0.0,
+        **options,
+        curvature_images=None,
+        effort="quick",
     )
     assert relative(stepped.state["2.weight"], closed.state["2.weight"]) < 1e-7
     rows = [result.report.set_index("layer").loc["2"] for result in (closed, stepped)]
@@ -133,6 +143,8 @@ def test_a_newton_step_at_k_zero_without_a_warm_start_is_least_squares_too():
 def test_the_seed_draws_the_signs_of_the_probe():
     options = {"masks": {"layer1.conv1": random_mask((4, 4, 3, 3))}, "k": 2, "steps": 1, "cg_iterations": 2}
     x = random_images(8)
-    results = [snows.prune(small_resnet(), x, seed=seed, progress=False, **options) for seed in (0, 0, 1)]
+    results = [
+        snows.prune(small_resnet(), x, seed=seed, progress=False, **options, effort="quick") for seed in (0, 0, 1)
+    ]
     states = [result.state["layer1.conv1.weight"] for result in results]
     assert torch.equal(states[0], states[1]) and not torch.allclose(states[0], states[2], rtol=1e-6)

@@ -78,7 +78,16 @@ def test_one_newton_step_at_k_zero_is_masked_least_squares_from_any_start(name, 
 def test_k_zero_in_a_sweep_is_the_closed_form():
     model, images = plain(), random_images(40)
     result = snows.prune(
-        model, images, "2:4", k=0, layers=["5"], progress=False, ridge=1e-6, batch_size=16, normalise=False
+        model,
+        images,
+        "2:4",
+        k=0,
+        layers=["5"],
+        progress=False,
+        ridge=1e-6,
+        batch_size=16,
+        normalise=False,
+        effort="quick",
     )
     problem = make_problem(model, images, "5", 0, mask=result.masks["5"])
     assert relative(result.state["5.weight"], least_squares(problem, 1e-6)) < 1e-6
@@ -93,7 +102,7 @@ def test_nothing_removed_leaves_the_layer_as_it_was():
         model.layer1.conv2.weight[0, 0, 0, 0] = 0.0
     for k in (0, 4):
         masks = {"layer1.conv2": model.layer1.conv2.weight != 0}
-        result = snows.prune(model, random_images(8), masks=masks, k=k, progress=False)
+        result = snows.prune(model, random_images(8), masks=masks, k=k, progress=False, effort="quick")
         assert relative(result.state["layer1.conv2.weight"], model.layer1.conv2.weight) < 1e-6
 
 
@@ -102,7 +111,16 @@ def test_refitting_beats_the_masked_weights_and_more_steps_never_raise_the_loss(
     model, images, last = make(), random_images(24, size), float("inf")
     for steps in (1, 2, 4):
         result = snows.prune(
-            model, images, "2:4", k=4, layers=[name], progress=False, steps=steps, tolerance=0.0, normalise=False
+            model,
+            images,
+            "2:4",
+            k=4,
+            layers=[name],
+            progress=False,
+            steps=steps,
+            tolerance=0.0,
+            normalise=False,
+            effort="quick",
         )
         row = result.report.set_index("layer").loc[name]
         assert row["loss_end"] <= row["loss_start"] and row["loss_end"] < 0.7 * row["loss_masked"]
@@ -168,6 +186,7 @@ def test_preconditioning_needs_fewer_products_for_the_same_loss():
             cg_progress=0.0,
             cg_relative=1e-3,
             cg_iterations=2000,
+            effort="quick",
         )
         outcome[precondition] = result.report.set_index("layer").loc["layer2.conv2"]
     assert outcome[True]["products"] < 0.5 * outcome[False]["products"]
@@ -175,7 +194,7 @@ def test_preconditioning_needs_fewer_products_for_the_same_loss():
 
 
 def test_products_and_images_are_counted():
-    result = snows.prune(small_resnet(), random_images(10), "2:4", k=2, progress=False, batch_size=4)
+    result = snows.prune(small_resnet(), random_images(10), "2:4", k=2, progress=False, batch_size=4, effort="quick")
     rows = result.report[result.report["status"] == "pruned"]
     assert (rows["products"] > 0).all() and (rows["image_products"] == 10 * rows["products"]).all()
 
@@ -207,7 +226,7 @@ def test_a_failed_line_search_leaves_the_start_in_place_in_both_lanes(monkeypatc
     monkeypatch.setattr(newton_cg, "armijo", lambda value, w, d, loss, slope, **_: LineSearch(0.0, loss, 1))
     model, images = small_resnet(), random_images(8)
     for recipe, start in (("paper", "loss_masked"), ("fast", "loss_start")):
-        result = snows.prune(model, images, k=3, recipe=recipe, layers=["layer1.conv1"], progress=False)
+        result = snows.prune(model, images, k=3, recipe=recipe, layers=["layer1.conv1"], progress=False, effort="quick")
         row = result.report.set_index("layer").loc["layer1.conv1"]
         assert row["loss_end"] == pytest.approx(row[start], rel=1e-12) and row["newton_steps"] == 0
         if recipe == "paper":
@@ -242,6 +261,7 @@ def test_loss_slope_and_step_of_the_line_search_belong_to_the_same_images(monkey
             batch_size=4,
             progress=False,
             layers=["blocks.0.mlp.fc1", "blocks.1.attn.qkv"],
+            effort="quick",
         )
     assert len(checked) >= 8
 
@@ -254,7 +274,7 @@ def test_dead_input_channels_and_a_layer_that_reads_nothing_but_zeros():
         model.layer2.bn1.weight.zero_()
         model.layer2.bn1.bias.fill_(-1.0)  # all of layer2.conv2's input is zero behind the ReLU
     for k in (0, 3):
-        result = snows.prune(model, random_images(8), "2:4", k=k, progress=False)
+        result = snows.prune(model, random_images(8), "2:4", k=k, progress=False, effort="quick")
         assert all(torch.isfinite(value).all() for value in result.state.values())
         assert (result.report.query("status == 'pruned'")["loss_end"].notna()).all()
 
@@ -273,6 +293,7 @@ def test_an_indefinite_hessian_is_met_by_truncation_or_avoided(curvature):
         steps=6,
         tolerance=0.0,
         progress=False,
+        effort="quick",
     )
     rows = result.report.query("status == 'pruned'")
     assert (rows["loss_end"] <= rows["loss_start"]).all()
@@ -281,7 +302,7 @@ def test_an_indefinite_hessian_is_met_by_truncation_or_avoided(curvature):
 
 @pytest.mark.parametrize("recipe", ["fast", "paper"])
 def test_no_newton_steps_at_all_keep_the_start(recipe):
-    result = snows.prune(small_resnet(), random_images(8), k=3, recipe=recipe, steps=0, progress=False)
+    result = snows.prune(small_resnet(), random_images(8), k=3, recipe=recipe, steps=0, progress=False, effort="quick")
     rows = result.report.query("status == 'pruned'")
     assert (rows["loss_end"] == rows["loss_start"]).all()
 
@@ -302,7 +323,13 @@ def test_a_batch_norm_that_comes_later_than_the_next_operation():
             return self.c(self.bn(y) + z)
 
     result = snows.prune(
-        awake(Interleaved()), random_images(8), k=2, layers=["stem", "a", "b"], pattern=0.5, progress=False
+        awake(Interleaved()),
+        random_images(8),
+        k=2,
+        layers=["stem", "a", "b"],
+        pattern=0.5,
+        progress=False,
+        effort="quick",
     )
     assert (result.report.query("status == 'pruned'")["loss_end"] >= 0).all()
 
@@ -310,7 +337,7 @@ def test_a_batch_norm_that_comes_later_than_the_next_operation():
 @pytest.mark.parametrize("k", [0, 3])
 def test_a_solve_that_overflows_leaves_the_masked_weights_and_says_so(monkeypatch, k):
     model, images = small_resnet(), random_images(12)
-    plain = snows.prune(model, images, k=k, progress=False)
+    plain = snows.prune(model, images, k=k, progress=False, effort="quick")
     solver = importlib.import_module("snows_core.methods.snows")
     layerwise = importlib.import_module("snows_core.methods.layerwise")
     solve = layerwise.masked_least_squares
@@ -330,7 +357,7 @@ def test_a_solve_that_overflows_leaves_the_masked_weights_and_says_so(monkeypatc
     if k == 0:
         monkeypatch.setattr(solver.torch, "isfinite", lambda x: torch.ones_like(x, dtype=torch.bool))
     with pytest.warns(UserWarning, match=r"layer 'layer2\.conv1': numbers overflowed in its solve"):
-        result = snows.prune(model, images, k=k, progress=False)
+        result = snows.prune(model, images, k=k, progress=False, effort="quick")
     rows = result.report.set_index("layer")
     assert "masked dense weights stay" in rows.loc["layer2.conv1", "stop"]
     masked = model.layer2.conv1.weight * result.masks["layer2.conv1"]

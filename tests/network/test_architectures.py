@@ -122,7 +122,9 @@ def test_an_architecture_goes_all_the_way(library, name, size, options, layers, 
     assert len(planned.prunable) >= layers, planned.reasons()
     pattern = snows.NM(2, 4)
     picked = three_of(planned, pattern)
-    result = snows.prune(model, images, pattern, k=2, layers=picked, steps=1, cg_iterations=3, progress=False)
+    result = snows.prune(
+        model, images, pattern, k=2, layers=picked, steps=1, cg_iterations=3, progress=False, effort="quick"
+    )
     assert set(result.masks) == set(picked)
     for layer, mask in result.masks.items():
         weight = result.state[result.weight_names[layer]]
@@ -147,10 +149,12 @@ CANNOT = {"resnetv2_50x1_bit": 64}
 def test_an_architecture_that_cannot_be_pruned_is_refused_with_a_reason(name):
     images = torch.randn(4, 3, CANNOT[name], CANNOT[name])
     with pytest.raises(SnowsError, match=r"selects no layer; .*: its weight is computed, not stored: stem\.conv"):
-        snows.prune(build("timm", name, {}), images, "2:4", progress=False)
+        snows.prune(build("timm", name, {}), images, "2:4", progress=False, effort="quick")
 
 
 def test_a_network_whose_format_has_a_version_is_saved_and_loaded(tmp_path):
     model = build("torchvision", "mnasnet0_5", {})
-    result = snows.prune(model, torch.randn(4, 3, 64, 64), "2:4", k=0, layers=["layers.14"], progress=False)
+    result = snows.prune(
+        model, torch.randn(4, 3, 64, 64), "2:4", k=0, layers=["layers.14"], progress=False, effort="quick"
+    )
     snows.load(result.save(tmp_path / "pruned"), build("torchvision", "mnasnet0_5", {}, seed=1))

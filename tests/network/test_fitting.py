@@ -30,7 +30,7 @@ def test_apply_masks_only_zeroes_and_leaves_the_model_alone():
 
 
 def test_apply_masks_takes_the_masks_of_a_result(few_images_are_fine):
-    made = snows.prune(torch_attention(), random_images(8), k=0, progress=False)
+    made = snows.prune(torch_attention(), random_images(8), k=0, progress=False, effort="quick")
     masked = snows.apply_masks(torch_attention(), made.masks, made.weight_names)
     assert float((masked.attn.in_proj_weight == 0).float().mean()) == 0.5
 

@@ -46,7 +46,10 @@ def test_a_network_that_views_its_activations_keeps_the_usual_layout():
     network = Network(model)
     assert channels_last(network, images) is images
     assert network.module.second.weight.is_contiguous()
-    assert snows.prune(model, images, "2:4", layers="second", k=2, progress=False).report["products"].max() > 0
+    assert (
+        snows.prune(model, images, "2:4", layers="second", k=2, progress=False, effort="quick").report["products"].max()
+        > 0
+    )
 
 
 def test_a_network_of_linear_layers_is_left_as_it_is():
@@ -58,5 +61,5 @@ def test_a_network_of_linear_layers_is_left_as_it_is():
 def test_the_pruned_model_keeps_the_layout_of_the_users_model():
     torch.manual_seed(0)
     model, images = Net(reshaped).eval(), torch.randn(8, 3, 6, 6)
-    result = snows.prune(model, images, "2:4", layers="second", k=2, progress=False)
+    result = snows.prune(model, images, "2:4", layers="second", k=2, progress=False, effort="quick")
     assert result.model.second.weight.is_contiguous() and model.second.weight.is_contiguous()

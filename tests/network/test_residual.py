@@ -167,9 +167,9 @@ def test_the_losses_of_the_published_code():
     masks = snows.make_masks(model, images[:2], "1:4", exclude=list(chosen.exclude))
     masks = {name: masks[name] for name in list(masks)[:3]}
     options = {"masks": masks, "k": 5, "recipe": "paper", "cg_iterations": 20, "progress": False}
-    rows = snows.prune(model, images, **options).report.query("status == 'pruned'")
+    rows = snows.prune(model, images, **options, effort="quick").report.query("status == 'pruned'")
     assert rows["loss_start"].tolist()[:2] == pytest.approx([2.8194, 1.2668], rel=0.002)
     assert rows["loss_end"].tolist()[1:] == pytest.approx([0.2845, 0.4330], rel=0.02)
     options["masks"] = dict([*masks.items()][:1])  # of it the first layer alone is looked at
-    one = snows.prune(model, images, **options, passes=1).report.query("status == 'pruned'")
+    one = snows.prune(model, images, **options, passes=1, effort="quick").report.query("status == 'pruned'")
     assert one["loss_end"].iloc[0] == pytest.approx(0.2857, rel=0.02)  # after the first of three steps

@@ -200,9 +200,9 @@ def test_a_segment_ends_before_what_has_no_second_derivative():
         )
     )
     options = {"leaf_modules": ["5"], "progress": False, "layers": ["2", "4", "6"], "batch_size": 4}
-    rows = snows.prune(model, random_images(9), "2:4", k=4, **options).report.set_index("layer")
+    rows = snows.prune(model, random_images(9), "2:4", k=4, **options, effort="quick").report.set_index("layer")
     assert rows.loc["2", "k"] == 2 and rows.loc["4", "k"] == 0 and rows.loc["6", "k"] == 2
-    chosen = snows.prune(model, random_images(9), "2:4", k="auto", **options).report.set_index("layer")
+    chosen = snows.prune(model, random_images(9), "2:4", k="auto", **options, effort="quick").report.set_index("layer")
     assert chosen.loc["2", "k"] <= 2 and chosen.loc["4", "k"] == 0
 
 

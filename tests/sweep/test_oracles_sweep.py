@@ -57,7 +57,9 @@ def test_layer_after_layer_at_k_zero_against_numpy_alone(make, size, images):
     model, x = awake(make()), random_images(images, size)
     layers = {name: module for name, module in model.named_children() if hasattr(module, "weight")}
     masks = {name: random_mask(module.weight.shape, 0.6, int(name)) for name, module in layers.items()}
-    result = snows.prune(model, x, masks=masks, k=0, ridge=RIDGE, batch_size=7, normalise=False, progress=False)
+    result = snows.prune(
+        model, x, masks=masks, k=0, ridge=RIDGE, batch_size=7, normalise=False, progress=False, effort="quick"
+    )
     report = result.report.set_index("layer")
     pruned = dense = x.numpy()
     for name, module in model.named_children():
@@ -76,7 +78,9 @@ def test_layer_after_layer_at_k_zero_against_numpy_alone(make, size, images):
 @pytest.mark.parametrize("batch_size", [8, 30])
 def test_losses_of_a_sweep_are_normalised_mean_squared_errors_against_the_dense_network(batch_size):
     model, x = awake(Vectors()), random_images(30, 4)
-    result = snows.prune(model, x, 0.5, k=2, layers=["1", "3"], progress=False, batch_size=batch_size, steps=0)
+    result = snows.prune(
+        model, x, 0.5, k=2, layers=["1", "3"], progress=False, batch_size=batch_size, steps=0, effort="quick"
+    )
     x = x[result.manifest["calibration"]["order"]]
     row, weight = result.report.set_index("layer").loc["3"], result.state["3.weight"]
     with torch.no_grad():
@@ -125,6 +129,7 @@ def test_the_preconditioner_knows_how_strongly_each_row_curves():
                 cg_relative=1e-6,
                 cg_iterations=400,
                 normalise=False,
+                effort="quick",
             )
             .report.set_index("layer")
             .loc["layer"]
@@ -204,12 +209,16 @@ def test_trials_use_the_preconditioner_of_their_own_loss(monkeypatch):
 @pytest.mark.parametrize(("count", "sizes"), [(12, 6), (13, 7)])
 def test_auto_k_has_a_second_batch_to_judge_on_however_few_images_there_are(count, sizes):
     for k, batch in (("auto", sizes), (2, count)):
-        result = snows.prune(small_resnet(), random_images(count), "2:4", k=k, layers=["layer1.conv1"], progress=False)
+        result = snows.prune(
+            small_resnet(), random_images(count), "2:4", k=k, layers=["layer1.conv1"], progress=False, effort="quick"
+        )
         assert result.manifest["memory"]["batch_size"] == batch
 
 
 def test_a_single_image_is_enough_for_auto_k():
-    result = snows.prune(small_resnet(), random_images(1), "2:4", k="auto", layers=["layer1.conv1"], progress=False)
+    result = snows.prune(
+        small_resnet(), random_images(1), "2:4", k="auto", layers=["layer1.conv1"], progress=False, effort="quick"
+    )
     assert result.report.set_index("layer").loc["layer1.conv1", "status"] == "pruned"
 
 
@@ -217,12 +226,12 @@ def test_given_masks_reach_the_ends_of_a_network_and_a_pattern_does_not():
     model, x = small_resnet(), random_images(12)
     ends = ["conv1", "fc"]
     masks = {name: random_mask(model.get_submodule(name).weight.shape) for name in [*ends, "layer1.conv2"]}
-    given = snows.prune(model, x, masks=masks, k=1, progress=False)
+    given = snows.prune(model, x, masks=masks, k=1, progress=False, effort="quick")
     assert set(given.report.query("status == 'pruned'")["layer"]) == set(masks)
     for name, mask in masks.items():
         assert torch.equal(given.masks[name], mask)
         assert (given.state[f"{name}.weight"][~mask] == 0).all()
-    by_pattern = snows.prune(model, x, 0.5, k=0, progress=False)
+    by_pattern = snows.prune(model, x, 0.5, k=0, progress=False, effort="quick")
     assert not set(ends) & set(by_pattern.report.query("status == 'pruned'")["layer"])
 
 
@@ -235,7 +244,7 @@ def test_a_sweep_holds_no_values_of_layers_that_are_done(monkeypatch):
         held.append((stop, set(self.values[0]), dict(self.needed_until), self.network))
 
     monkeypatch.setattr(ActivationCache, "advance", counted)
-    snows.prune(small_resnet(), random_images(6), "2:4", k=2, progress=False)
+    snows.prune(small_resnet(), random_images(6), "2:4", k=2, progress=False, effort="quick")
     sizes = []
     for stop, values, needed, network in held:
         ahead = {node for node in values if network.liveness.is_read_from(stop, node)}

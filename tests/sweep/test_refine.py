@@ -5,7 +5,8 @@ import importlib
 import pytest
 import timm
 import torch
-from toys import random_images, small_resnet, small_vit
+from torch import nn
+from toys import awake, random_images, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.errors import SnowsError
@@ -20,7 +21,7 @@ module = importlib.import_module("snows_core.sweep.refine")  # the package shows
 
 def run(make=small_resnet, size=8, **options):
     options = {"pattern": 0.7, "k": 1, "progress": False, **options}
-    return snows.prune(make(), random_images(40, size), **options)
+    return snows.prune(make(), random_images(40, size), **options, effort="quick")
 
 
 @pytest.mark.parametrize("make, size", [(small_resnet, 8), (small_vit, 4)])
@@ -48,7 +49,7 @@ def test_a_loss_that_does_not_fall_leaves_the_weights(monkeypatch):
     monkeypatch.setattr(
         module.torch.optim.lr_scheduler, "OneCycleLR", lambda *_, **__: type("S", (), {"step": lambda self: None})()
     )
-    refined = run(refine=3)
+    refined = run(refine=3, refine_solver="adam")
     before, after = refined.manifest["refinement"]["loss"]
     assert before == after
     assert all(torch.equal(refined.state[key], value) for key, value in plain.state.items())
@@ -69,7 +70,7 @@ def test_an_interrupt_keeps_what_is_better_and_says_so(monkeypatch):
         calls.append(1)
         if len(calls) == 21:
             raise KeyboardInterrupt
-        backward(self, *args)
+        return backward(self, *args)
 
     monkeypatch.setattr(joint.JointLoss, "backward", interrupted)
     refined = run(refine=40)
@@ -118,12 +119,28 @@ def test_pieces_depend_on_the_network_and_change_nothing(monkeypatch):
         assert torch.allclose(refined.state[key], value, rtol=1e-6, atol=1e-9), key
 
 
-def test_normalisations_are_free_as_modules_and_as_functions():
+def test_biases_and_normalisations_are_free_as_modules_and_as_functions():
     modules = Network(small_resnet())
-    assert len(module._free_names(modules, set())) == 12, "six batch norms, a scale and a shift each"
+    free = module._free_names(modules, set())
+    assert len(free) == 13 and "fc.bias" in free, "six batch norms, a scale and a shift each, and one bias"
     functions = Network(timm.create_model("efficientnet_lite0", num_classes=3).eval())
     named = [name for name, _ in functions.module.named_parameters() if "bn" in name]
-    assert set(module._free_names(functions, set())) == set(named) != set()
+    assert set(module._free_names(functions, set())) == {*named, "classifier.bias"}
+    by_function = Network(awake(Functional()))
+    assert module._free_names(by_function, set()) == ["conv_bias", "linear_bias"]
+
+
+class Functional(nn.Module):
+    """A convolution and a linear layer by function, one bias by position and one by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Parameter(torch.zeros(4, 3, 1, 1)), nn.Parameter(torch.zeros(2, 4))
+        self.conv_bias, self.linear_bias = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        x = torch.relu(nn.functional.conv2d(x, self.conv, self.conv_bias)).mean((2, 3))
+        return nn.functional.linear(x, self.linear, bias=self.linear_bias)
 
 
 def test_same_seed_same_result_also_with_augmentation():

@@ -32,7 +32,7 @@ def run(name, **options):
     make, size = NETWORKS[name]
     layers = {"resnet": ["layer1.conv2", "layer2.conv1"], "vit": ["blocks.0.mlp.fc1", "blocks.1.attn.proj"]}[name]
     options = {"k": 3, "progress": False, "batch_size": 4, "layers": layers, **options}
-    return snows.prune(make(), random_images(10, size), "2:4", **options)
+    return snows.prune(make(), random_images(10, size), "2:4", **options, effort="quick")
 
 
 @cache

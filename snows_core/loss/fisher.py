@@ -1,0 +1,94 @@
+r"""The diagonal Fisher information of a network's weights about its answers, without labels.
+
+.. math::  F_j = \frac 1 N \sum_i \sum_y p_0(y | x_i) \left(\partial \log p_w(y | x_i) / \partial w_j\right)^2
+
+with ``p_0`` of the dense network and ``p_w`` of the one with the weights given; where the two are one, it is the
+diagonal of the second derivative of KL(p_0 || p_w) (Martens 2020, section 5). Pixels count each, with labels of their
+own. No label is drawn: with ``C = diag(p_0) - p_0 p_0'`` and random signs e and e', the vector
+
+    u = B e + (p_0 - p_w) e',   B = diag(sqrt p_0) - p_0 sqrt(p_0)',   B B' = C
+
+has the second moment of ``onehot(y) - p_w``, the gradient in the logits, for y from ``p_0``; a confident network nearly
+always draws one and the same label, which tells little. Signs of several images are independent, so that the square of
+the sum of their gradients has the expectation of the sum of squares (Hutchinson's estimator).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from snows_core.activations.cache import run_keeping
+from snows_core.devices import batch_bytes
+from snows_core.loss.curvature import random_signs
+from snows_core.loss.graph_bytes import saved_bytes
+from snows_core.loss.scores import read_scores
+from snows_core.network.graph import Network, Values
+
+TOGETHER = 8  # images whose gradients are squared as one: fewer are less noisy, more are faster
+WHO = "saliency 'fisher'"  # for messages
+
+
+def diagonal_fisher(
+    network: Network, weights: Mapping[str, Tensor], images: Tensor, generator: torch.Generator, probes: int = 1
+) -> dict[str, Tensor]:
+    """Estimate the formula at the top of this file.
+
+    Args:
+        network: the traced dense network.
+        weights: parameter name to weight, of all weights that are asked for; the others are the dense network's.
+        images: calibration images (N, C, H, W), anywhere.
+        generator: source of the random signs; drawn on its own device.
+        probes: how many signs each logit gets, one after the other; the mean is taken.
+
+    Returns:
+        Parameter name to numbers that are not negative, of the weight's shape.
+
+    Raises:
+        SnowsError: where the network's output is not one tensor of finite logits.
+    """
+    device = next(network.module.parameters()).device
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    with saved_bytes(network) as storages:
+        _logits(network, images[:1].to(device), _free(weights))
+    together = max(1, min(TOGETHER, int(batch_bytes(device) / max(1, sum(storages.values())))))
+    for x in torch.split(images, together):
+        x, free = x.to(device), _free(weights)
+        with torch.no_grad():
+            dense = _logits(network, x, {}).softmax(1)  # (n, classes, *positions)
+        logits = _logits(network, x, free)
+        for probe in range(1, probes + 1):
+            signal = output_signal(dense, logits.detach().softmax(1), generator)
+            found = torch.autograd.grad(logits, list(free.values()), signal, retain_graph=probe < probes)
+            for name, gradient in zip(free, found, strict=True):
+                total[name] += gradient.square()
+    return {name: squares / (len(images) * probes) for name, squares in total.items()}
+
+
+def output_signal(dense: Tensor, own: Tensor, generator: torch.Generator) -> Tensor:
+    """Return u of the formula at the top of this file.
+
+    Args:
+        dense: probabilities p_0 (n, classes, *positions).
+        own: probabilities p_w of the same shape.
+        generator: source of the random signs.
+    """
+    drawn = dense.sqrt() * random_signs(dense, generator)
+    drawn = drawn - dense * drawn.sum(1, keepdim=True)  # B e
+    return drawn + (dense - own) * random_signs(dense[:, :1], generator)
+
+
+def _free(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.detach().clone().requires_grad_(True) for name, weight in weights.items()}
+
+
+def _logits(network: Network, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """Run the whole network; return logits (n, classes, *positions), followed by autograd where weights are free."""
+    values: Values = {network.image: x}
+    answers = [leaf for leaf in pytree.tree_leaves(network.output) if isinstance(leaf, fx.Node)]
+    with torch.set_grad_enabled(bool(weights)):
+        run_keeping(network, network.nodes[1:], values, answers, weights)
+        return read_scores(fx.map_arg(network.output, values.__getitem__), len(x), WHO).logits

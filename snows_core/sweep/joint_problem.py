@@ -1,0 +1,114 @@
+"""What a solver of the joint stage is given, and what it gives back: the words that both solvers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from snows_core.loss.joint import JointLoss
+from snows_core.masks.patterns import Masks
+from snows_core.settings import Augment, JointSolver
+
+State = dict[str, Tensor]
+"""Parameter name to value."""
+
+Remask = Callable[[dict[str, Tensor]], Masks]
+"""Layer name to scores, as large as its weight, to the masks that keep the highest within the pattern's budget."""
+
+
+@dataclass(frozen=True)
+class JointOptions:
+    """Settings of joint refinement.
+
+    Attributes:
+        steps: optimiser steps.
+        rate: largest learning rate of "natural" and "adam"; None for the solver's own.
+        batch_size: images a step.
+        augment: changes each batch at random, for instance :func:`~snows_core.sweep.refine.flip_and_shift`; dense
+            targets follow it.
+        seed: of batches, augmentation and of which images are held back.
+        progress: show a progress bar.
+        solver: "natural" (:mod:`snows_core.sweep.refine_natural`), "newton" (:mod:`snows_core.sweep.refine_newton`) or
+            "adam" (:mod:`snows_core.sweep.refine_adam`).
+        moving_masks: let the masks change on the way (:mod:`snows_core.sweep.moving_masks`).
+        held_back: share of the images that no step sees; their loss chooses the weights and ends the run. Fewer than
+            ``FEW`` images are all used for both.
+        patience: end after so many looks at that loss in a row without a better one.
+    """
+
+    steps: int
+    rate: float | None = None
+    batch_size: int = 64
+    augment: Augment | None = None
+    seed: int = 0
+    progress: bool = True
+    solver: JointSolver = "natural"
+    moving_masks: bool = False
+    held_back: float = 0.125
+    patience: int = 10
+
+
+@dataclass
+class Effort:
+    """What a solver has spent.
+
+    Attributes:
+        steps: optimiser steps.
+        images: gradients times images.
+        products: curvature products.
+        image_products: curvature products times images.
+    """
+
+    steps: int = 0
+    images: int = 0
+    products: int = 0
+    image_products: int = 0
+
+
+@dataclass
+class JointProblem:
+    """One joint stage.
+
+    Attributes:
+        loss: the joint loss.
+        images: those that steps see, anywhere.
+        start: every free parameter, on the device of the network; pruned weights are zero.
+        kept: parameter name to mask, bool, for every pruned weight; a solver that moves masks puts new ones here.
+        layers: parameter name of a pruned weight to layer name.
+        options: settings.
+        remask: chooses masks from scores; None where masks stay.
+        generator: source of batches and augmentation.
+        effort: what has been spent; solvers count here.
+    """
+
+    loss: JointLoss
+    images: Tensor
+    start: State
+    kept: dict[str, Tensor]
+    layers: dict[str, str]
+    options: JointOptions
+    remask: Remask | None
+    generator: torch.Generator
+    effort: Effort = field(default_factory=Effort)
+
+    def batch(self, size: int) -> Tensor:
+        """Draw images for one step, (N, C, H, W) with N at most ``size``, augmented, on the network's device."""
+        chosen = torch.randperm(len(self.images), generator=self.generator)[:size]
+        images = self.images[chosen.to(self.images.device)].to(self.loss.device)
+        augment = self.options.augment
+        return images if augment is None else augment(images, self.generator)
+
+    def masked(self, state: State) -> State:
+        """Return a copy of a state with exact zeros where the masks prune."""
+        copies = {name: value.detach().clone() for name, value in state.items()}
+        return {
+            name: torch.where(self.kept[name], value, 0.0) if name in self.kept else value
+            for name, value in copies.items()
+        }
+
+
+Solver = Callable[[JointProblem], Iterator[State]]
+"""Yields the parameters after each step, without end or until nothing is left to gain; whoever drives it ends it."""

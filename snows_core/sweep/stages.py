@@ -1,0 +1,188 @@
+"""Stages: sweeps one after the other, each at a sparser pattern, its masks chosen by the weights re-fitted before.
+
+Targets are always the dense network's. Segments, probes and the plan of memory are the same for all stages between, and
+so are the dense network's values where they fit beside the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from snows_core.masks.patterns import Masks, PerLayer
+from snows_core.methods.base import LayerSolution
+from snows_core.settings import PruneSettings
+from snows_core.sweep.choose_masks import stage_masks
+from snows_core.sweep.image_scores import ImageScores, needs_images
+from snows_core.sweep.prepare import Prepared
+from snows_core.sweep.sweep import LayerSteps, Sweep
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far an interrupted run had come.
+
+    Attributes:
+        stage: number of the stage it was in, from 1.
+        records: of the stages before it.
+        solutions: of the layers solved in that stage, and in the one before for the others.
+        solved: names of the former.
+        pending: masks of the others in that stage, where it had begun and stages make their masks.
+    """
+
+    stage: int = 1
+    records: tuple[Mapping[str, Any], ...] = ()
+    solutions: Mapping[str, LayerSolution] = field(default_factory=dict)
+    solved: frozenset[str] = frozenset()
+    pending: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class StagedSweep:
+    """All stages of a run.
+
+    Args:
+        prepared: network and layers.
+        masks: of the only stage, by layer name, on the device of the run; with several stages, or scores that look at
+            images, each stage makes its own.
+        steps: what is done with each layer.
+        images: calibration images (N, C, H, W); the sweeps see as many of the first as ``settings.sweep_images`` says.
+        settings: schedule, memory, seed and so on.
+
+    Attributes:
+        solutions: what became of each layer so far; costs are those of all stages.
+        records: one for each stage begun: pattern, k, sparsity, seconds, products, image_products, complete.
+        solved, pending: see :class:`Reached`.
+        interrupted: whether Ctrl-C ended the run.
+        sweep: the last one begun.
+    """
+
+    def __init__(
+        self, prepared: Prepared, masks: Masks, steps: LayerSteps, images: Tensor, settings: PruneSettings
+    ) -> None:
+        self.prepared, self.masks, self.steps, self.images = prepared, masks, steps, images
+        self.settings = settings
+        self.solutions: dict[str, LayerSolution] = {}
+        self.records: list[Mapping[str, Any]] = []
+        self.solved: frozenset[str] = frozenset()
+        self.pending: Masks = {}
+        self.interrupted = False
+        self.sweep: Sweep
+        self._between: Sweep | None = None
+        self._scores: ImageScores | None = None
+        if needs_images(settings):
+            self._scores = ImageScores(prepared.network, prepared.layers, images[: settings.sweep_images], settings)
+
+    @property
+    def where(self) -> str:
+        """Where it was interrupted, for the report."""
+        count = len(self.prepared.schedule)
+        return "interrupted" if count == 1 else f"interrupted in stage {len(self.records)} of {count}"
+
+    def run(self, reached: Reached | None = None) -> None:
+        """Run every stage; Ctrl-C ends the run and keeps what is done.
+
+        Args:
+            reached: where an earlier, interrupted run ended.
+        """
+        reached = Reached() if reached is None else reached
+        self.solutions, self.records = dict(reached.solutions), list(reached.records)
+        for number in range(reached.stage, len(self.prepared.schedule) + 1):
+            known = {name: self.solutions[name] for name in reached.solved} if number == reached.stage else {}
+            self.solved = frozenset(known)
+            try:
+                masks = {name: done.mask for name, done in known.items()}
+                if number == reached.stage:
+                    masks |= reached.pending
+                if len(masks) < len(self.prepared.layers):
+                    masks = self.stage_masks(number) | masks
+                self.sweep = self._sweep_of(number, masks)
+            except KeyboardInterrupt:
+                if not self.solutions:
+                    raise  # there is nothing to keep
+                self.interrupted = True
+                self.records.append(self._record(number, {}, 0.0))
+                return
+            self._run_stage(number, masks, known)
+            if self.interrupted:
+                return
+
+    def stage_masks(self, number: int) -> Masks:
+        """Return the masks of a stage, whose weights before are known; those of the only one may be there already."""
+        if len(self.prepared.schedule) == 1 and self._scores is None:
+            return dict(self.masks)
+        prepared, settings = self.prepared, self.settings
+        weights = {name: done.weight for name, done in self.solutions.items()}
+        pattern, saliency = prepared.schedule[number - 1], settings.saliency
+        if self._scores is not None:
+            scores = self._scores.at(weights)
+            saliency = lambda name, _: scores[name]  # noqa: E731
+        made = stage_masks(prepared.network, prepared.layers, pattern, saliency, settings.seed, weights)
+        device = next(prepared.network.module.parameters()).device
+        return {name: mask.to(device) for name, mask in made.items()}
+
+    def _sweep_of(self, number: int, masks: Masks) -> Sweep:
+        """Return the sweep of a stage; the stages between share one plan."""
+        last = number == len(self.prepared.schedule)
+        steps = self.steps.of_stage(self.prepared.schedule[number - 1], last)
+        before = {name: done.weight for name, done in self.solutions.items()} if number > 1 else {}
+        if not last and self._between is not None:
+            self._between = self._between.again(masks, before, steps)
+            return self._between
+        self._between = None  # its values are not needed any more
+        settings, layers = self.settings, self.prepared.layers
+        images = self.images[: settings.sweep_images]
+        sweep = Sweep(self.prepared.network, layers, masks, steps, images, settings.max_memory, settings.seed, before)
+        if not last:
+            sweep.keep_dense_values()
+            self._between = sweep
+        return sweep
+
+    def _run_stage(self, number: int, masks: Masks, known: Mapping[str, LayerSolution]) -> None:
+        count = len(self.prepared.schedule)
+        pattern = self.prepared.schedule[number - 1]
+        words = pattern.title if isinstance(pattern, PerLayer) else pattern
+        title = "pruning" if count == 1 else f"stage {number} of {count}, {words}"
+        start = time.perf_counter()
+        self.sweep.run(self.settings.progress, known, title)
+        done, self.interrupted = self.sweep.solutions, self.sweep.interrupted
+        self.records.append(self._record(number, done, time.perf_counter() - start))
+        for name, solution in done.items():
+            fresh = name not in known
+            self.solutions[name] = _with_costs(solution, self.solutions.get(name)) if fresh else solution
+        self.solved = frozenset(done)
+        if self.interrupted and (count > 1 or self._scores is not None):
+            self.pending = {name: mask for name, mask in masks.items() if name not in done}
+
+    def _record(self, number: int, done: Mapping[str, LayerSolution], seconds: float) -> Mapping[str, Any]:
+        """Return what a manifest says of a stage."""
+        last, given = number == len(self.prepared.schedule), self.settings.masks is not None
+        kept = sum(int(solution.mask.sum()) for solution in done.values())
+        statistics = [solution.statistics for solution in done.values()]
+        return {
+            "pattern": "given masks" if given else str(self.prepared.schedule[number - 1]),
+            "k": self.settings.k if last else self.settings.stage_k,
+            "layers": len(done),
+            "sparsity": 1 - kept / max(1, sum(solution.mask.numel() for solution in done.values())),
+            "products": sum(of_layer.products for of_layer in statistics),
+            "image_products": sum(of_layer.image_products for of_layer in statistics),
+            "seconds": seconds,
+            "complete": not self.interrupted,
+        }
+
+
+def _with_costs(solution: LayerSolution, before: LayerSolution | None) -> LayerSolution:
+    """Return a solution whose costs include those of the stages before."""
+    if before is None:
+        return solution
+    own, old = solution.statistics, before.statistics
+    total = replace(
+        own,
+        products=own.products + old.products,
+        image_products=own.image_products + old.image_products,
+        seconds=own.seconds + old.seconds,
+    )
+    return replace(solution, statistics=total)
