@@ -1,6 +1,6 @@
 """sweep/image_scores.py: saliencies that look at images, against removal and re-fit by hand; in stages and alone."""
 
-import sys
+import importlib
 
 import pytest
 import torch
@@ -210,8 +210,8 @@ def test_ctrl_c_while_a_later_stage_is_scored_keeps_the_stage_before(monkeypatch
 
 
 def test_estimate_charges_the_scores(monkeypatch):
-    for module in ("snows_core.estimate", "snows_core.sweep.memory"):  # the package shows a function as the first
-        monkeypatch.setattr(sys.modules[module], "shortest", lambda function, repeats, device: 1.0)
+    for module in ("snows_core.estimate", "snows_core.sweep.memory"):
+        monkeypatch.setattr(importlib.import_module(module), "shortest", lambda function, repeats, device: 1.0)
     model, options = small_resnet(), {"k": 1, "effort": "quick", "layers": CHOSEN, "progress": False}
     plain = snows.estimate(model, IMAGES, "2:4", **options)
     scored = snows.estimate(model, IMAGES, "2:4", saliency="obs", **options)
