@@ -26,7 +26,6 @@ from snows_core import zoo
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "figures" / "steps"
 KEY = ["pattern", "step", "images", "seed"]
-UNSEEN = 4000  # at most so many other training images
 
 
 class Bench:
@@ -64,7 +63,7 @@ class Bench:
 
     def _unseen(self, used: Tensor) -> Tensor:
         images = self.data.train.tensors()[0]
-        return images[~torch.isin(torch.arange(len(images)), torch.as_tensor(used))][:UNSEEN]
+        return images[~torch.isin(torch.arange(len(images)), torch.as_tensor(used))]
 
 
 def runs(plan: dict[str, Any], name: str) -> Iterator[tuple[str, str, dict[str, Any], int, int]]:
