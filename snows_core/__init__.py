@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.result import PruneResult, apply_masks, load
     from snows_core.settings.prune_settings import PruneSettings
     from snows_core.settings.recipe import NewtonOptions, Recipe, get_recipe
+    from snows_core.sweep.permute import permute_channels
     from snows_core.sweep.refine import flip_and_shift
 
 # Threads of OpenMP spin while they wait, by default: on a machine whose cores are busy with something else two of them
@@ -46,6 +47,7 @@ __all__ = [
     "get_recipe",
     "load",
     "make_masks",
+    "permute_channels",
     "provenance",
     "prune",
     "versions",
@@ -67,6 +69,7 @@ _PLACES = {
     "get_recipe": "settings.recipe",
     "load": "result",
     "make_masks": "prune",
+    "permute_channels": "sweep.permute",
     "provenance": "provenance",
     "prune": "prune",
     "versions": "provenance",
