@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.result import PruneResult, apply_masks, load
     from snows_core.settings.prune_settings import PruneSettings
     from snows_core.settings.recipe import NewtonOptions, Recipe, get_recipe
+    from snows_core.sweep.corrections import match_variances, reestimate_batch_norms
+    from snows_core.sweep.permute import permute_channels
     from snows_core.sweep.refine import flip_and_shift
 
 # Threads of OpenMP spin while they wait, by default: on a machine whose cores are busy with something else two of them
@@ -48,8 +50,11 @@ __all__ = [
     "get_recipe",
     "load",
     "make_masks",
+    "match_variances",
+    "permute_channels",
     "provenance",
     "prune",
+    "reestimate_batch_norms",
     "versions",
 ]
 
@@ -70,8 +75,11 @@ _PLACES = {
     "get_recipe": "settings.recipe",
     "load": "result",
     "make_masks": "prune",
+    "match_variances": "sweep.corrections",
+    "permute_channels": "sweep.permute",
     "provenance": "provenance",
     "prune": "prune",
+    "reestimate_batch_norms": "sweep.corrections",
     "versions": "provenance",
 }
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from snows_core.masks.patterns import NM
 from snows_core.methods.base import LayerMethod, LayerSolution
+from snows_core.methods.enough import enough_for
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.swaps import Swapped, swap_inputs
 
@@ -32,7 +33,10 @@ class Swaps(LayerMethod):
         start = problem.before.mask
         if start is None:
             raise ValueError("a method that improves masks is given one to start with")
-        return swapped(problem, start, self.recipe.ridge).mask.view_as(start)
+        images = None
+        if problem.segments[-1].k > 0:  # as many as the method "snows" reads for its start, which so finds them there
+            images = enough_for(self.recipe, start, problem.positions, problem.images).gram
+        return swapped(problem, start, self.recipe.ridge, images).mask.view_as(start)
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the mask, and the dense weight on it."""
@@ -41,18 +45,19 @@ class Swaps(LayerMethod):
         return self.solution(problem, kept, mask, "the kept weights stay as they were")
 
 
-def swapped(problem: LayerProblem, start: Tensor, ridge: float) -> Swapped:
+def swapped(problem: LayerProblem, start: Tensor, ridge: float, images: int | None = None) -> Swapped:
     """Improve a mask by swaps inside the groups of the problem's pattern.
 
     Args:
         problem: the layer; weights off its mask are never kept.
         start: bool, weight shape, the mask to begin with.
         ridge: damping relative to the mean of the Gram matrix's diagonal.
+        images: use the first ones, rounded up to whole batches; default all.
 
     Returns:
         The mask in rows (out, d), and what was gained.
     """
-    gram, response = problem.normal_equations()
+    gram, response = problem.normal_equations(images)
     pattern, m = problem.pattern, None
     if isinstance(pattern, NM) and not pattern.misfit(problem.weight):  # masks that were given may be of another kind
         m = pattern.m

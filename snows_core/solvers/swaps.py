@@ -34,7 +34,7 @@ from snows_core.solvers.row_factors import ROOM, ROOM_HOST, RowFactors
 from snows_core.solvers.swapped_rows import FixedRows, RefittedRows, Rows
 
 WIDEST = 2304  # inputs up to which T is made, of 42 MB a row then
-COPIES = 4  # tensors of the size of a row's T (of wider layers: of its groups' blocks) in memory at a time
+COPIES = 2  # tensors of the size of a row's T (of wider layers: of its groups' blocks) in memory at a time
 NEGLIGIBLE = 1e-6  # a gain below this share of what the kept inputs explain (b'w) ends a row
 
 

@@ -10,6 +10,7 @@ from toys import awake, random_images
 import snows_core as snows
 from snows_core.masks import NM, Unstructured
 from snows_core.methods import METHODS
+from snows_core.methods.enough import Enough
 from snows_core.methods.problem import Before
 from snows_core.methods.swaps import groups_of
 from snows_core.settings import RECIPES
@@ -117,3 +118,16 @@ def test_a_start_is_asked_for():
     problem = problem_of("residual unit")
     with pytest.raises(ValueError, match="one to start with"):
         METHODS["swaps"](RECIPES["fast"], 0).choose(problem)
+
+
+@pytest.mark.parametrize(("k", "images"), [(2, 8), (0, None)])
+def test_the_gram_matrix_is_that_of_the_images_that_the_refit_reads(monkeypatch, k, images):
+    problem = problem_of("residual unit", k)
+    problem.pattern, problem.start = Unstructured(0.5), problem.mask
+    problem.mask = torch.ones_like(problem.mask)
+    monkeypatch.setattr("snows_core.methods.swaps.enough_for", lambda *_: Enough(gram=8))
+    mask = METHODS["swaps"](RECIPES["fast"], k).choose(problem)
+    gram, response = problem.normal_equations(images)
+    rows, places = problem.weight.flatten(1), groups_of(problem.weight, None)
+    told = swap_inputs(gram, problem.start.flatten(1), rows, places, response=response, damping=RECIPES["fast"].ridge)
+    assert torch.equal(mask.flatten(1), told.mask) and len(problem._equations) == 1

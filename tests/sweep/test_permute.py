@@ -1,0 +1,132 @@
+"""``snows.permute_channels``: the same function, masks that keep more, and a clear word on what cannot be permuted."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from toys import awake, random_images, same, small_resnet, small_vit
+
+import snows_core as snows
+from snows_core.errors import SnowsError
+from snows_core.masks import permutation
+from snows_core.sweep import permute
+
+NETWORKS = {
+    "resnet": (lambda: small_resnet(width=8), 8, 2),
+    "transformer": (small_vit, 4, 2),
+    "resnet18": (lambda: awake(torchvision.models.resnet18()), 32, 8),
+    "mobilenetv2": (lambda: awake(torchvision.models.mobilenet_v2(width_mult=0.25)), 32, 17),
+    "vit": (lambda: awake(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)), 32, 2),
+}
+
+
+def kept(model, name, pattern):
+    """The share of a layer's magnitude that masks of the pattern keep."""
+    weight = dict(model.named_parameters())[f"{name}.weight"].detach().abs()
+    return float(weight[snows.NM(*map(int, pattern.split(":"))).mask(weight)].sum() / weight.sum())
+
+
+@pytest.mark.parametrize("name, pattern", [*((name, "2:4") for name in NETWORKS), ("resnet", "1:4"), ("vit", "1:4")])
+def test_the_function_stays_and_masks_keep_more(name, pattern, monkeypatch):
+    monkeypatch.setattr(permutation, "MOST", 1e6)  # a short search
+    make, size, least = NETWORKS[name]
+    torch.manual_seed(0)
+    model, images = make(), random_images(2, size)
+    before = copy.deepcopy(model.state_dict())
+    found, done = snows.permute_channels(model, images, pattern)
+    assert same(model.state_dict(), before) and len(done) >= least
+    with torch.no_grad():
+        expected = model(images)
+        assert float((found(images) - expected).abs().max()) < 1e-10 * float(expected.abs().max())
+    for one in done:
+        (consumer,) = one.consumers
+        assert one.kept_before == pytest.approx(kept(model, consumer, pattern), rel=1e-9)
+        assert one.kept_after == pytest.approx(kept(found, consumer, pattern), rel=1e-9)
+        assert one.kept_after > one.kept_before and consumer != "classifier.1"
+
+
+def test_a_choice_of_layers_is_permuted_alone():
+    model, images = small_resnet(width=8), random_images(2)
+    found, done = snows.permute_channels(model, images, "2:4", layers=["layer2.conv2"])
+    assert [one.consumers for one in done] == [("layer2.conv2",)] and done[0].producer == "layer2.conv1"
+    changed = {name for name, value in found.state_dict().items() if not torch.equal(value, model.state_dict()[name])}
+    bn = {f"layer2.bn1.{name}" for name in ("weight", "bias", "running_mean", "running_var")}
+    assert changed == {"layer2.conv1.weight", "layer2.conv2.weight", *bn}
+    weight = model.layer2.conv1.weight[done[0].order]
+    assert torch.equal(found.layer2.conv1.weight, weight)
+
+
+def test_any_saliency_decides():
+    model, images = small_resnet(width=8), random_images(2)
+    scores = torch.rand(model.layer1.conv2.weight.shape, generator=torch.Generator().manual_seed(0)).double() ** 3
+    _, done = snows.permute_channels(model, images, "2:4", ["layer1.conv2"], lambda name, weight: scores)
+    order, mask = done[0].order, snows.NM(2, 4).mask
+    for share, put in ((done[0].kept_before, scores), (done[0].kept_after, scores[:, order])):
+        assert share == pytest.approx(float(put[mask(put)].sum() / scores.sum()), rel=1e-9)
+
+
+def test_half_precision_and_wrappers():
+    model = nn.DataParallel(small_resnet(width=8).to(torch.bfloat16))
+    found, done = snows.permute_channels(model.eval(), random_images(2, dtype=torch.float32), "2:4")
+    assert done and {p.dtype for p in found.parameters()} == {torch.bfloat16} and not isinstance(found, nn.DataParallel)
+
+
+def test_a_network_without_free_channels_comes_back_as_it_is():
+    model = awake(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax2d(), nn.Conv2d(4, 4, 1)))
+    found, done = snows.permute_channels(model, random_images(2), "2:4")
+    assert done == [] and same(found.state_dict(), model.state_dict()) and found is not model
+
+
+class Flattened(nn.Module):
+    """A convolution that another one reads, and a linear layer behind a flattening of 2 x 2 positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Linear(32, 4)
+
+    def forward(self, x):
+        y = self.first(x).relu()
+        return self.third(nn.functional.adaptive_avg_pool2d(y, 2).flatten(1)) + self.second(y).mean((2, 3))
+
+
+def test_layers_behind_a_flattening_follow_and_do_not_decide():
+    model, images = awake(Flattened()), random_images(2)
+    everything = {"layers": ["second", "third"]}
+    assert snows.permute_channels(model, images, "2:4", ["third"]).permutations == []
+    found, (done,) = snows.permute_channels(model, images, "2:4", **everything)
+    assert done.consumers == ("third", "second") and done.kept_after == pytest.approx(kept(found, "second", "2:4"))
+    assert torch.equal(found.third.weight.view(4, 8, 4), model.third.weight.view(4, 8, 4)[:, done.order])
+    assert torch.allclose(found(images), model(images), rtol=1e-10)
+
+
+def test_a_copy_that_answers_otherwise_is_not_handed_out(monkeypatch):
+    model, move = small_resnet(width=8), permute._move
+    monkeypatch.setattr(permute, "_move", lambda moves, *rest: move(moves[:-1], *rest))
+    with pytest.warns(UserWarning, match="permute: the outputs would change"):
+        found, done = snows.permute_channels(model, random_images(2), "2:4")
+    assert done == [] and same(found.state_dict(), model.state_dict())
+
+
+RESNET, VIT = (lambda: small_resnet(width=8)), small_vit
+
+
+@pytest.mark.parametrize(
+    "make, size, pattern, layers, message",
+    [
+        (RESNET, 8, "2:4", ["layer2.conv1"], r"layers: got 'layer2.conv1'.*bound by a residual stream; expected "),
+        (RESNET, 8, "2:4", ["layer2.conv1"], r"a residual stream are not possible.*are layer1.conv2, layer2.conv2"),
+        (VIT, 4, "2:4", ["blocks.1.mlp.fc1"], r"'blocks.1.mlp.fc1'.*permutations across a residual stream"),
+        (VIT, 4, "2:4", ["blocks.0.mlp.fc2", "blocks.0.attn.proj"], r"'blocks.0.attn.proj'.*bound by '"),
+        (RESNET, 8, "2:4", ["conv1"], r"'conv1'.*bound by the image"),
+        (RESNET, 8, "2:4", ["conv9"], r"layers: got 'conv9'.*Nearest"),
+        (RESNET, 8, "0.5", None, r"pattern: got unstructured 0.5; expected N:M"),
+        (RESNET, 8, "2:3", ["layer1.conv2"], r"'layer1.conv2' \(8 inputs do not divide into groups of 3\)"),
+        (lambda: "resnet", 8, "2:4", None, r"model: got str"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant(make, size, pattern, layers, message):
+    with pytest.raises(SnowsError, match=message):
+        snows.permute_channels(make(), random_images(2, size), pattern, layers=layers)
