@@ -49,24 +49,18 @@ class Bench:
             "accuracy": found.accuracy,
             "agreement": unseen.agreement,
             "kl": unseen.kl,
-            "image_products": 0 if report is None else int(report["image_products"].sum()),
+            "image_products": int(report["image_products"].sum()),
             "cpu_seconds": round(seconds, 1),
         }
 
     def _pruned(
         self, sample: Tensor, pattern: str, options: dict[str, Any], seed: int
-    ) -> tuple[nn.Module, pd.DataFrame | None]:
-        exclude, after = list(self.experiment.exclude) or None, options.pop("after", None)
+    ) -> tuple[nn.Module, pd.DataFrame]:
+        exclude = list(self.experiment.exclude) or None
         if options.pop("augment", False):
             options["augment"] = snows.flip_and_shift
         result = snows.prune(self.model, sample, pattern, exclude=exclude, seed=seed, progress=False, **options)
-        if after is None:
-            return result.model, result.report
-        corrected = {
-            "batch norms": lambda: snows.reestimate_batch_norms(result.model, sample),
-            "variances": lambda: snows.match_variances(result.model, self.model, sample),
-        }[after]()
-        return corrected, result.report
+        return result.module, result.report
 
     def _unseen(self, used: Tensor) -> Tensor:
         images = self.data.train.tensors()[0]

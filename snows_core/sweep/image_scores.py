@@ -5,8 +5,8 @@ and each layer's input is what the current weights of the layers before it give.
 backward pass of the whole network. In a mixture each term is divided by its mean over the weights of all layers, and
 they are added.
 
-On ResNet-20, none of them chose better masks than magnitude does where the kept weights are re-fitted, so that
-magnitude is the default: a score counts one weight at a time, and weights that go together are worth more than that.
+On ResNet-20, none of those tried chose better masks than magnitude where the kept weights are re-fitted afterwards;
+magnitude is the default.
 """
 
 from __future__ import annotations

@@ -40,9 +40,12 @@ def run_and_compare(notebook, profile, folder, request):
     assert not summary.failures
     executed = folder / "runs" / f"{notebook.stem}-{profile}.ipynb"
     compare_with_committed(notebook.path, executed, request)
-    # Notebook 05 only remarks, beside its own profile, where a claim does not hold; at the tests' sizes, too, all do.
+    # Notebooks 04 and 05 only remark, beside their own profile, where a claim does not hold. All of 05 hold at these
+    # sizes; 04 has claims on the hardest pattern, which is left out here.
+    if notebook.number == "04":
+        return
     printed = [o.get("text", "") for c in nbformat.read(executed, as_version=4).cells for o in c.get("outputs", [])]
-    assert notebook.number != "05" or not [text for text in printed if REMARK in text]
+    assert not [text for text in printed if REMARK in text]
 
 
 def pictures(cell):

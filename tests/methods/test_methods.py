@@ -10,7 +10,7 @@ from toys import random_images, relative, small_resnet
 from snows_core.activations import DiskTensor
 from snows_core.errors import SnowsError
 from snows_core.masks import NM, Unstructured
-from snows_core.methods import METHODS, Budget, LayerMethod
+from snows_core.methods import METHODS, Budget, LayerMethod, LayerStatistics
 from snows_core.network import Network, patches
 from snows_core.settings import RECIPES, PruneSettings
 from snows_core.sweep.prepare import layer_steps
@@ -207,3 +207,9 @@ def test_the_steps_of_adaprune_end_small(monkeypatch):
     first, last = optimiser.param_groups[0]["initial_lr"], optimiser.param_groups[0]["lr"]
     kept = problem.weight[problem.mask]
     assert first == pytest.approx(0.02 * float(kept.square().mean().sqrt()), rel=1e-9) and last < 1e-6 * first
+
+
+def test_what_a_solve_did_not_count_is_nothing():
+    statistics = LayerStatistics(0, 1.0, 1.0, 0.5)
+    counted = (statistics.newton_steps, statistics.products, statistics.image_products, statistics.seconds)
+    assert counted == (0, 0, 0, 0.0) and statistics.stop == ""

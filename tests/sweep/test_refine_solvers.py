@@ -283,3 +283,15 @@ def test_options_that_cannot_be_meant_are_refused(options, name):
 def test_options_are_frozen_and_flat_states_know_their_size():
     assert replace(module.JointOptions(3), steps=4).solver == "natural"
     assert FlatState({"a": torch.ones(2, 2)}, {"a": torch.eye(2, dtype=torch.bool)}).sizes == [2]
+
+
+def test_images_held_back_are_drawn_by_the_seed_of_the_run_alone():
+    module = importlib.import_module("snows_core.sweep.refine")
+    images = torch.arange(100.0).view(100, 1, 1, 1)
+    drawn = []
+    for global_seed, seed in ((1, 3), (2, 3), (1, 4)):
+        torch.manual_seed(global_seed)
+        drawn.append(module._held_back(images, module.JointOptions(1, seed=seed, held_back=0.2)))
+    (train, judge), (again, judged_again), (_, other) = drawn
+    assert torch.equal(train, again) and torch.equal(judge, judged_again) and not torch.equal(judge, other)
+    assert len(judge) == 20 and torch.equal(torch.cat([train, judge]).flatten().sort().values, images.flatten())

@@ -70,7 +70,7 @@ def test_resting_places_and_rebuilt_graphs_change_nothing(monkeypatch, name, rec
 def test_the_same_numbers_whatever_the_memory(name, recipe, monkeypatch):
     expected = plain(name, recipe)
     # Less than one batch takes: values, graphs and row factors rest on disk or are made again.
-    monkeypatch.setattr("snows_core.settings.prune_settings.LEAST_BYTES", 1.0)
+    monkeypatch.setattr("snows_core.settings.values.LEAST_BYTES", 1.0)
     with pytest.warns(UserWarning, match="max_memory: 0 MB are less than"):
         got = run(name, recipe=recipe, max_memory=1e4)
     assert got.manifest["memory"]["storage"] == "disk" != expected.manifest["memory"]["storage"]
