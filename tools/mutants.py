@@ -81,9 +81,9 @@ TESTS: dict[str, dict[str, str]] = {
     },
     "sweep": {
         "choose_masks": "sweep/choice sweep/select_networks masks/given_refused",
-        "prepare": "methods/methods cli/app",
+        "prepare": "sweep/prepare methods/methods cli/app",
         "select": "sweep/select sweep/select_networks sweep/choice",
-        "sweep": "sweep/oracles_sweep sweep/oracles_memory sweep/sweep",
+        "sweep": "sweep/oracles_sweep sweep/oracles_memory sweep/sweep sweep/stages",
         "memory": "sweep/oracles_memory sweep/memory sweep/oracles_sweep",
         "refine": "sweep/oracles_refine sweep/refine",
     },

@@ -79,8 +79,10 @@ def test_wanda_keeps_the_largest_weight_times_input_norm(case, pattern):
     weight = problem.weight
     scores = weight.flatten(1).abs() * norms.repeat_interleave(len(weight) // len(norms), 0)
     scores = torch.where(problem.mask.flatten(1), scores, -1.0).view_as(weight)
-    mask = METHODS["wanda"](RECIPES["fast"], 2).solve(problem).mask
+    solution = METHODS["wanda"](RECIPES["fast"], 2).solve(problem)
+    mask = solution.mask
     assert not mask[~problem.mask].any()
+    assert torch.equal(solution.weight, weight * mask)  # masked, not re-fitted
     if isinstance(pattern, NM):
         kept = scores.movedim(1, -1).unflatten(-1, (-1, 4)), mask.movedim(1, -1).unflatten(-1, (-1, 4))
         for group, flags in zip(kept[0].reshape(-1, 4), kept[1].reshape(-1, 4), strict=True):

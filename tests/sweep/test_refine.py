@@ -55,6 +55,17 @@ def test_a_loss_that_does_not_fall_leaves_the_weights(monkeypatch):
     assert all(torch.equal(refined.state[key], value) for key, value in plain.state.items())
 
 
+def test_which_images_are_held_back_rests_on_the_seed_of_the_call_alone():
+    images = torch.arange(80.0).view(-1, 1, 1, 1)
+    drawn = []
+    for state, seed in ((1, 0), (2, 0), (1, 3)):
+        torch.manual_seed(state)
+        seen, judges = module._held_back(images, module.JointOptions(1, held_back=0.125, seed=seed))
+        assert len(judges) == 10 and sorted([*seen.flatten(), *judges.flatten()]) == images.flatten().tolist()
+        drawn.append(judges.flatten().tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 10, 19, 20])
 def test_any_number_of_steps_has_a_schedule(steps):
     refined = run(refine=steps, layers=["layer1.conv2"])
