@@ -77,6 +77,7 @@ def prune(
     record["calibration"] = {"images": sum(map(len, parts)), "digest": images_digest(parts)}
     record["weights"] = state_digest(prepared.model)
     record["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
+    record["permutations"] = [done.record() for done in prepared.permutations] if settings.permute else None
     if resume is not None:
         # Masks that a method chooses, or that are made from images, come with the result.
         by_weights = steps.choose is None and settings.allocation != MEASURED and not needs_images(settings)
@@ -138,6 +139,9 @@ def make_masks(
     if settings.stages != 1:
         got, fix = f"{settings.stages!r}", "prune(...).masks holds those of the last stage."
         raise invalid_argument("stages", got, "1: later masks are chosen by weights re-fitted before", fix)
+    if settings.permute:
+        fix = "Permute first, with snows.permute_channels, and pass its model."
+        raise invalid_argument("permute", "True", "False: the masks would be those of a permuted copy", fix)
     if settings.allocation == MEASURED:
         fix = "prune(..., update='none').masks holds them."
         got, expected = f"{MEASURED!r}", "another: these sparsities are chosen on the calibration images of a run"

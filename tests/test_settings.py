@@ -269,6 +269,7 @@ DEFAULTS = {
     "stage_k": None,
     "mask": "magnitude",
     "update": "snows",
+    "permute": False,
     "layers": None,
     "exclude": None,
     "leaf_modules": (),

@@ -249,7 +249,8 @@ def _permuted(node: fx.Node, layout: Layout, before: Sequence[int], after: Seque
 def _transposed(node: fx.Node, layout: Layout, before: Sequence[int], after: Sequence[int]) -> Layout | None:
     if len(node.args) != 3:
         return None
-    one, other = (int(axis) % len(before) for axis in node.args[1:])  # type: ignore[arg-type]
+    given: Any = node.args[1:]
+    one, other = (int(axis) % len(before) for axis in given)
     return Layout({one: other, other: one}.get(layout.axis, layout.axis), layout.block)
 
 

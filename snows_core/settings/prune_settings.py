@@ -130,6 +130,14 @@ class PruneSettings:
     )
     mask: str = field(default="magnitude", metadata=_meaning("Method that chooses the masks."))
     update: str = field(default="snows", metadata=_meaning("Method that re-fits the kept weights of a layer."))
+    permute: bool = field(
+        default=False,
+        metadata=_meaning(
+            "Before N:M masks are made, put the channels between layers in an order under which they keep more.",
+            "The function stays the same, the weights of the result lie in the new order"
+            " (:mod:`snows_core.sweep.permute`).",
+        ),
+    )
     layers: LayerChoice = field(
         default=None,
         metadata=_meaning(
@@ -220,6 +228,7 @@ class PruneSettings:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise invalid_argument(name, repr(value), "the name of a method")
+        self._keep("permute", switch("permute", self.permute))
         for name in ("layers", "exclude", "leaf_modules"):
             self._keep(name, repeatable(getattr(self, name)))
         if self.max_images is not None:

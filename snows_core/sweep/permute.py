@@ -21,7 +21,7 @@ from snows_core.network.channels import RESIDUAL, Channels
 from snows_core.network.copies import plain_copy, unwrap
 from snows_core.network.example import run_on_example
 from snows_core.network.graph import Network
-from snows_core.settings import LayerChoice, Saliency, SparsityPattern
+from snows_core.settings import LayerChoice, PruneSettings, Saliency, SparsityPattern
 from snows_core.sweep.choice import matching
 
 # Largest change of an output that may pass for rounding, as a share of the largest output.
@@ -47,6 +47,10 @@ class Permutation:
     kept_before: float
     kept_after: float
 
+    def record(self) -> dict[str, Any]:
+        """Return what a manifest says of it."""
+        return vars(self) | {"consumers": list(self.consumers), "order": self.order.tolist()}
+
 
 class Permuted(NamedTuple):
     """A network with channels in another order.
@@ -58,6 +62,21 @@ class Permuted(NamedTuple):
 
     model: nn.Module
     permutations: list[Permutation]
+
+
+def check_permute(settings: PruneSettings) -> None:
+    """Refuse permutations beside what no order of channels changes.
+
+    Raises:
+        SnowsError: with a pattern that is not N:M, or given masks.
+    """
+    pattern = parse_pattern(settings.pattern)
+    if settings.permute and settings.masks is not None:
+        fix = "Permute first, with snows.permute_channels, and make the masks for its model."
+        raise invalid_argument("permute", "True with masks=", "masks that are made after the permutation", fix)
+    if settings.permute and not isinstance(pattern, NM):
+        fix = "Other masks keep the same whatever the order of channels."
+        raise invalid_argument("permute", f"True with the pattern {pattern}", "an N:M pattern", fix)
 
 
 def permute_channels(

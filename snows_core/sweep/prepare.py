@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from snows_core.activations.calibration import first_images
 from snows_core.errors import closest, invalid_argument
-from snows_core.masks.patterns import Masks, Pattern, Unstructured, masks_for, parse_pattern
+from snows_core.masks.patterns import NM, Masks, Pattern, Unstructured, masks_for, parse_pattern
 from snows_core.masks.saliency import check_name
 from snows_core.masks.schedule import most_stages, schedule
 from snows_core.methods import METHODS, BetweenStages
@@ -22,6 +22,7 @@ from snows_core.settings import PruneSettings, Recipe, get_effort, get_recipe, s
 from snows_core.sweep.choose_masks import choose_masks, read_masks
 from snows_core.sweep.image_scores import stand_in
 from snows_core.sweep.layer_budgets import allocation_record, budgeted, check_allocation
+from snows_core.sweep.permute import Permutation, check_permute, permuted
 from snows_core.sweep.select import LayerSelection, PrunableLayer, select_layers
 from snows_core.sweep.sweep import LayerSteps
 
@@ -36,13 +37,14 @@ class Prepared:
     """A network ready to be pruned.
 
     Attributes:
-        model: the caller's network without wrappers.
+        model: the caller's network without wrappers, or a copy of it with permuted channels.
         network: its traced copy, in single or double precision, on the device of the model.
         selection: every layer, with the reason where it stays dense.
         masks: the masks of the others by name, for the last stage as the dense weights choose them (by magnitude where
             the saliency looks at images).
         schedule: the patterns of all stages.
         allocation: what the manifest says of how an overall sparsity was shared out; None where its scope said so.
+        permutations: channels of ``model`` that were put in another order than the caller's.
     """
 
     model: nn.Module
@@ -51,6 +53,7 @@ class Prepared:
     masks: Masks
     schedule: tuple[Pattern, ...]
     allocation: Mapping[str, Any] | None = None
+    permutations: tuple[Permutation, ...] = ()
 
     @property
     def layers(self) -> list[PrunableLayer]:
@@ -91,6 +94,7 @@ def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSe
     settings = with_effort(replace(settings, pattern=parse_pattern(settings.pattern)))
     layer_steps(settings)  # refuses names that no method has, before any work
     check_allocation(settings)
+    check_permute(settings)
     check_name(settings.saliency)
     stages_of(settings)
     return settings
@@ -138,9 +142,19 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     if first is not None:
         example = example.to(first.device, torch.float64 if first.dtype == torch.float64 else torch.float32)
-    network = Network(model, settings.leaf_modules, example=example)
     given, pattern = settings.masks, parse_pattern(settings.pattern)
-    selection = select_layers(network, model, example, settings.layers, settings.exclude, keep_ends=given is None)
+
+    def read(model: nn.Module) -> tuple[Network, LayerSelection]:
+        network = Network(model, settings.leaf_modules, example=example)
+        layers, exclude = settings.layers, settings.exclude
+        return network, select_layers(network, model, example, layers, exclude, keep_ends=given is None)
+
+    network, selection = read(model)
+    permutations: tuple[Permutation, ...] = ()
+    if settings.permute and isinstance(pattern, NM):
+        chosen = [entry.name for entry in selection.prunable]
+        model, done = permuted(network, model, example, pattern, stand_in(settings), chosen)
+        (network, selection), permutations = read(model), tuple(done)
     stages = stages_of(settings)
     if given is not None:
         selection, masks = read_masks(network, selection, pattern, given)
@@ -148,7 +162,8 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
     selection, stages = budgeted(network, selection, stages, settings.allocation)
     # Scores that look at images come with the sweep: until then magnitudes stand for them, in counts and checks.
     selection, masks = choose_masks(network, selection, stages[-1], stand_in(settings), settings.seed)
-    return Prepared(model, network, selection, masks, stages, allocation_record(settings.allocation, stages[-1]))
+    record = allocation_record(settings.allocation, stages[-1])
+    return Prepared(model, network, selection, masks, stages, record, permutations)
 
 
 def stages_of(settings: PruneSettings) -> tuple[Pattern, ...]:

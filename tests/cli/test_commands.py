@@ -187,6 +187,7 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
             "refine": 3,
             "refine_solver": "adam",
             "moving_masks": True,
+            "permute": False,
             "augment": snows_core.flip_and_shift,
             "progress": False,
             "seed": 7,
@@ -205,9 +206,27 @@ def test_what_is_not_typed_is_as_the_experiment_has_it(tmp_path, monkeypatch):
     chosen = EXPERIMENTS["digits-resnet20"]
     usual = {"pattern": chosen.pattern, "k": chosen.k, "exclude": list(chosen.exclude), "device": None}
     usual["max_images"] = chosen.calibration_images
-    names = ("recipe", "saliency", "effort", "mask", "update", "refine_solver", "moving_masks", "seed", "progress")
+    names = (
+        "recipe",
+        "saliency",
+        "effort",
+        "mask",
+        "update",
+        "refine_solver",
+        "moving_masks",
+        "permute",
+        "seed",
+        "progress",
+    )
     own = {name: getattr(PruneSettings, name) for name in names}
     assert asked == [usual | own]
+
+
+def test_permute_reaches_prune(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(commands, "prune", lambda model, images, **options: asked.append(options) or 1 / 0)
+    run("prune", "--model", "digits-resnet20", "--pattern", "2:4", "--permute", "--out", tmp_path / "out")
+    assert [options["permute"] for options in asked] == [True]
 
 
 def test_a_small_training_split_is_used_whole(tmp_path, monkeypatch):

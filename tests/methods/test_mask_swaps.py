@@ -123,11 +123,12 @@ def test_a_start_is_asked_for():
 @pytest.mark.parametrize(("k", "images"), [(2, 8), (0, None)])
 def test_the_gram_matrix_is_that_of_the_images_that_the_refit_reads(monkeypatch, k, images):
     problem = problem_of("residual unit", k)
-    problem.pattern, problem.start = Unstructured(0.5), problem.mask
+    start = problem.mask
+    problem.pattern, problem.before = Unstructured(0.5), Before(mask=start)
     problem.mask = torch.ones_like(problem.mask)
     monkeypatch.setattr("snows_core.methods.swaps.enough_for", lambda *_: Enough(gram=8))
     mask = METHODS["swaps"](RECIPES["fast"], k).choose(problem)
     gram, response = problem.normal_equations(images)
     rows, places = problem.weight.flatten(1), groups_of(problem.weight, None)
-    told = swap_inputs(gram, problem.start.flatten(1), rows, places, response=response, damping=RECIPES["fast"].ridge)
+    told = swap_inputs(gram, start.flatten(1), rows, places, response=response, damping=RECIPES["fast"].ridge)
     assert torch.equal(mask.flatten(1), told.mask) and len(problem._equations) == 1

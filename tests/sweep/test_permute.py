@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from spies import stop_after
 from torch import nn
 from toys import awake, random_images, same, small_resnet, small_vit
 
@@ -130,3 +131,62 @@ RESNET, VIT = (lambda: small_resnet(width=8)), small_vit
 def test_what_cannot_be_meant(make, size, pattern, layers, message):
     with pytest.raises(SnowsError, match=message):
         snows.permute_channels(make(), random_images(2, size), pattern, layers=layers)
+
+
+def test_prune_permutes_first_and_says_so(tmp_path):
+    model, images = small_resnet(width=8), random_images(4)
+    before = copy.deepcopy(model.state_dict())
+    result = snows.prune(model, images, "2:4", effort="quick", k=0, permute=True, progress=False)
+    assert same(model.state_dict(), before)
+    found, done = snows.permute_channels(model, images, "2:4")
+    said = result.manifest["permutations"]
+    assert [one["consumers"] for one in said] == [list(one.consumers) for one in done]
+    assert [one["order"] for one in said] == [one.order.tolist() for one in done]
+    by_hand = snows.prune(found, images, "2:4", effort="quick", k=0, progress=False)
+    assert by_hand.manifest["permutations"] is None
+    assert all(torch.equal(value, by_hand.state[name]) for name, value in result.state.items())
+    assert all(torch.equal(mask, by_hand.masks[name]) for name, mask in result.masks.items())
+    result.save(tmp_path / "out")
+    loaded = snows.load(tmp_path / "out", small_resnet(width=8))
+    with torch.no_grad():
+        assert torch.equal(loaded.model(images), result.model(images))
+
+
+def test_an_interrupted_run_with_permuted_channels_goes_on(monkeypatch):
+    model, images = small_resnet(width=8), random_images(4)
+    options = {"effort": "quick", "k": 1, "permute": True, "progress": False}
+    whole = snows.prune(model, images, "2:4", **options)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        part = snows.prune(model, images, "2:4", **options)
+    assert not part.manifest["complete"]
+    resumed = snows.prune(model, images, "2:4", resume=part, **options)
+    assert all(torch.equal(value, resumed.state[name]) for name, value in whole.state.items())
+    assert resumed.manifest["permutations"] == whole.manifest["permutations"]
+
+
+def test_only_layers_that_are_pruned_have_a_say():
+    model, images = small_resnet(width=8), random_images(4)
+    result = snows.prune(
+        model, images, "2:4", effort="quick", k=0, permute=True, layers=["layer2.conv2"], progress=False
+    )
+    assert [one["consumers"] for one in result.manifest["permutations"]] == [["layer2.conv2"]]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"pattern": 0.5}, "permute: got True with the pattern unstructured 0.5; expected an N:M pattern"),
+        ({"masks": {"layer1.conv1": torch.ones(8, 8, 3, 3, dtype=torch.bool)}}, "permute: got True with masks="),
+        ({"permute": "yes"}, "permute"),
+    ],
+)
+def test_what_no_order_changes_is_refused(options, words):
+    with pytest.raises(SnowsError) as error:
+        snows.prune(small_resnet(width=8), random_images(4), **{"permute": True, **options})
+    assert str(error.value).startswith(words)
+
+
+def test_masks_of_a_copy_are_not_handed_out():
+    with pytest.raises(SnowsError, match="permute: got True; expected False"):
+        snows.make_masks(small_resnet(width=8), random_images(4), "2:4", permute=True)
