@@ -25,11 +25,10 @@ from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult, check_resume
 from snows_core.settings import PruneSettings, Sparsities, SparsityPattern, takes_settings
 from snows_core.sweep.image_scores import needs_images
-from snows_core.sweep.joint_problem import JointOptions, Remask
+from snows_core.sweep.joint_problem import JointOptions, Remask, joint_options
 from snows_core.sweep.layer_budgets import MEASURED
 from snows_core.sweep.measured_allocation import measured, with_sparsities
-from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare
-from snows_core.sweep.refine import check_refinable
+from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare, with_refinement
 from snows_core.sweep.refine import refine as refine_jointly
 from snows_core.sweep.select import DenseLayer, PrunableLayer
 from snows_core.sweep.stages import Reached, StagedSweep
@@ -70,6 +69,7 @@ def prune(
     steps = layer_steps(settings)
     parts = calibration_parts(images, settings.max_images)
     prepared = prepare(model, parts, settings)
+    settings = with_refinement(settings, prepared, sum(map(len, parts)))
     device = resolve_device(settings.device, next(prepared.network.module.parameters()).device)
     asked = settings.record()
     record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "saliency", "mask", "update")}
@@ -100,14 +100,7 @@ def prune(
     }
     result = _result(run.prepared, run, record)
     if settings.refine and not run.interrupted:
-        joint = JointOptions(
-            settings.refine,
-            augment=settings.augment,
-            seed=settings.seed,
-            progress=settings.progress,
-            solver=settings.refine_solver,
-            moving_masks=settings.moving_masks,
-        )
+        joint = joint_options(settings)
         remask = run.prepared.remask(settings) if settings.moving_masks else None
         refine_result(result, prepared.network, run.images, joint, remask)
     return result
@@ -172,8 +165,6 @@ def _staged_sweep(
         prepared = with_sparsities(prepared, resume.manifest["allocation"], settings)
     placed = prepared.move(device)
     like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
-    if settings.refine:
-        check_refinable(network, [entry.layer.weight_name for entry in prepared.layers], like)
     whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
     if is_measured and resume is None:
         prepared = measured(prepared, whole[: settings.sweep_images], settings)

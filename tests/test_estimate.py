@@ -9,6 +9,9 @@ from toys import random_images, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.errors import SnowsError
+from snows_core.methods import MeasureLosses
+from snows_core.sweep.other_costs import allocation_cost
+from snows_core.sweep.prepare import checked_settings, prepare
 
 
 @pytest.mark.parametrize("make, size", [(small_resnet, 8), (small_vit, 4)])
@@ -48,6 +51,38 @@ def test_the_foretold_graph_is_what_autograd_saves():
     assert 0.3 < table.loc["layer2.conv2", "graph_bytes"] / sum(saved.values()) < 1.5
 
 
+def test_what_a_run_does_beside_its_sweeps_has_rows_of_its_own():
+    model, images = small_resnet(), random_images(8)
+
+    def rows(**options):
+        table = snows.estimate(model, images, 0.5, count=64, k=0, layers="layer*", **options).set_index("layer")
+        assert (table["seconds"] > 0).all() and (table["peak_bytes"] > 0).all()
+        return table[table.index.str.startswith("(")]
+
+    assert rows(effort="quick").empty
+    assert list(rows(effort="standard").index) == ["(joint refinement)"]
+    chosen = {"effort": "quick", "saliency": "obs+fisher", "allocation": "measured"}
+    assert list(rows(**chosen, refine=1).index) == ["(allocation)", "(Fisher)", "(joint refinement)"]
+    few, many = (rows(effort="quick", refine=steps)["seconds"].item() for steps in (2, 2000))
+    assert many > 20 * few
+
+
+def test_allocations_that_are_measured_are_charged_one_sweep_for_each_candidate(monkeypatch):
+    monkeypatch.setattr(
+        "snows_core.sweep.sweep_cost.SweepCost.rows",
+        lambda self, method, layers, masks: [
+            {"seconds": 100.0 if isinstance(method, MeasureLosses) else 1.0, "graph_bytes": 3.0, "peak_bytes": 4.0}
+        ],
+    )
+    found = {}
+    for stages in (1, 4):
+        settings = checked_settings(snows.prune, pattern=0.5, allocation="measured", k=0, stages=stages)
+        prepared = prepare(small_resnet(), [random_images(8)], settings)
+        found[stages] = allocation_cost(prepared, settings, random_images(8), 64, 1e9)
+    assert found[1] == {"seconds": 108.0, "graph_bytes": 3.0, "peak_bytes": 4.0}  # 4 closed forms, 2 powers, 2 mixtures
+    assert found[4]["seconds"] == 120.0  # and 3 finalists in 4 stages
+
+
 @pytest.mark.parametrize("count", [0, -1, 2.5, True])
 def test_bad_counts_are_refused(count):
     with pytest.raises(SnowsError, match=r"count: got .*; expected an integer >= 1"):
@@ -55,7 +90,7 @@ def test_bad_counts_are_refused(count):
 
 
 def test_row_factors_are_charged_once_a_layer_and_timed_once_a_size(monkeypatch):
-    module = sys.modules["snows_core.estimate"]  # the package shows the function under that name
+    module = sys.modules["snows_core.sweep.sweep_cost"]
 
     monkeypatch.setattr(module, "shortest", lambda function, repeats, device: function() is None or 1000.0)
     table = snows.estimate(small_resnet(), random_images(8, 8), "2:4", k=2, effort="quick")
@@ -99,7 +134,8 @@ def test_the_same_keywords_go_into_both(monkeypatch):
     table = snows.estimate(small_resnet(), images, **options, resume=partial, effort="quick")
     solved = set(partial.masks)
     assert len(solved) == 2 and whole.complete
-    assert table["layer"].tolist() == [name for name in whole.masks if name not in solved]
+    expected = [name for name in whole.masks if name not in solved]
+    assert table["layer"].tolist() == [*expected, "(joint refinement)"]
     assert snows.estimate(small_resnet(), images, **options, resume=whole, effort="quick").empty
     assert list(snows.estimate(small_resnet(), images, **options, resume=whole, effort="quick")) == list(table)
     with pytest.raises(SnowsError, match=r"^resume: got a result with another seed; expected an interrupted result"):

@@ -5,9 +5,10 @@
 Changes ("mutants") are made from the syntax tree of the files below: operators, comparisons, constants, conditions,
 dropped statements and keywords, swapped arguments, transposes taken away, an operand in place of a result. A seed
 chooses among them, as many from each room. Each is written into a copy of the package in a temporary folder, never into
-the working tree, and the tests of its file run against that copy; a failure, an error or no end (in 120 seconds, or
-four times what the tests take) kills it. What survives is printed, and written to ``runs/mutants.md``. Survivors that
-are equivalent, or cost time or memory alone, stand in ``tests/mutants_survivors.md``, each with its reason.
+the working tree, and the tests of its file, its doctests among them, run against that copy; a failure, an error or no
+end (in 120 seconds, or four times what the tests take) kills it. What survives is printed, and written to
+``runs/mutants.md``. Survivors that are equivalent, or cost time or memory alone, stand in
+``tests/mutants_survivors.md``, each with its reason.
 
 Not made, as no number or decision depends on them: messages, texts, annotations, assertions, progress bars, and
 constants that only say how much is computed at a time; nor what only a GPU can tell (lines that name CUDA or pinned
@@ -103,7 +104,7 @@ TESTS: dict[str, dict[str, str]] = {
     },
     "sweep": {
         "choose_masks": "sweep/choice sweep/select_networks masks/given_refused",
-        "prepare": "sweep/prepare methods/methods cli/app",
+        "prepare": "sweep/prepare sweep/permute methods/methods cli/app",
         "select": "sweep/select sweep/select_networks sweep/choice",
         "sweep": "sweep/oracles_sweep sweep/oracles_memory sweep/sweep sweep/stages",
         "memory": "sweep/oracles_memory sweep/memory sweep/oracles_sweep",
@@ -159,10 +160,12 @@ def chosen(seed: int, count: int, only: Sequence[str] = ()) -> list[Mutant]:
     return sorted(taken, key=lambda m: (order[m.name], m.line))
 
 
-def tests_of(name: str) -> list[str]:
-    """Return the test files of a file of the package."""
-    listed = next(files[name] for files in TESTS.values() if name in files)
-    return [str(Path("tests", test).with_name(f"test_{Path(test).name}.py")) for test in listed.split()]
+def tests_of(file: str) -> list[str]:
+    """Return the test files of a file of the package, and the file itself where it has doctests."""
+    listed = TESTS[Path(file).parent.name][Path(file).stem]
+    found = [str(Path("tests", test).with_name(f"test_{Path(test).name}.py")) for test in listed.split()]
+    own = Path("snows_core", file)
+    return [*found, str(own)] if ">>>" in (ROOT / own).read_text() else found
 
 
 def copy_of_the_project(folder: Path) -> Path:
@@ -272,7 +275,7 @@ class Bench:
         target, start = folder / "snows_core" / mutant.file, time.perf_counter()
         original = target.read_text()
         target.write_text(mutant.applied(original))
-        tests = tests_of(mutant.name)
+        tests = tests_of(mutant.file)
         limit = max(SECONDS, 4 * sum(self.seconds.get(test, 0.0) for test in tests))
         try:
             passed = passes(self.context, folder, tests, limit)
@@ -323,7 +326,7 @@ def main() -> int:
     verdicts = []
     with tempfile.TemporaryDirectory() as home:
         bench = Bench(Path(os.path.realpath(home)), options.workers)
-        every = list(dict.fromkeys(test for mutant in mutants for test in tests_of(mutant.name)))
+        every = list(dict.fromkeys(test for mutant in mutants for test in tests_of(mutant.file)))
         for test, seconds in bench.map(bench.unchanged, every):
             print(f"passes   {seconds:5.0f} s  {test}", flush=True)
         for verdict in bench.map(bench.judge, mutants):

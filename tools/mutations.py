@@ -72,6 +72,8 @@ AMOUNTS = {
     "FACTOR_BYTES_HOST",
     "PROBED",
     "TRIES",
+    "DENSE_SHARE",
+    "LOOKS_SHARE",
 }
 PARTS_OF_MESSAGES = {"fix", "got", "where", "kind", "inside", "some", "looked", "reasons_text", "detail", "__all__"}
 OF_A_GPU = ("cuda", "pin", "OutOfMemory", "mps")
@@ -167,6 +169,8 @@ def _is_left_out(node: ast.AST) -> bool:
         return True
     if isinstance(node, ast.FunctionDef):
         return node.name in TEXTS
+    if isinstance(node, ast.keyword):
+        return node.arg == "strict"  # of zip: an assertion
     if isinstance(node, ast.Assign | ast.AnnAssign):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         return any(isinstance(target, ast.Name) and target.id in AMOUNTS | PARTS_OF_MESSAGES for target in targets)

@@ -251,7 +251,7 @@ def read_options(typed: Mapping[str, Any]) -> dict[str, Any]:
     options = {python.get(name, name): value for name, value in typed.items() if value not in (None, [])}
     options |= {"progress": not options["progress"], **read_settings(options.pop("settings", ()))}
     if options.pop("augment"):
-        if not options.get("refine", get_effort(options["effort"]).refine):
+        if not options.get("refine", get_effort(options["effort"]).passes):
             expected = "steps of refinement, during which images are changed"
             raise invalid_argument("--augment", "no --refine", expected, "For instance --refine 150.")
         options["augment"] = True

@@ -1,6 +1,6 @@
 """What a user may choose: the settings of a run, the two recipes, and how functions show them."""
 
-from snows_core.settings.effort import EFFORTS, Effort, get_effort
+from snows_core.settings.effort import EFFORTS, REFINE_BATCH, Effort, get_effort
 from snows_core.settings.prune_settings import JointSolver, K, PruneSettings, read_k
 from snows_core.settings.recipe import (
     CHOICES,
@@ -32,6 +32,7 @@ __all__ = [
     "EFFORTS",
     "LEAST_BYTES",
     "RECIPES",
+    "REFINE_BATCH",
     "Augment",
     "Curvature",
     "Effort",

@@ -1,14 +1,18 @@
 """How much work a run may be: one word for stages, their K, and joint refinement.
 
-"quick" is one sweep. "standard" and "best" were chosen by measurement on ResNet-20, CIFAR-10 (figures/steps); every
-single option overrides what the word says.
+"quick" is one sweep. "standard" and "best" were chosen by measurement (figures/steps); every single option overrides
+what the word says.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from snows_core.errors import closest, invalid_argument
+
+REFINE_BATCH = 64
+"""Images of one step of joint refinement."""
 
 
 @dataclass(frozen=True)
@@ -18,20 +22,30 @@ class Effort:
     Attributes:
         stages: how many, or as many as N:M has steps where that is fewer.
         stage_k: K of the re-fit between two stages.
-        refine: steps of joint refinement.
+        passes: of joint refinement over the images, and
+        most_steps: how many steps they are at most.
         sweep_images: images of the sweeps at most; refinement takes all there are.
     """
 
     stages: int = 1
     stage_k: int = 0
-    refine: int = 0
+    passes: int = 0
+    most_steps: int = 0
     sweep_images: int | None = None
+
+    def refine(self, images: int) -> int:
+        """Return the steps of joint refinement for so many calibration images.
+
+        >>> [EFFORTS["standard"].refine(images) for images in (64, 256, 3000)]
+        [15, 60, 120]
+        """
+        return min(self.most_steps, math.ceil(self.passes * images / REFINE_BATCH))
 
 
 EFFORTS = {
     "quick": Effort(),
-    "standard": Effort(stages=5, stage_k=2),
-    "best": Effort(stages=5, stage_k=2, refine=1500, sweep_images=1024),
+    "standard": Effort(stages=5, passes=15, most_steps=120),
+    "best": Effort(stages=5, passes=100, most_steps=2000, sweep_images=1024),
 }
 """Word to what it stands for."""
 

@@ -177,8 +177,9 @@ class PruneSettings:
     refine: int | None = field(
         default=None,
         metadata=_meaning(
-            "Steps of joint refinement after the sweep; pays most at high sparsity.",
-            "It also changes scales and shifts of normalisation layers (:mod:`snows_core.sweep.refine`); 0 for none.",
+            "Steps of joint refinement after the sweep; pays most at high sparsity; 0 for none.",
+            "It also changes biases, and scales and shifts of normalisation layers (:mod:`snows_core.sweep.refine`)."
+            " None leaves it to ``effort``.",
         ),
     )
     refine_solver: JointSolver = field(

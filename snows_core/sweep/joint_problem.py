@@ -10,7 +10,7 @@ from torch import Tensor
 
 from snows_core.loss.joint import JointLoss
 from snows_core.masks.patterns import Masks
-from snows_core.settings import Augment, JointSolver
+from snows_core.settings import REFINE_BATCH, Augment, JointSolver, PruneSettings
 
 State = dict[str, Tensor]
 """Parameter name to value."""
@@ -41,7 +41,7 @@ class JointOptions:
 
     steps: int
     rate: float | None = None
-    batch_size: int = 64
+    batch_size: int = REFINE_BATCH
     augment: Augment | None = None
     seed: int = 0
     progress: bool = True
@@ -49,6 +49,18 @@ class JointOptions:
     moving_masks: bool = False
     held_back: float = 0.125
     patience: int = 10
+
+
+def joint_options(settings: PruneSettings) -> JointOptions:
+    """Return what the settings of a run, whose number of steps is known, say of its joint stage."""
+    return JointOptions(
+        settings.refine or 0,
+        augment=settings.augment,
+        seed=settings.seed,
+        progress=settings.progress,
+        solver=settings.refine_solver,
+        moving_masks=settings.moving_masks,
+    )
 
 
 @dataclass

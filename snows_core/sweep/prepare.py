@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.activations.calibration import first_images
-from snows_core.errors import closest, invalid_argument
+from snows_core.errors import SnowsError, closest, invalid_argument
 from snows_core.masks.patterns import NM, Masks, Pattern, Unstructured, masks_for, parse_pattern
 from snows_core.masks.saliency import check_name
 from snows_core.masks.schedule import most_stages, schedule
@@ -23,6 +23,7 @@ from snows_core.sweep.choose_masks import choose_masks, read_masks
 from snows_core.sweep.image_scores import stand_in
 from snows_core.sweep.layer_budgets import allocation_record, budgeted, check_allocation
 from snows_core.sweep.permute import Permutation, check_permute, permuted
+from snows_core.sweep.refine import check_refinable
 from snows_core.sweep.select import LayerSelection, PrunableLayer, select_layers
 from snows_core.sweep.sweep import LayerSteps
 
@@ -45,6 +46,7 @@ class Prepared:
         schedule: the patterns of all stages.
         allocation: what the manifest says of how an overall sparsity was shared out; None where its scope said so.
         permutations: channels of ``model`` that were put in another order than the caller's.
+        is_refinable: whether joint refinement can compare it with the dense network; False where nobody needs to know.
     """
 
     model: nn.Module
@@ -54,6 +56,7 @@ class Prepared:
     schedule: tuple[Pattern, ...]
     allocation: Mapping[str, Any] | None = None
     permutations: tuple[Permutation, ...] = ()
+    is_refinable: bool = False
 
     @property
     def layers(self) -> list[PrunableLayer]:
@@ -115,8 +118,22 @@ def with_effort(settings: PruneSettings) -> PruneSettings:
         stages=stages if settings.stages is None else settings.stages,
         sweep_images=effort.sweep_images if settings.sweep_images is None else settings.sweep_images,
         stage_k=effort.stage_k if settings.stage_k is None else settings.stage_k,
-        refine=effort.refine if settings.refine is None else settings.refine,
+        refine=0 if settings.refine is None and effort.passes == 0 else settings.refine,
     )
+
+
+def with_refinement(settings: PruneSettings, prepared: Prepared, images: int) -> PruneSettings:
+    """Return settings that say how many steps of joint refinement there are, by effort where nobody has asked for any.
+
+    Args:
+        settings: from :func:`with_effort`.
+        prepared: the network; one whose answers cannot be compared is refined only by who asks for it.
+        images: calibration images.
+    """
+    if settings.refine is not None:
+        return settings
+    steps = get_effort(settings.effort).refine(images) if prepared.is_refinable else 0
+    return replace(settings, refine=steps)
 
 
 def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> Prepared:
@@ -150,6 +167,7 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
         return network, select_layers(network, model, example, layers, exclude, keep_ends=given is None)
 
     network, selection = read(model)
+    is_refinable = _is_refinable(network, selection, example, settings)
     permutations: tuple[Permutation, ...] = ()
     if settings.permute and isinstance(pattern, NM):
         chosen = [entry.name for entry in selection.prunable]
@@ -158,12 +176,32 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
     stages = stages_of(settings)
     if given is not None:
         selection, masks = read_masks(network, selection, pattern, given)
-        return Prepared(model, network, selection, masks, stages)
+        return Prepared(model, network, selection, masks, stages, is_refinable=is_refinable)
     selection, stages = budgeted(network, selection, stages, settings.allocation)
     # Scores that look at images come with the sweep: until then magnitudes stand for them, in counts and checks.
     selection, masks = choose_masks(network, selection, stages[-1], stand_in(settings), settings.seed)
     record = allocation_record(settings.allocation, stages[-1])
-    return Prepared(model, network, selection, masks, stages, record, permutations)
+    return Prepared(model, network, selection, masks, stages, record, permutations, is_refinable)
+
+
+def _is_refinable(network: Network, selection: LayerSelection, example: Tensor, settings: PruneSettings) -> bool:
+    """Tell whether joint refinement can compare a network with its dense self.
+
+    Returns:
+        False, too, where there will be no refinement.
+
+    Raises:
+        SnowsError: when it cannot, and the caller asked for steps.
+    """
+    if settings.refine == 0:
+        return False
+    try:
+        check_refinable(network, [entry.layer.weight_name for entry in selection.prunable], example)
+    except SnowsError:
+        if settings.refine:
+            raise
+        return False
+    return True
 
 
 def stages_of(settings: PruneSettings) -> tuple[Pattern, ...]:

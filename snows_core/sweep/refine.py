@@ -186,22 +186,47 @@ def refine(
     Raises:
         SnowsError: on a network that has nothing to compare: no residual addition, activation or float output.
     """
+    seen, judges = _held_back(images, options)
+    problem = joint_problem(network, model, masks, weight_names, seen, options, remask, measured_on=images)
+    watch = _Watch(problem, judges)
+    early = _drive(problem, watch)
+    moved = {name: watch.kept[weight_names[name]] for name in masks} if options.moving_masks else masks
+    held = 0 if judges is images else len(judges)
+    return Refinement(watch.best, (watch.first, watch.least), problem.effort.steps, moved, held, early, problem.effort)
+
+
+def joint_problem(
+    network: Network,
+    model: nn.Module,
+    masks: Masks,
+    weight_names: dict[str, str],
+    images: Tensor,
+    options: JointOptions,
+    remask: Remask | None = None,
+    measured_on: Tensor | None = None,
+) -> JointProblem:
+    """Return what a solver of the joint stage is given.
+
+    Args:
+        network: the traced dense network.
+        model: the pruned model: where to start.
+        masks: layer name to mask.
+        weight_names: layer name to parameter name.
+        images: those that steps see (N, C, H, W), anywhere.
+        options: solver, steps, rate and so on.
+        remask: chooses masks from scores, where ``options.moving_masks``.
+        measured_on: images that the scale of the loss is taken from; default ``images``.
+    """
     first_weight = next(network.module.parameters())
     device, dtype = first_weight.device, first_weight.dtype
     kept = {weight_names[name]: mask.to(device) for name, mask in masks.items()}
     start = dict(model.named_parameters(remove_duplicate=False))
     names = [name for name in _free_names(network, set(kept)) if name in start]
     before = {name: start[name].detach().to(device, dtype, copy=True) for name in names}
-    loss = JointLoss(network, images, before)
-    seen, judges = _held_back(images, options)
+    loss = JointLoss(network, images if measured_on is None else measured_on, before)
     layers = {parameter: layer for layer, parameter in weight_names.items() if layer in masks}
     generator = torch.Generator().manual_seed(options.seed)
-    problem = JointProblem(loss, seen, before, kept, layers, options, remask, generator)
-    watch = _Watch(problem, judges)
-    early = _drive(problem, watch)
-    moved = {name: watch.kept[weight_names[name]] for name in masks} if options.moving_masks else masks
-    held = 0 if judges is images else len(judges)
-    return Refinement(watch.best, (watch.first, watch.least), problem.effort.steps, moved, held, early, problem.effort)
+    return JointProblem(loss, images, before, kept, layers, options, remask, generator)
 
 
 def _drive(problem: JointProblem, watch: _Watch) -> bool:

@@ -236,12 +236,14 @@ def test_unlabelled_images_are_measured_by_agreement():
 
 
 def test_estimate_prints_a_row_per_layer_and_the_sums():
-    shown = run("estimate", "--model", "digits-resnet20", "--pattern", "1:4", "--images", "64")
+    asked = ["estimate", "--model", "digits-resnet20", "--pattern", "1:4", "--images", "64"]
+    shown = run(*asked, "--stage-k", "2")
     assert shown.exit_code == 0
     # 18 layers of 7 products in the last stage, and of 4 in each of two stages before.
     assert shown.output.count("layer1.") == 6 and "in all: 270 products" in shown.output
-    quick = run("estimate", "--model", "digits-resnet20", "--pattern", "1:4", "--images", "64", "--effort", "quick")
-    assert "in all: 126 products" in quick.output
+    assert shown.output.count("(joint refinement)") == 1
+    quick = run(*asked, "--effort", "quick")
+    assert "in all: 126 products" in quick.output and "(joint" not in quick.output
 
 
 @pytest.mark.parametrize("option", ["--mask", "--update"])

@@ -210,7 +210,7 @@ def test_ctrl_c_while_a_later_stage_is_scored_keeps_the_stage_before(monkeypatch
 
 
 def test_estimate_charges_the_scores(monkeypatch):
-    for module in ("snows_core.estimate", "snows_core.sweep.memory"):
+    for module in ("snows_core.sweep.sweep_cost", "snows_core.sweep.memory"):
         monkeypatch.setattr(importlib.import_module(module), "shortest", lambda function, repeats, device: 1.0)
     model, options = small_resnet(), {"k": 1, "effort": "quick", "layers": CHOSEN, "progress": False}
     plain = snows.estimate(model, IMAGES, "2:4", **options)

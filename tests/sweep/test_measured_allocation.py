@@ -136,7 +136,8 @@ def test_a_saliency_that_looks_at_images(stages, monkeypatch):
 
 
 def test_an_estimate_knows_it():
-    assert len(snows.estimate(small_resnet(), IMAGES, 0.8, allocation="measured", **OPTIONS)) == len(RESNET_INNER)
+    table = snows.estimate(small_resnet(), IMAGES, 0.8, allocation="measured", **OPTIONS)
+    assert table["layer"].tolist() == [*RESNET_INNER, "(allocation)"]
 
 
 def test_a_cap_that_is_given_counts():

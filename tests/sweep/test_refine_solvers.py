@@ -248,6 +248,13 @@ def test_a_network_with_nothing_to_compare_is_refused_before_the_sweep(form, mon
         snows.prune(awake(Decides(form)), random_images(8, 2), 0.5, k=0, refine=3, progress=False, effort="quick")
 
 
+@pytest.mark.parametrize("form", [lambda y: y.argmax(1), lambda y: y.detach()])
+def test_a_network_with_nothing_to_compare_is_not_refined_where_nobody_asked(form, recwarn):
+    result = snows.prune(awake(Decides(form)), random_images(64, 2), 0.5, k=0, progress=False, effort="standard")
+    assert result.complete and result.manifest["settings"]["refine"] == 0
+    assert "refinement" not in result.manifest and not [w for w in recwarn if "refine" in str(w.message)]
+
+
 def test_an_integer_output_beside_activations_is_left_out():
     model = awake(nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), Last()))
     result = snows.prune(model, random_images(16, 2), 0.5, k=0, refine=5, progress=False, effort="quick")

@@ -7,6 +7,7 @@ from toys import random_images, small_resnet
 
 import snows_core as snows
 from snows_core.errors import SnowsError
+from snows_core.sweep.prepare import checked_settings, prepare, with_refinement
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 IMAGES = random_images(24)
@@ -161,23 +162,45 @@ def test_make_masks_refuses_stages():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, (3, 2)),
+        ({}, (3, 0)),
         ({"effort": "quick"}, (1, 0)),
         ({"effort": "quick", "stages": 2}, (2, 0)),
-        ({"effort": "best"}, (3, 2)),
-        ({"stages": 1}, (1, 2)),
-        ({"stage_k": 0}, (3, 0)),
+        ({"effort": "best"}, (3, 0)),
+        ({"stages": 1}, (1, 0)),
+        ({"stage_k": 2}, (3, 2)),
         ({"update": "layerwise"}, (1, 0)),
         ({"recipe": "paper"}, (1, 0)),
-        ({"mask": "wanda"}, (1, 2)),
+        ({"mask": "wanda"}, (1, 0)),
         ({"update": "layerwise", "stages": 3}, (3, 0)),
     ],
 )
 def test_effort_chooses_what_is_not_chosen(options, expected):
-    from snows_core.sweep.prepare import checked_settings
-
     settings = checked_settings(snows.prune, pattern="1:4", **options)
     assert (settings.stages, settings.stage_k) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, {24: 6, 256: 60, 4000: 120}),
+        ({"effort": "best"}, {24: 38, 256: 400, 4000: 2000}),
+        ({"effort": "quick"}, {256: 0}),
+        ({"recipe": "paper"}, {256: 0}),
+        ({"update": "layerwise"}, {256: 0}),
+        ({"refine": 7}, {24: 7, 256: 7}),
+        ({"refine": 0}, {256: 0}),
+    ],
+)
+def test_effort_chooses_the_steps_of_refinement_by_the_number_of_images(options, steps):
+    settings = checked_settings(snows.prune, pattern="1:4", **options)
+    prepared = prepare(small_resnet(), [IMAGES[:2]], settings)
+    assert {images: with_refinement(settings, prepared, images).refine for images in steps} == steps
+
+
+def test_refinement_of_an_effort_is_done_and_recorded():
+    result = run(effort="standard", refine=None)
+    assert result.manifest["refinement"]["steps"] == result.manifest["settings"]["refine"] == 6
+    assert "refinement" not in run(effort="standard").manifest
 
 
 def test_sweeps_may_see_fewer_images_than_refinement(monkeypatch):
