@@ -3,7 +3,8 @@
 What is run stands in tools/steps.yaml: networks with their patterns, and steps with the options of ``snows.prune``.
 Each row is one run on one calibration set. A row that is there already is not run again, so that the table can be
 interrupted, and grows; ``--again`` runs all of them. Steps that did not help stay in the table. Agreement and KL are
-taken on training images that no run has seen, accuracy on the test images.
+taken on all training images that the run has not seen, accuracy on the test images. ``image_products`` are curvature
+products times images, of sweeps and joint refinement; ``image_gradients`` those of the gradients of the latter.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Bench:
         """Prune once and measure."""
         sample, _, positions = self.data.train.sample(images, seed)
         start = time.process_time()
-        model, report = self._pruned(sample, pattern, dict(options), seed)
+        model, counted = self._pruned(sample, pattern, dict(options), seed)
         seconds = time.process_time() - start
         found = snows.evaluate(model, self.test, self.labels)
         unseen = snows.evaluate(model, self._unseen(positions), reference=self.model)
@@ -48,18 +49,28 @@ class Bench:
             "accuracy": found.accuracy,
             "agreement": unseen.agreement,
             "kl": unseen.kl,
-            "image_products": int(report["image_products"].sum()),
+            **counted,
             "cpu_seconds": round(seconds, 1),
         }
 
     def _pruned(
         self, sample: Tensor, pattern: str, options: dict[str, Any], seed: int
-    ) -> tuple[nn.Module, pd.DataFrame]:
-        exclude = list(self.experiment.exclude) or None
+    ) -> tuple[nn.Module, dict[str, int]]:
+        """Return the pruned network and what was counted."""
+        exclude, after = list(self.experiment.exclude) or None, options.pop("after", None)
         if options.pop("augment", False):
             options["augment"] = snows.flip_and_shift
         result = snows.prune(self.model, sample, pattern, exclude=exclude, seed=seed, progress=False, **options)
-        return result.module, result.report
+        joint = result.manifest.get("refinement", {})
+        counted = {
+            "image_products": int(result.report["image_products"].sum()) + joint.get("image_products", 0),
+            "image_gradients": joint.get("images", 0),
+        }
+        if after == "batch norms":
+            return snows.reestimate_batch_norms(result.module, sample), counted
+        if after == "variances":
+            return snows.match_variances(result.module, self.model, sample), counted
+        return result.module, counted
 
     def _unseen(self, used: Tensor) -> Tensor:
         images = self.data.train.tensors()[0]
@@ -70,11 +81,23 @@ def runs(plan: dict[str, Any], name: str) -> Iterator[tuple[str, str, dict[str, 
     """Yield pattern, step, options, images and seed of every run of one network."""
     network = plan["networks"][name]
     for step in plan["steps"]:
+        if name not in step.get("networks", plan["networks"]):
+            continue
         for pattern in step.get("patterns", network["patterns"]):
             if pattern not in network["patterns"]:
                 continue
             for seed in step.get("seeds", network["seeds"]):
                 yield pattern, step["step"], step["options"], step.get("images", network["images"]), seed
+
+
+def known(path: Path) -> list[dict[str, Any]]:
+    """Return the rows that are there."""
+    return pd.read_csv(path).to_dict("records") if path.is_file() else []
+
+
+def is_of(row: dict[str, Any], key: dict[str, Any]) -> bool:
+    """Tell whether a row is that of a run."""
+    return all(row[name] == value for name, value in key.items())
 
 
 def main() -> None:
@@ -89,19 +112,20 @@ def main() -> None:
     plan = yaml.safe_load(options.plan.read_text())
     path = OUT / f"{options.network}.csv"
     OUT.mkdir(parents=True, exist_ok=True)
-    rows = pd.read_csv(path).to_dict("records") if path.is_file() else []
     bench = Bench(options.network)
     for pattern, step, chosen, images, seed in runs(plan, options.network):
+        chosen = {"k": plan["networks"][options.network]["k"], **chosen}
+        if chosen.get("stage_k") == "end":
+            chosen["stage_k"] = chosen["k"]
         key = dict(zip(KEY, (pattern, step, images, seed), strict=True))
-        same = [row for row in rows if all(row[name] == value for name, value in key.items())]
-        if options.only not in step or (same and not options.again):
+        if options.only not in step or (not options.again and any(is_of(row, key) for row in known(path))):
             continue
         provenance = snows.provenance(device="cpu")
         row = key | bench.row(pattern, chosen, images, seed)
         row |= {"options": json.dumps(chosen), "commit": provenance["commit"], "torch": provenance["versions"]["torch"]}
         print(row, flush=True)
-        rows = [other for other in rows if other not in same] + [row]
-        pd.DataFrame(rows).to_csv(path, index=False)
+        rows = [other for other in known(path) if not is_of(other, key)]  # read again: two may run side by side
+        pd.DataFrame([*rows, row]).to_csv(path, index=False)
 
 
 if __name__ == "__main__":
