@@ -12,6 +12,7 @@ from torch import Tensor
 
 from snows_core.methods.base import LayerMethod, LayerSolution
 from snows_core.methods.problem import LayerProblem
+from snows_core.solvers.least_squares import grouped_product
 
 STEPS = 300
 RATE = 0.02  # the largest step, relative to the root mean square of the kept weights
@@ -24,19 +25,14 @@ class AdaPrune(LayerMethod):
         """Return the weight after the last step."""
         gram, response = problem.normal_equations()
         free, mask = problem.masked.flatten(1).clone(), problem.mask.flatten(1)
-        target = _times(problem.weight.flatten(1), gram) if response is None else response  # (out, d)
+        target = grouped_product(gram, problem.weight.flatten(1)) if response is None else response  # (out, d)
         scale = gram.diagonal(dim1=1, dim2=2).mean().clamp(min=torch.finfo(gram.dtype).tiny)
         rate = RATE * float(free[mask].square().mean().sqrt())
         optimiser = torch.optim.Adam([free], lr=rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
         for _ in range(STEPS):
-            free.grad = torch.where(mask, _times(free, gram) - target, 0.0) / scale
+            free.grad = torch.where(mask, grouped_product(gram, free) - target, 0.0) / scale
             optimiser.step()
             schedule.step()
         weight = free.view_as(problem.weight)
         return self.solution(problem, weight, problem.mask, f"the {STEPS} steps of Adam were taken")
-
-
-def _times(rows: Tensor, gram: Tensor) -> Tensor:
-    """Multiply the rows (out, d) of each group by the group's Gram matrix (groups, d, d)."""
-    return (rows.view(len(gram), -1, rows.shape[1]) @ gram).view_as(rows)

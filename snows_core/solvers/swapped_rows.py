@@ -5,11 +5,13 @@ Formulas and symbols stand at the top of :mod:`snows_core.solvers.swaps`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
 
-class Rows:
+class Rows(ABC):
     """Rows on their way: the swaps that were made, and what they gained.
 
     Args:
@@ -28,17 +30,17 @@ class Rows:
         """Return (r, d) as (r, count, m)."""
         return values.view(len(values), self.count, self.size)
 
+    @abstractmethod
     def gains(self) -> Tensor:
         """Return the gain of every swap of an input j of a group for another one, p: (r, count, m, m)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def explained(self) -> Tensor:
         """Return b'w of each row, which its loss falls short of a constant by: (r,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def swap(self, j: Tensor, p: Tensor, active: Tensor) -> None:
         """Take out j and add p, (r,) each, in the rows that are active."""
-        raise NotImplementedError
 
 
 class RefittedRows(Rows):

@@ -36,7 +36,7 @@ class JointOptions:
         moving_masks: let the masks change on the way (:mod:`snows_core.sweep.moving_masks`).
         held_back: share of the images that no step sees; their loss chooses the weights and ends the run. Fewer than
             ``FEW`` images are all used for both.
-        patience: end after so many looks at that loss in a row without a better one.
+        patience: end after so many looks at that loss in a row without a better one, in the second half of the steps.
     """
 
     steps: int

@@ -36,6 +36,7 @@ SOLVERS: dict[str, Solver] = {"natural": natural_steps, "newton": newton_steps, 
 
 FEW = 64  # images, of which none is held back
 LOOK = 10  # steps between two looks at the loss, at least
+SETTLED = 0.5  # of the steps, before which nobody loses patience: at a high rate the loss is high, and falls with it
 LOOKS_SHARE = 0.1  # of the cost of the steps, at most, is spent on looks
 
 
@@ -122,7 +123,7 @@ class _Watch:
         """Take the loss of a state, and keep the state where that is the least so far."""
         state = self.problem.masked(state)
         loss = self.problem.loss.value(self.images, state)
-        self.vain += 1
+        self.vain += self.problem.effort.steps > SETTLED * self.problem.options.steps
         if loss < self.least:
             self.best, self.least, self.kept, self.vain = state, loss, dict(self.problem.kept), 0
         return loss

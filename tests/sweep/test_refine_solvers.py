@@ -126,8 +126,14 @@ def test_the_best_weights_on_the_way_are_kept(monkeypatch):
 
 def test_it_ends_when_patience_does(monkeypatch):
     scripted(monkeypatch, [5.0, 4.0, 4.5, 4.0, float("nan"), 3.0])
-    done, _, _ = refined(random_images(12), solver="adam", steps=9, patience=3)
+    done, _, _ = refined(random_images(12), solver="adam", steps=5, patience=2)
     assert done.steps == 4 and done.early and done.loss == (5.0, 4.0)
+
+
+def test_nobody_loses_patience_while_the_rate_is_high(monkeypatch):
+    scripted(monkeypatch, [5.0, 6.0, 7.0, 8.0, 7.0, 4.0, 5.0, 5.0])
+    done, _, _ = refined(random_images(12), solver="adam", steps=8, patience=2)
+    assert done.steps == 7 and done.early and done.loss == (5.0, 4.0)
 
 
 @pytest.mark.parametrize("held_back, interval", [(0.125, 10), (0.5, 10), (0.0, 100)])
