@@ -103,7 +103,7 @@ TESTS: dict[str, dict[str, str]] = {
         "unchanged": "methods/methods methods/cases_methods",
     },
     "sweep": {
-        "choose_masks": "sweep/choice sweep/select_networks masks/given_refused",
+        "choose_masks": "sweep/choice sweep/select_networks masks/given_refused sweep/stages",
         "prepare": "sweep/prepare sweep/permute methods/methods cli/app",
         "select": "sweep/select sweep/select_networks sweep/choice",
         "sweep": "sweep/oracles_sweep sweep/oracles_memory sweep/sweep sweep/stages",

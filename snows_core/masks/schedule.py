@@ -97,8 +97,8 @@ def _checked(listed: tuple[Pattern, ...], pattern: Pattern) -> tuple[Pattern, ..
     """Refuse a list that mixes kinds, is not increasing, or ends elsewhere than the pattern."""
     words = f"[{', '.join(map(str, listed))}]"
     if other := [stage for stage in listed if not _of_one_kind(stage, pattern)]:
-        names = " or names other layers" if isinstance(pattern, PerLayer) else ""
-        fix = f"{other[0]} is of another kind{names}."
+        detail = " or names other layers" if isinstance(pattern, PerLayer) else ""
+        fix = f"{other[0]} is of another kind{detail}."
         raise invalid_argument("stages", words, f"stages of the kind of the pattern, {pattern}", fix)
     if not listed or listed[-1] != pattern:
         raise invalid_argument("stages", words, f"a list that ends with the pattern, {pattern}", "Add it at the end.")

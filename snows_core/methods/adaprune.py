@@ -8,7 +8,6 @@ system reaches: this is the rival that shows what a first-order optimiser leaves
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from snows_core.methods.base import LayerMethod, LayerSolution
 from snows_core.methods.problem import LayerProblem

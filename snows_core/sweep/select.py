@@ -11,7 +11,6 @@ from torch import Tensor, fx, nn
 
 from snows_core.errors import invalid_argument
 from snows_core.network.check_trace import Example, check_trace
-from snows_core.network.copies import unwrap
 from snows_core.network.derivatives import reads_only_the_shape
 from snows_core.network.geometry import Geometry, geometry_of, patches
 from snows_core.network.graph import Layer, Network
@@ -163,7 +162,6 @@ def select_layers(
         SnowsError: on unknown names, nothing selected (with the reason of every layer), or a weight used twice among
             the selected.
     """
-    model = unwrap(model)
     seen = check_trace(network, model, example)
     names = [layer.name for layer in network.layers]
     wanted = set(names) if layers is None else matching(layers, "layers", names, model)

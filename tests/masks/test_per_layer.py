@@ -23,6 +23,14 @@ def test_each_layer_gets_the_mask_of_its_own_sparsity():
     assert int(masks_for({"a": weights["a"]}, PerLayer({"a": 0.9999}))["a"].sum()) == 1, "no layer is emptied"
 
 
+def test_equal_scores_are_decided_by_the_lots_of_the_same_pattern_alone():
+    equal = {name: torch.ones(6, 10) for name in "ab"}
+    masks = masks_for(equal, PerLayer({"a": 0.5, "b": 0.5}), seed=3)
+    assert not torch.equal(masks["a"], masks["b"])
+    for name, mask in masks.items():
+        assert torch.equal(mask, masks_for({name: equal[name]}, Unstructured(0.5), seed=3)[name])
+
+
 @pytest.mark.parametrize(
     "given",
     [

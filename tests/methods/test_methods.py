@@ -215,3 +215,8 @@ def test_what_a_solve_did_not_count_is_nothing():
     statistics = LayerStatistics(0, 1.0, 1.0, 0.5)
     counted = (statistics.newton_steps, statistics.products, statistics.image_products, statistics.seconds)
     assert counted == (0, 0, 0, 0.0) and statistics.stop == ""
+
+
+def test_only_what_factors_gram_matrices_asks_for_them():
+    recipe = RECIPES["fast"]
+    assert {name for name, method in METHODS.items() if method(recipe, 2).needs.row_factors} == {"snows", "layerwise"}

@@ -217,6 +217,14 @@ def test_a_layer_of_ones_own_that_scales_its_outputs_may_read_channels_and_binds
     assert pairs(checked(model, random_images(2, 8))) == {"0": ["2"]}
 
 
+def test_a_layer_of_ones_own_that_computes_what_its_class_does_passes_channels_on():
+    class Own(nn.Conv2d):
+        """Another name for the same."""
+
+    model = sequence(nn.Conv2d(3, 4, 1), nn.ReLU(), Own(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    assert pairs(checked(model, random_images(2, 8))) == {"0": ["2"], "2": ["4"]}
+
+
 def test_a_parameter_that_two_functions_read_is_bound():
     class Twice(nn.Module):
         def __init__(self):

@@ -90,6 +90,8 @@ def test_every_gain_is_the_fall_of_the_loss_after_a_fit_of_the_swapped_support(s
         mask[:, order] = state.kept
         for i in active.nonzero().flatten().tolist():
             assert not mask[i, order[j[i]]] and mask[i, order[p[i]]]
+        fresh = RefittedRows(state.h, state.b, state.kept, state.count)
+        torch.testing.assert_close((state.z, state.blocks), (fresh.z, fresh.blocks))
     assert seen >= 90
 
 

@@ -205,6 +205,7 @@ def test_ctrl_c_while_a_later_stage_is_scored_keeps_the_stage_before(monkeypatch
         patch.setattr(Scoring, "solve", interrupted)
         partial = run(**chosen)
     assert not partial.complete and partial.stage == 2 and not partial.solved and len(partial.masks) == 3
+    assert set(partial.report.query("status == 'not reached'")["stage"]) == {1}  # where their weights are from
     whole, resumed = run(**chosen), run(**chosen, resume=partial)
     assert all(torch.equal(whole.state[key], resumed.state[key]) for key in whole.weight_names.values())
 

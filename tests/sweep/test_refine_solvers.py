@@ -231,6 +231,7 @@ def test_the_rate_rises_and_falls_to_nothing():
         top = sizes.index(max(sizes))
         assert max(sizes) == 1.0 and sizes[:top] == sorted(sizes[:top]) and sizes[top:] == sorted(sizes[top:])[::-1]
         assert steps < 3 or sizes[-1] == pytest.approx(0, abs=1e-12)
+    assert [cycle(step, 100) for step in (1, 5, 9, 10)] == pytest.approx([0.1, 0.5, 0.9, 1.0])  # a tenth of the steps
 
 
 class Decides(nn.Module):
