@@ -161,9 +161,10 @@ def chosen(seed: int, count: int, only: Sequence[str] = ()) -> list[Mutant]:
 
 
 def tests_of(file: str) -> list[str]:
-    """Return the test files of a file of the package, and the file itself where it has doctests."""
+    """Return the test files of a file of the package, that of numbers that were measured, and its own doctests."""
     listed = TESTS[Path(file).parent.name][Path(file).stem]
     found = [str(Path("tests", test).with_name(f"test_{Path(test).name}.py")) for test in listed.split()]
+    found.append(str(Path("tests", "test_measured_choices.py")))
     own = Path("snows_core", file)
     return [*found, str(own)] if ">>>" in (ROOT / own).read_text() else found
 

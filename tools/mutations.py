@@ -74,6 +74,8 @@ AMOUNTS = {
     "TRIES",
     "DENSE_SHARE",
     "LOOKS_SHARE",
+    "HELD",
+    "DOUBLE",
 }
 PARTS_OF_MESSAGES = {"fix", "got", "where", "kind", "inside", "some", "looked", "reasons_text", "detail", "__all__"}
 OF_A_GPU = ("cuda", "pin", "OutOfMemory", "mps")
