@@ -124,6 +124,7 @@ def result_summary(report: pd.DataFrame, record: Mapping[str, Any], network: nn.
         "layers": f"{counts.get('pruned', 0)} pruned, {counts.get('skipped', 0)} left dense, "
         f"{counts.get('not reached', 0)} not reached",
         "sparsity": _overall(report).removeprefix("sparsity: "),
+        "channels": _permutation_words(record.get("permutations")),
         "loss": _loss_words(report),
         "refined": _refinement_words(record.get("refinement")),
         "made with": f"{images} calibration images, on {record.get('device', 'unknown')}, "
@@ -157,6 +158,14 @@ def _loss_words(report: pd.DataFrame) -> str:
     before, after = (float(pruned[name].astype(float).sum()) for name in ("loss_masked", "loss_end"))
     share = f" ({after / before:.1%} of it)" if before > 0 else ""
     return f"{before:.4g} with the masked dense weights, {after:.4g} after the solve{share}, sums over layers"
+
+
+def _permutation_words(done: Any) -> str:
+    """Say that weights and masks are not in the order of the network that was given, where they are not."""
+    if not isinstance(done, list | tuple) or not done:
+        return ""
+    between = "1 layer is" if len(done) == 1 else f"{len(done)} layers are"
+    return f"those behind {between} in a new order (manifest['permutations']); the function is the same"
 
 
 def _refinement_words(done: Any) -> str:

@@ -173,6 +173,9 @@ _TYPED: dict[str, Any] = {
     ],
     "recipe": Annotated[str, typer.Option(help=_MEANING["recipe"], autocompletion=completion.recipes)],
     "saliency": Annotated[str, typer.Option(help=_MEANING["saliency"], autocompletion=completion.saliencies)],
+    "permute": Annotated[
+        bool | None, typer.Option("--permute/--no-permute", help=_MEANING["permute"], show_default=_EFFORTS)
+    ],
     "layers": _globs("layers", "all but the first and the last"),
     "exclude": _globs("exclude", _EXPERIMENTS_OWN),
     "leaf_modules": _globs("leaf_modules", "none"),

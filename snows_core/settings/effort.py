@@ -25,6 +25,7 @@ class Effort:
         passes: of joint refinement over the images, and
         most_steps: how many steps they are at most.
         sweep_images: images of the sweeps at most; refinement takes all there are.
+        permute: whether channels are permuted before N:M masks of magnitude are made.
     """
 
     stages: int = 1
@@ -32,6 +33,7 @@ class Effort:
     passes: int = 0
     most_steps: int = 0
     sweep_images: int | None = None
+    permute: bool = False
 
     def refine(self, images: int) -> int:
         """Return the steps of joint refinement for so many calibration images.
@@ -44,8 +46,8 @@ class Effort:
 
 EFFORTS = {
     "quick": Effort(),
-    "standard": Effort(stages=5, passes=15, most_steps=120),
-    "best": Effort(stages=5, passes=100, most_steps=2000, sweep_images=1024),
+    "standard": Effort(stages=5, passes=15, most_steps=120, permute=True),
+    "best": Effort(stages=5, passes=100, most_steps=2000, sweep_images=1024, permute=True),
 }
 """Word to what it stands for."""
 

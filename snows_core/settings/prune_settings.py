@@ -130,11 +130,12 @@ class PruneSettings:
     )
     mask: str = field(default="magnitude", metadata=_meaning("Method that chooses the masks."))
     update: str = field(default="snows", metadata=_meaning("Method that re-fits the kept weights of a layer."))
-    permute: bool = field(
-        default=False,
+    permute: bool | None = field(
+        default=None,
         metadata=_meaning(
-            "Before N:M masks are made, put the channels between layers in an order under which they keep more.",
-            "The function stays the same, the weights of the result lie in the new order"
+            "Before N:M masks are made, put the channels between layers in an order under which they keep more; the"
+            " function stays the same, weights and masks of the result are in the new order.",
+            "None leaves it to ``effort``, which permutes for masks of magnitude alone"
             " (:mod:`snows_core.sweep.permute`).",
         ),
     )
@@ -183,10 +184,11 @@ class PruneSettings:
         ),
     )
     refine_solver: JointSolver = field(
-        default="natural",
+        default="adam",
         metadata=_meaning(
-            "Solver of joint refinement: natural (gradients preconditioned by row factors), newton, or adam.",
-            "A step of newton costs as much as some ten of the others; see :mod:`snows_core.sweep.refine`.",
+            "Solver of joint refinement: adam, natural (gradients preconditioned by row factors), or newton.",
+            "Behind stages adam goes as far as natural in less time, from one mask natural goes farther; a step of newton"
+            " costs as much as some ten of the others (notebook 06, figures/steps).",
         ),
     )
     moving_masks: bool = field(
@@ -229,7 +231,8 @@ class PruneSettings:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise invalid_argument(name, repr(value), "the name of a method")
-        self._keep("permute", switch("permute", self.permute))
+        if self.permute is not None:
+            self._keep("permute", switch("permute", self.permute))
         for name in ("layers", "exclude", "leaf_modules"):
             self._keep(name, repeatable(getattr(self, name)))
         if self.max_images is not None:

@@ -31,8 +31,8 @@ class JointOptions:
             targets follow it.
         seed: of batches, augmentation and of which images are held back.
         progress: show a progress bar.
-        solver: "natural" (:mod:`snows_core.sweep.refine_natural`), "newton" (:mod:`snows_core.sweep.refine_newton`) or
-            "adam" (:mod:`snows_core.sweep.refine_adam`).
+        solver: "adam" (:mod:`snows_core.sweep.refine_adam`), "natural" (:mod:`snows_core.sweep.refine_natural`) or
+            "newton" (:mod:`snows_core.sweep.refine_newton`).
         moving_masks: let the masks change on the way (:mod:`snows_core.sweep.moving_masks`).
         held_back: share of the images that no step sees; their loss chooses the weights and ends the run. Fewer than
             ``FEW`` images are all used for both.
@@ -45,7 +45,7 @@ class JointOptions:
     augment: Augment | None = None
     seed: int = 0
     progress: bool = True
-    solver: JointSolver = "natural"
+    solver: JointSolver = "adam"
     moving_masks: bool = False
     held_back: float = 0.125
     patience: int = 10

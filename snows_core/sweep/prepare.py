@@ -112,13 +112,17 @@ def with_effort(settings: PruneSettings) -> PruneSettings:
     own = settings.update == "snows" and get_recipe(settings.recipe).name != "paper"
     effort = get_effort(settings.effort if own else "quick")
     magnitude = settings.mask == "magnitude" and settings.masks is None
-    stages = most_stages(parse_pattern(settings.pattern), effort.stages) if magnitude else 1
+    pattern = parse_pattern(settings.pattern)
+    stages = most_stages(pattern, effort.stages) if magnitude else 1
+    # A function of the caller's that scores may know the weights by their places.
+    permute = effort.permute and magnitude and isinstance(pattern, NM) and isinstance(settings.saliency, str)
     return replace(
         settings,
         stages=stages if settings.stages is None else settings.stages,
         sweep_images=effort.sweep_images if settings.sweep_images is None else settings.sweep_images,
         stage_k=effort.stage_k if settings.stage_k is None else settings.stage_k,
         refine=0 if settings.refine is None and effort.passes == 0 else settings.refine,
+        permute=permute if settings.permute is None else settings.permute,
     )
 
 

@@ -3,8 +3,8 @@
 The sweep is greedy: each layer is solved once, for the layers before it as they are. At high sparsity what it leaves is
 repaired by a short descent on one loss over the whole network (:mod:`snows_core.loss.joint`). Zeros stay. The free
 parameters are the kept weights, all biases, and the scales and shifts of normalisation layers, which cost no sparsity.
-Three solvers take the steps, behind one interface: :mod:`snows_core.sweep.refine_natural` (the default),
-:mod:`snows_core.sweep.refine_newton` and :mod:`snows_core.sweep.refine_adam`.
+Three solvers take the steps, behind one interface: :mod:`snows_core.sweep.refine_adam` (the default),
+:mod:`snows_core.sweep.refine_natural` and :mod:`snows_core.sweep.refine_newton`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from snows_core.sweep.refine_newton import newton_steps
 
 __all__ = ["JointOptions", "Refinement", "check_refinable", "flip_and_shift", "refine"]
 
-SOLVERS: dict[str, Solver] = {"natural": natural_steps, "newton": newton_steps, "adam": adam_steps}
+SOLVERS: dict[str, Solver] = {"adam": adam_steps, "natural": natural_steps, "newton": newton_steps}
 """Name to what takes the steps."""
 
 FEW = 64  # images, of which none is held back

@@ -187,7 +187,6 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
             "refine": 3,
             "refine_solver": "adam",
             "moving_masks": True,
-            "permute": False,
             "augment": snows_core.flip_and_shift,
             "progress": False,
             "seed": 7,
@@ -214,7 +213,6 @@ def test_what_is_not_typed_is_as_the_experiment_has_it(tmp_path, monkeypatch):
         "update",
         "refine_solver",
         "moving_masks",
-        "permute",
         "seed",
         "progress",
     )
@@ -225,8 +223,9 @@ def test_what_is_not_typed_is_as_the_experiment_has_it(tmp_path, monkeypatch):
 def test_permute_reaches_prune(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(commands, "prune", lambda model, images, **options: asked.append(options) or 1 / 0)
-    run("prune", "--model", "digits-resnet20", "--pattern", "2:4", "--permute", "--out", tmp_path / "out")
-    assert [options["permute"] for options in asked] == [True]
+    for typed in (["--permute"], ["--no-permute"], []):
+        run("prune", "--model", "digits-resnet20", "--pattern", "2:4", *typed, "--out", tmp_path / "out")
+    assert [options.get("permute") for options in asked] == [True, False, None]
 
 
 def test_a_small_training_split_is_used_whole(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import snows_core as snows
 from snows_core.errors import SnowsError
 from snows_core.masks import permutation
 from snows_core.sweep import permute
+from snows_core.sweep.prepare import checked_settings
 
 NETWORKS = {
     "resnet": (lambda: small_resnet(width=8), 8, 2),
@@ -150,6 +151,36 @@ def test_prune_permutes_first_and_says_so(tmp_path):
     loaded = snows.load(tmp_path / "out", small_resnet(width=8))
     with torch.no_grad():
         assert torch.equal(loaded.model(images), result.model(images))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, True),
+        ({"effort": "best"}, True),
+        ({"effort": "quick"}, False),
+        ({"effort": "quick", "permute": True}, True),
+        ({"permute": False}, False),
+        ({"pattern": 0.5}, False),
+        ({"recipe": "paper"}, False),
+        ({"update": "layerwise"}, False),
+        ({"mask": "wanda"}, False),
+        ({"saliency": "obs"}, True),
+        ({"saliency": lambda name, weight: weight.abs()}, False),  # it may know weights by their places
+        ({"masks": {"a": torch.ones(1, dtype=torch.bool)}}, False),
+    ],
+)
+def test_effort_permutes_for_masks_of_magnitude_alone(options, expected):
+    assert checked_settings(snows.prune, **{"pattern": "2:4", **options}).permute is expected
+
+
+def test_a_summary_says_that_the_order_is_new():
+    model, images = small_resnet(width=8), random_images(4)
+    said = [
+        repr(snows.prune(model, images, "2:4", effort="quick", k=0, permute=permute, progress=False))
+        for permute in (True, False)
+    ]
+    assert "2 layers are in a new order" in said[0] and "new order" not in said[1]
 
 
 def test_an_interrupted_run_with_permuted_channels_goes_on(monkeypatch):

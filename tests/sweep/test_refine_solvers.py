@@ -295,7 +295,7 @@ def test_options_that_cannot_be_meant_are_refused(options, name):
 
 
 def test_options_are_frozen_and_flat_states_know_their_size():
-    assert replace(module.JointOptions(3), steps=4).solver == "natural"
+    assert replace(module.JointOptions(3), steps=4).solver == "adam"
     assert FlatState({"a": torch.ones(2, 2)}, {"a": torch.eye(2, dtype=torch.bool)}).sizes == [2]
 
 

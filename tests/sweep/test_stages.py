@@ -14,7 +14,7 @@ IMAGES = random_images(24)
 
 
 def run(model=None, pattern="1:4", stages=3, **options):
-    options = {"k": 2, "progress": False, "refine": 0, "batch_size": 8, **options}
+    options = {"k": 2, "progress": False, "refine": 0, "batch_size": 8, "permute": False, **options}
     return snows.prune(model or small_resnet(), IMAGES, pattern, stages=stages, **options)
 
 
