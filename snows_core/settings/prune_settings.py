@@ -187,8 +187,8 @@ class PruneSettings:
         default="adam",
         metadata=_meaning(
             "Solver of joint refinement: adam, natural (gradients preconditioned by row factors), or newton.",
-            "Behind stages adam goes as far as natural in less time, from one mask natural goes farther; a step of newton"
-            " costs as much as some ten of the others (notebook 06, figures/steps).",
+            "Behind stages adam goes as far as natural, in less time; from one mask natural goes farther. A step of"
+            " newton costs as much as some ten of the others (notebook 06, figures/steps).",
         ),
     )
     moving_masks: bool = field(
