@@ -110,6 +110,8 @@ def _layer_rows(
             continue
         masks, last = _masks(prepared, settings, number), number == len(prepared.schedule)
         methods: list[LayerMethod] = [steps.of_stage(pattern, last).update]
+        if steps.choose is not None and steps.choose not in methods:
+            methods.insert(0, steps.choose)
         if scoring is not None and not (number == begun and solved):
             methods.insert(0, scoring)
         for row in (row for method in methods for row in cost.rows(method, layers, masks)):

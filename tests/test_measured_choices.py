@@ -65,9 +65,9 @@ def test_the_tables_were_measured_with_these(place):
 
 def test_efforts_and_the_joint_stage_are_those_that_were_measured():
     assert EFFORTS == {
-        "quick": Effort(stages=1, stage_k=0, passes=0, most_steps=0, sweep_images=None, permute=False),
-        "standard": Effort(stages=5, stage_k=0, passes=15, most_steps=120, sweep_images=None, permute=True),
-        "best": Effort(stages=5, stage_k=0, passes=100, most_steps=2000, sweep_images=1024, permute=True),
+        "quick": Effort(stages=1, stage_k=0, passes=0, most_steps=0, sweep_images=None, permute=False, swaps=False),
+        "standard": Effort(stages=5, stage_k=0, passes=15, most_steps=120, sweep_images=None, permute=True, swaps=True),
+        "best": Effort(stages=5, stage_k=0, passes=100, most_steps=2000, sweep_images=1024, permute=True, swaps=True),
     }
     joint = JointOptions(1)
     assert (joint.batch_size, joint.held_back, joint.patience, joint.rate) == (64, 0.125, 10, None)

@@ -173,6 +173,7 @@ _TYPED: dict[str, Any] = {
     ],
     "recipe": Annotated[str, typer.Option(help=_MEANING["recipe"], autocompletion=completion.recipes)],
     "saliency": Annotated[str, typer.Option(help=_MEANING["saliency"], autocompletion=completion.saliencies)],
+    "mask": Annotated[str | None, typer.Option(help=_MEANING["mask"], show_default=_EFFORTS)],
     "permute": Annotated[
         bool | None, typer.Option("--permute/--no-permute", help=_MEANING["permute"], show_default=_EFFORTS)
     ],

@@ -9,11 +9,13 @@ of at most 16. Layers of more than 2,304 inputs take the cheaper gain that holds
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from snows_core.masks.patterns import NM
-from snows_core.methods.base import LayerMethod, LayerSolution
+from snows_core.methods.base import LayerMethod, LayerSolution, Needs
 from snows_core.methods.enough import enough_for
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.swaps import Swapped, swap_inputs
@@ -27,6 +29,11 @@ class Swaps(LayerMethod):
     chooses_masks = True
     updates_weights = False
     improves_masks = True
+
+    @property
+    def needs(self) -> Needs:
+        """What every method needs, and row factors, which stand in an estimate for what swaps factor themselves."""
+        return replace(super().needs, row_factors=True)
 
     def choose(self, problem: LayerProblem) -> Tensor:
         """Return the mask that swaps lead to from the one that the problem starts with."""

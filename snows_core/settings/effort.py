@@ -20,12 +20,13 @@ class Effort:
     """What a word stands for.
 
     Attributes:
-        stages: how many, or as many as N:M has steps where that is fewer.
+        stages: how many, or as many as N:M has steps where that is fewer; one where masks are improved by swaps.
         stage_k: K of the re-fit between two stages.
         passes: of joint refinement over the images, and
         most_steps: how many steps they are at most.
         sweep_images: images of the sweeps at most; refinement takes all there are.
         permute: whether channels are permuted before N:M masks of magnitude are made.
+        swaps: whether these masks are improved by swaps.
     """
 
     stages: int = 1
@@ -34,6 +35,7 @@ class Effort:
     most_steps: int = 0
     sweep_images: int | None = None
     permute: bool = False
+    swaps: bool = False
 
     def refine(self, images: int) -> int:
         """Return the steps of joint refinement for so many calibration images.
@@ -46,8 +48,8 @@ class Effort:
 
 EFFORTS = {
     "quick": Effort(),
-    "standard": Effort(stages=5, passes=15, most_steps=120, permute=True),
-    "best": Effort(stages=5, passes=100, most_steps=2000, sweep_images=1024, permute=True),
+    "standard": Effort(stages=5, passes=15, most_steps=120, permute=True, swaps=True),
+    "best": Effort(stages=5, passes=100, most_steps=2000, sweep_images=1024, permute=True, swaps=True),
 }
 """Word to what it stands for."""
 

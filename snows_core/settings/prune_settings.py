@@ -128,7 +128,13 @@ class PruneSettings:
         default=None,
         metadata=_meaning("K of the re-fit between two stages; 0 is least squares and cheap."),
     )
-    mask: str = field(default="magnitude", metadata=_meaning("Method that chooses the masks."))
+    mask: str | None = field(
+        default=None,
+        metadata=_meaning(
+            "Method that chooses the masks: magnitude, or swaps, which improves such masks by exact gains, or another.",
+            "None leaves it to ``effort``: swaps for N:M masks of magnitude (:mod:`snows_core.solvers.swaps`).",
+        ),
+    )
     update: str = field(default="snows", metadata=_meaning("Method that re-fits the kept weights of a layer."))
     permute: bool | None = field(
         default=None,
@@ -229,6 +235,8 @@ class PruneSettings:
             self._keep("stage_k", integer("stage_k", self.stage_k, 0))
         for name in ("mask", "update"):
             value = getattr(self, name)
+            if name == "mask" and value is None:
+                continue
             if not isinstance(value, str) or not value.strip():
                 raise invalid_argument(name, repr(value), "the name of a method")
         if self.permute is not None:

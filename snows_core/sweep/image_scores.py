@@ -30,7 +30,7 @@ FISHER_SEED = 7_919  # between the seeds of layers, which count from seed * 1_00
 
 def needs_images(settings: PruneSettings) -> bool:
     """Tell whether masks of these settings are made from scores that look at images."""
-    by_saliency = settings.mask == "magnitude" and settings.masks is None
+    by_saliency = settings.mask in (None, "magnitude") and settings.masks is None
     return by_saliency and isinstance(settings.saliency, str) and settings.saliency in IMAGE_SALIENCIES
 
 

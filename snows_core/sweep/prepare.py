@@ -111,13 +111,16 @@ def with_effort(settings: PruneSettings) -> PruneSettings:
     """
     own = settings.update == "snows" and get_recipe(settings.recipe).name != "paper"
     effort = get_effort(settings.effort if own else "quick")
-    magnitude = settings.mask == "magnitude" and settings.masks is None
     pattern = parse_pattern(settings.pattern)
-    stages = most_stages(pattern, effort.stages) if magnitude else 1
+    made, of_groups = settings.masks is None and settings.mask in (None, "magnitude"), isinstance(pattern, NM)
+    swaps = effort.swaps and made and of_groups and settings.saliency == "magnitude" and settings.mask is None
+    mask = "swaps" if swaps else settings.mask or "magnitude"
+    stages = most_stages(pattern, effort.stages) if made and not swaps else 1
     # A function of the caller's that scores may know the weights by their places.
-    permute = effort.permute and magnitude and isinstance(pattern, NM) and isinstance(settings.saliency, str)
+    permute = effort.permute and made and of_groups and isinstance(settings.saliency, str)
     return replace(
         settings,
+        mask=mask,
         stages=stages if settings.stages is None else settings.stages,
         sweep_images=effort.sweep_images if settings.sweep_images is None else settings.sweep_images,
         stage_k=effort.stage_k if settings.stage_k is None else settings.stage_k,
@@ -234,7 +237,7 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
     Raises:
         SnowsError: on an unknown name, or a method that does not do what is asked of it.
     """
-    mask, update = settings.mask, settings.update
+    mask, update = settings.mask or "magnitude", settings.update
     choosers = [name for name, method in METHODS.items() if method.chooses_masks]
     updates = [name for name, method in METHODS.items() if method.updates_weights]
     recipe, k = get_recipe(settings.recipe), settings.k

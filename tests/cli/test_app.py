@@ -237,7 +237,7 @@ def test_unlabelled_images_are_measured_by_agreement():
 
 def test_estimate_prints_a_row_per_layer_and_the_sums():
     asked = ["estimate", "--model", "digits-resnet20", "--pattern", "1:4", "--images", "64"]
-    shown = run(*asked, "--stage-k", "2")
+    shown = run(*asked, "--stage-k", "2", "--mask", "magnitude")
     assert shown.exit_code == 0
     # 18 layers of 7 products in the last stage, and of 4 in each of two stages before.
     assert shown.output.count("layer1.") == 6 and "in all: 270 products" in shown.output

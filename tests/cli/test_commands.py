@@ -84,6 +84,7 @@ def test_what_the_command_line_saved_can_be_resumed_in_python(tmp_path, monkeypa
     chosen = [word for name in names for word in ("--layers", name)]
     out = tmp_path / "out"
     options = ["--model", "digits-resnet20", "--images", "32", "--seed", "3", "--k", "0", "--set", "ridge=0.01", "-q"]
+    options += ["--mask", "magnitude"]
     done = run("prune", *options, *chosen, "--out", out)
     assert done.exit_code == 130 and "resume=snows_core.load(" in done.output
     monkeypatch.undo()
@@ -92,6 +93,7 @@ def test_what_the_command_line_saved_can_be_resumed_in_python(tmp_path, monkeypa
     positions = known.manifest["source"]["calibration"]["indices"]
     images = bundle.train.tensors(indices=positions)[0]
     same = {"k": 0, "seed": 3, "layers": names, "ridge": 0.01, "exclude": ["*downsample*"], "progress": False}
+    same["mask"] = "magnitude"
     assert known.stage == 1 and len(known.solved) == 2 and len(known.pending) == 1
     whole = snows_core.prune(network, images, "2:4", **same, resume=known, refine=0)
     assert whole.complete and len(whole.masks) == 3 and whole.stage == 2
@@ -177,7 +179,6 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
             "effort": "standard",
             "stages": "global:0.5:0.95,global:0.8:0.95",
             "stage_k": 1,
-            "mask": "magnitude",
             "update": "snows",
             "layers": ["layer1*", "layer2*"],
             "exclude": ["*conv2"],
@@ -209,7 +210,6 @@ def test_what_is_not_typed_is_as_the_experiment_has_it(tmp_path, monkeypatch):
         "recipe",
         "saliency",
         "effort",
-        "mask",
         "update",
         "refine_solver",
         "moving_masks",

@@ -219,4 +219,8 @@ def test_what_a_solve_did_not_count_is_nothing():
 
 def test_only_what_factors_gram_matrices_asks_for_them():
     recipe = RECIPES["fast"]
-    assert {name for name, method in METHODS.items() if method(recipe, 2).needs.row_factors} == {"snows", "layerwise"}
+    assert {name for name, method in METHODS.items() if method(recipe, 2).needs.row_factors} == {
+        "snows",
+        "layerwise",
+        "swaps",
+    }

@@ -174,6 +174,27 @@ def test_effort_permutes_for_masks_of_magnitude_alone(options, expected):
     assert checked_settings(snows.prune, **{"pattern": "2:4", **options}).permute is expected
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "swaps"),
+        ({"effort": "best"}, "swaps"),
+        ({"stages": 3}, "swaps"),
+        ({"effort": "quick"}, "magnitude"),
+        ({"mask": "magnitude"}, "magnitude"),
+        ({"mask": "wanda"}, "wanda"),
+        ({"pattern": 0.5}, "magnitude"),
+        ({"recipe": "paper"}, "magnitude"),
+        ({"update": "layerwise"}, "magnitude"),
+        ({"saliency": "obs"}, "magnitude"),
+        ({"saliency": lambda name, weight: weight.abs()}, "magnitude"),
+        ({"masks": {"a": torch.ones(1, dtype=torch.bool)}}, "magnitude"),
+    ],
+)
+def test_effort_improves_masks_of_magnitude_by_swaps(options, expected):
+    assert checked_settings(snows.prune, **{"pattern": "1:4", **options}).mask == expected
+
+
 def test_a_summary_says_that_the_order_is_new():
     model, images = small_resnet(width=8), random_images(4)
     said = [

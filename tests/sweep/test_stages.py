@@ -15,6 +15,7 @@ IMAGES = random_images(24)
 
 def run(model=None, pattern="1:4", stages=3, **options):
     options = {"k": 2, "progress": False, "refine": 0, "batch_size": 8, "permute": False, **options}
+    options.setdefault("mask", "magnitude")
     return snows.prune(model or small_resnet(), IMAGES, pattern, stages=stages, **options)
 
 
@@ -162,12 +163,15 @@ def test_make_masks_refuses_stages():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, (3, 0)),
+        ({}, (1, 0)),  # swaps
+        ({"mask": "magnitude"}, (3, 0)),
+        ({"saliency": "obs"}, (3, 0)),
+        ({"pattern": 0.9}, (5, 0)),
         ({"effort": "quick"}, (1, 0)),
         ({"effort": "quick", "stages": 2}, (2, 0)),
-        ({"effort": "best"}, (3, 0)),
+        ({"effort": "best"}, (1, 0)),
         ({"stages": 1}, (1, 0)),
-        ({"stage_k": 2}, (3, 2)),
+        ({"stage_k": 2, "pattern": 0.9}, (5, 2)),
         ({"update": "layerwise"}, (1, 0)),
         ({"recipe": "paper"}, (1, 0)),
         ({"mask": "wanda"}, (1, 0)),
@@ -175,7 +179,7 @@ def test_make_masks_refuses_stages():
     ],
 )
 def test_effort_chooses_what_is_not_chosen(options, expected):
-    settings = checked_settings(snows.prune, pattern="1:4", **options)
+    settings = checked_settings(snows.prune, **{"pattern": "1:4", **options})
     assert (settings.stages, settings.stage_k) == expected
 
 
