@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, default=ROOT / "tools" / "steps.yaml")
     parser.add_argument("--network", default="resnet20")
     parser.add_argument("--only", default="", help="steps whose name contains this")
+    parser.add_argument("--pattern", default="", help="this pattern alone")
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -118,6 +119,8 @@ def main() -> None:
         if chosen.get("stage_k") == "end":
             chosen["stage_k"] = chosen["k"]
         key = dict(zip(KEY, (pattern, step, images, seed), strict=True))
+        if options.pattern not in ("", pattern):
+            continue
         if options.only not in step or (not options.again and any(is_of(row, key) for row in known(path))):
             continue
         provenance = snows.provenance(device="cpu")
