@@ -107,3 +107,25 @@ def check_report(result, options):
     assert (done["loss_end"] >= 0).all() and (done["k"] <= (options["k"] if options["k"] != "auto" else 20)).all()
     if options["recipe"] == "fast":
         assert (done["loss_end"] <= done["loss_start"] * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("seed", seeds(NETWORKS, (0, 3, 5)))
+def test_random_networks_go_all_the_way_at_the_default_effort(seed):
+    """Stages, permuted channels, swaps and joint refinement, whatever the network."""
+    model, images = random_network(seed), random_images(12, SIZE, seed=seed)
+    before = copy.deepcopy(model.state_dict())
+    for pattern in ("2:4", "1:2", 0.6):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                result = snows.prune(model, images, pattern, k=1, progress=False)
+            except SnowsError as error:
+                assert "layers" in str(error), error  # nothing that takes the pattern
+                continue
+        assert same(model.state_dict(), before)
+        assert result.complete and torch.isfinite(result.model(images)).all()
+        for name, mask in result.masks.items():
+            weight = result.state[result.weight_names[name]]
+            assert (weight[~mask] == 0).all() and mask.any()
+            if pattern == "2:4":
+                assert (mask.movedim(1, -1).reshape(-1, 4).sum(1) <= 2).all()

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 import results_table
 
@@ -12,6 +13,22 @@ def test_readme_shows_the_recorded_results(name):
     table = {name: results_table.tables()[name]}
     assert len(table[name].splitlines()) > 2
     assert results_table.updated(readme, table) == readme, "run python tools/results_table.py"
+
+
+def test_the_page_of_steps_shows_the_rows():
+    assert results_table.STEPS.read_text() == results_table.steps_page(), "run python tools/results_table.py"
+
+
+def test_efforts_are_ordered_as_they_should_be():
+    """Issue 12: every word of effort is nearer to the dense network than the one before, on every network."""
+    for path in (results_table.FIGURES / "steps").glob("*.csv"):
+        rows = pd.read_csv(path)
+        for pattern, group in rows.groupby("pattern"):
+            kl = group.groupby("step")["kl"].mean()
+            words = [kl[kl.index.str.startswith(f"effort {word}")].tolist() for word in ("quick", "standard", "best")]
+            assert [len(found) for found in words[:2]] == [1, 1], (path.stem, pattern)
+            found = [value for word in words for value in word]
+            assert found == sorted(found, reverse=True), (path.stem, pattern, found)
 
 
 def test_the_twins_are_ordered_as_they_should_be():

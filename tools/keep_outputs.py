@@ -4,7 +4,7 @@
     python tools/keep_outputs.py runs/03_cifar_resnet20-digits.ipynb notebooks/03_cifar_resnet20.ipynb
 
 Code and text stay those of the committed notebook. Dropped are widget views (their state is not kept, so they would
-show nothing), timings and other metadata of the run. Pictures become PNGs of at most 64 colours, about a third of the
+show nothing), timings and other metadata of the run. Pictures become PNGs of at most 48 colours, about a third of the
 size; the files in figures/ are not touched. The executed notebook must come from the committed one as it is now.
 """
 
@@ -21,13 +21,13 @@ from typing import Any
 from PIL import Image
 
 LIMIT = 500_000  # bytes; larger notebooks are slow to show on the web
-COLOURS = 64
+COLOURS = 48
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INJECTED = "injected-parameters"
 
 
 def small_png(data: str) -> str:
-    """Return a base64 PNG with at most 64 colours, or the same where that is no smaller."""
+    """Return a base64 PNG with at most 48 colours, or the same where that is no smaller."""
     image = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
     buffer = io.BytesIO()
     image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(

@@ -1,4 +1,4 @@
-"""Write README's tables from the records in figures/; ``--check`` only compares."""
+"""Write the tables of README.md and figures/steps/README.md from the records in figures/; ``--check`` only compares."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 METRICS = FIGURES / "03_cifar_resnet20" / "cifar" / "metrics.json"
 MEASURED = ["accuracy", "agreement", "kl", "image_products", "cpu_seconds"]
+STEPS = FIGURES / "steps" / "README.md"
+STEPS_HEAD = """# Every step from one mask to the best that is known
+
+Written by `python tools/results_table.py` from the rows that `python tools/steps.py` measures: the CSV files beside
+this one hold every run with its options, commit and version of PyTorch, `tools/steps.yaml` says what is run. Means over
+calibration sets; accuracy on the test images, agreement with the dense network and KL on all training images that the
+run has not seen; products and gradients times images; seconds of one CPU thread, beside other work. Steps that did not
+help stay.
+"""
 METHODS = ("magnitude", "layer-wise", "SNOWS")
 
 
@@ -81,6 +90,33 @@ def efforts(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def steps(frame: pd.DataFrame) -> str:
+    """Return Markdown tables of all steps of one network, a pattern each, the nearest to the dense network first."""
+    parts = []
+    for pattern, rows in frame.groupby("pattern", sort=True):
+        groups = rows.groupby(["step", "images"], sort=False)
+        means = groups[[*MEASURED, "image_gradients"]].mean()
+        means["sets"] = groups.size()
+        lines = [
+            f"| {pattern} | images (sets) | accuracy (%) | agreement (%) | KL (nats) | products | gradients | CPU s |",
+            "|---" * 8 + "|",
+        ]
+        for (step, images), row in means.sort_values("kl").iterrows():
+            lines.append(
+                f"| {step} | {images:,} ({row['sets']:.0f}) | {row['accuracy']:.1f} | {row['agreement']:.1f} "
+                f"| {row['kl']:.4f} | {row['image_products']:,.0f} | {row['image_gradients']:,.0f} "
+                f"| {row['cpu_seconds']:.0f} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def steps_page() -> str:
+    """Return the text of figures/steps/README.md."""
+    files = sorted((FIGURES / "steps").glob("*.csv"), key=lambda path: path.stem != "resnet20")
+    return STEPS_HEAD + "".join(f"\n## {path.stem}\n\n{steps(pd.read_csv(path))}" for path in files)
+
+
 def tables() -> dict[str, str]:
     """Return each table by the name of its markers."""
     performance = FIGURES / "performance"
@@ -103,15 +139,16 @@ def updated(readme: str, found: dict[str, str]) -> str:
 
 
 def main() -> int:
-    """Update README.md, or say whether it is up to date."""
+    """Update both files, or say whether they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 when a table is stale")
     options = parser.parse_args()
     readme = (ROOT / "README.md").read_text()
     fresh = updated(readme, tables())
     if options.check:
-        return int(fresh != readme)
+        return int(fresh != readme or steps_page() != STEPS.read_text())
     (ROOT / "README.md").write_text(fresh)
+    STEPS.write_text(steps_page())
     return 0
 
 
