@@ -11,7 +11,7 @@ end (in 120 seconds, or four times what the tests take) kills it. What survives 
 ``tests/mutants_survivors.md``, each with its reason.
 
 Not made, as no number or decision depends on them: messages, texts, annotations, assertions, progress bars, and
-constants that only say how much is computed at a time; nor what only a GPU can tell (lines that name CUDA or pinned
+constants that only say how much is computed at a time; estimates of time; nor what only a GPU can tell (lines that name CUDA or pinned
 memory). Needs a system with fork (Linux, macOS).
 """
 
@@ -103,6 +103,7 @@ TESTS: dict[str, dict[str, str]] = {
         "unchanged": "methods/methods methods/cases_methods",
     },
     "sweep": {
+        "choice": "sweep/choice sweep/select_networks",
         "choose_masks": "sweep/choice sweep/select_networks masks/given_refused sweep/stages",
         "prepare": "sweep/prepare sweep/permute methods/methods cli/app",
         "select": "sweep/select sweep/select_networks sweep/choice",
@@ -117,6 +118,7 @@ TESTS: dict[str, dict[str, str]] = {
         "refine_natural": "sweep/refine_solvers sweep/refine",
         "refine_newton": "sweep/refine_solvers sweep/refine",
         "moving_masks": "sweep/refine_solvers",
+        "joint_problem": "sweep/refine_solvers sweep/refine sweep/oracles_refine",
         "corrections": "sweep/corrections",
         "permute": "sweep/permute",
     },
