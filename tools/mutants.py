@@ -10,9 +10,9 @@ end (in 120 seconds, or four times what the tests take) kills it. What survives 
 ``runs/mutants.md``. Survivors that are equivalent, or cost time or memory alone, stand in
 ``tests/mutants_survivors.md``, each with its reason.
 
-Not made, as no number or decision depends on them: messages, texts, annotations, assertions, progress bars, and
-constants that only say how much is computed at a time; estimates of time; nor what only a GPU can tell (lines that name CUDA or pinned
-memory). Needs a system with fork (Linux, macOS).
+Not made, as no number or decision depends on them: messages, texts, annotations, assertions, progress bars, estimates
+of time, and constants that only say how much is computed at a time; nor what only a GPU can tell (lines that name CUDA
+or pinned memory). Needs a system with fork (Linux, macOS).
 """
 
 from __future__ import annotations
