@@ -104,7 +104,7 @@ class PruneSettings:
     effort: str = field(
         default="standard",
         metadata=_meaning(
-            "quick, standard or best: how many stages and steps of joint refinement; single options override it.",
+            "quick, standard or best: how far masks are searched and weights refined; single options override it.",
             'It concerns SNOWS itself: other methods and the recipe "paper" take one sweep (:func:`.get_effort`).',
         ),
     )
