@@ -68,6 +68,15 @@ def test_lamp_scores_are_those_of_their_paper():
     assert scores.max() == 1 and (lamp_scores(torch.zeros(3)) == 0).all()
 
 
+def test_global_is_one_threshold_of_sizes_whatever_the_signs():
+    generator = torch.Generator().manual_seed(0)
+    weights = {"a": -torch.rand(30, 4, generator=generator), "b": 0.5 * torch.rand(40, 4, generator=generator)}
+    sizes = torch.cat([weight.abs().flatten() for weight in weights.values()]).sort().values
+    threshold = sizes[int(0.6 * len(sizes))]
+    expected = {name: int((weight.abs() >= threshold).sum()) for name, weight in weights.items()}
+    assert kept_by(allocate(weights, Unstructured(0.6), "global"), weights) == expected
+
+
 @pytest.mark.parametrize("sparsity", [0.5, 0.9])
 def test_lamp_is_one_threshold_for_all_layers(sparsity):
     weights = layers(1)

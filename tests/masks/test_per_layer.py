@@ -51,6 +51,7 @@ def test_a_name_goes_before_globs_and_the_last_glob_before_others():
     resolved = pattern.resolved(LAYERS).sparsities
     assert resolved == {"stem": 0.1, "layer1.conv1": 0.7, "layer1.conv2": 0.9, "layer2.conv1": 0.7}
     assert list(resolved) == LAYERS
+    assert pattern.resolved(iter(LAYERS)).sparsities == resolved  # names that can be read once
     assert PerLayer({"layer1.*": 0.5}).resolved(LAYERS).sparsities == {"layer1.conv1": 0.5, "layer1.conv2": 0.5}
 
 

@@ -224,3 +224,9 @@ def test_only_what_factors_gram_matrices_asks_for_them():
         "layerwise",
         "swaps",
     }
+
+
+def test_losses_count_operations_as_the_recipe_says():
+    for name in ("layerwise", "none", "wanda"):
+        needs = [METHODS[name](RECIPES[recipe], 2).needs for recipe in ("fast", "paper")]
+        assert [of.loss.tap_rule for of in needs] == ["all", "published"]
