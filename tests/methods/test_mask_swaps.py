@@ -8,6 +8,7 @@ from torch import nn
 from toys import awake, random_images
 
 import snows_core as snows
+from snows_core.errors import SnowsError
 from snows_core.masks import NM, Unstructured
 from snows_core.methods import METHODS
 from snows_core.methods.enough import Enough
@@ -132,3 +133,8 @@ def test_the_gram_matrix_is_that_of_the_images_that_the_refit_reads(monkeypatch,
     rows, places = problem.weight.flatten(1), groups_of(problem.weight, None)
     told = swap_inputs(gram, start.flatten(1), rows, places, response=response, damping=RECIPES["fast"].ridge)
     assert torch.equal(mask.flatten(1), told.mask) and len(problem._equations) == 1
+
+
+def test_swaps_choose_masks_and_re_fit_nothing():
+    with pytest.raises(SnowsError, match="update: got 'swaps'; expected one of"):
+        snows.prune(torch.nn.Linear(8, 4).eval(), torch.zeros(4, 8), 0.5, update="swaps")
