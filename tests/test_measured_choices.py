@@ -42,7 +42,7 @@ CHOICES = {
     "sweep.moving_masks": {"EVERY": 20, "FROZEN": 0.5, "WORTH": 0.2},
     "sweep.prepare": {"PRODUCTS_BETWEEN": 4},
     "sweep.refine": {"FEW": 64, "LOOK": 10, "SETTLED": 0.5},
-    "sweep.refine_adam": {"RATE": 5e-3},
+    "sweep.refine_adam": {"RATE": 5e-3, "SMALLEST": 1e-2},
     "sweep.refine_natural": {
         "RATE": 1.3,
         "POWER": 6,

@@ -26,6 +26,7 @@ from snows_core.methods.snows import Snows
 from snows_core.network.graph import Network
 from snows_core.settings import Precision, get_recipe
 
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
 CASES = {"vit_large_patch16_224": (3000, 3), "resnet50": (3000, 30)}
 SMALL = {"vit_tiny_patch16_224": (4, 1), "regnetx_002": (4, 2)}
 
@@ -79,7 +80,7 @@ def run(name: str, count: int, k: int, device: torch.device, precision: Precisio
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     start = clock(device)
-    result = snows.prune(model, images, "2:4", k=k, device=device, precision=precision, effort="quick")
+    result = snows.prune(model, images, "2:4", k=k, device=device, precision=precision, effort="quick", progress=False)
     seconds = clock(device) - start
     return {
         "network": name,
@@ -95,28 +96,36 @@ def run(name: str, count: int, k: int, device: torch.device, precision: Precisio
 
 
 def main() -> None:
-    """Run all cases, print and save the table."""
+    """Run all cases, print and save the table, which grows row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="tiny sizes, any device")
     parser.add_argument("--device", default="cuda", help="default: cuda")
+    parser.add_argument("--images", type=int, help="calibration images; default: 3000, as published")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all of them")
     parser.add_argument("--out", type=Path, default=Path("figures/performance"), help="folder of the results")
     options = parser.parse_args()
     device = torch.device(options.device)
-    rows, ceilings = [], {}
-    precisions: tuple[Precision, ...] = ("float32", "tf32") if options.small else ("float32", "tf32", "bfloat16")
-    for precision in precisions:
+    rows: list[dict[str, float | str | int]] = []
+    ceilings: dict[str, float] = {}
+    for precision in options.precision or (PRECISIONS[:2] if options.small else PRECISIONS):
         ceilings[precision] = matmul_ceiling(device, 256 if options.small else 8192, precision)
         for name, (count, k) in (SMALL if options.small else CASES).items():
             images = torch.randn(2 if options.small else 32, 3, 224, 224, device=device)
             share = product_rate(name, images, k, precision) / ceilings[precision]
-            rows.append(run(name, count, k, device, precision) | {"product / matmul ceiling": round(share, 3)})
-    table = pd.DataFrame(rows)
+            del images
+            row = run(name, options.images or count, k, device, precision)
+            rows.append(row | {"product / matmul ceiling": round(share, 3)})
+            save(rows, ceilings, device, options.out)
+
+
+def save(rows: list[dict[str, float | str | int]], ceilings: dict[str, float], device: torch.device, out: Path) -> None:
+    """Print what is there so far, and write it to a file named after the device."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     print(hardware, {precision: f"{rate / 1e12:.1f} TFLOP/s" for precision, rate in ceilings.items()})
-    print(table.to_string(index=False))
-    options.out.mkdir(parents=True, exist_ok=True)
+    print(pd.DataFrame(rows).to_string(index=False), flush=True)
+    out.mkdir(parents=True, exist_ok=True)
     record = snows.provenance(device=hardware, ceilings=ceilings, rows=rows)
-    (options.out / f"{hardware.replace(' ', '-').lower()}.json").write_text(json.dumps(record, indent=2) + "\n")
+    (out / f"{hardware.replace(' ', '-').lower()}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ What is run stands in tools/steps.yaml: networks with their patterns, and steps 
 Each row is one run on one calibration set. A row that is there already is not run again, so that the table can be
 interrupted, and grows; ``--again`` runs all of them. Steps that did not help stay in the table. Agreement and KL are
 taken on all training images that the run has not seen, accuracy on the test images. ``image_products`` are curvature
-products times images, of sweeps and joint refinement; ``image_gradients`` those of the gradients of the latter.
+products times images, of sweeps and joint refinement; ``image_gradients`` those of the gradients of the latter. CPU
+seconds are those of one thread; rows of another ``--device`` name it and have none.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ KEY = ["pattern", "step", "images", "seed"]
 class Bench:
     """One network with its images."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        self.device = device
         self.experiment = zoo.experiment(name)
         self.model, self.data = self.experiment.load_model(), self.experiment.load_data()
         self.test, self.labels = self.data.test.tensors()
@@ -50,17 +52,18 @@ class Bench:
             "agreement": unseen.agreement,
             "kl": unseen.kl,
             **counted,
-            "cpu_seconds": round(seconds, 1),
+            "cpu_seconds": round(seconds, 1) if self.device == "cpu" else None,
         }
 
     def _pruned(
         self, sample: Tensor, pattern: str, options: dict[str, Any], seed: int
     ) -> tuple[nn.Module, dict[str, int]]:
         """Return the pruned network and what was counted."""
-        exclude, after = list(self.experiment.exclude) or None, options.pop("after", None)
+        after = options.pop("after", None)
+        fixed = {"exclude": list(self.experiment.exclude) or None, "device": self.device, "progress": False}
         if options.pop("augment", False):
             options["augment"] = snows.flip_and_shift
-        result = snows.prune(self.model, sample, pattern, exclude=exclude, seed=seed, progress=False, **options)
+        result = snows.prune(self.model, sample, pattern, seed=seed, **fixed, **options)
         joint = result.manifest.get("refinement", {})
         counted = {
             "image_products": int(result.report["image_products"].sum()) + joint.get("image_products", 0),
@@ -108,12 +111,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="steps whose name contains this")
     parser.add_argument("--pattern", default="", help="this pattern alone")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     plan = yaml.safe_load(options.plan.read_text())
     path = OUT / f"{options.network}.csv"
     OUT.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options.network)
+    bench = Bench(options.network, options.device)
+    hardware = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else options.device
     for pattern, step, chosen, images, seed in runs(plan, options.network):
         chosen = {"k": plan["networks"][options.network]["k"], **chosen}
         if chosen.get("stage_k") == "end":
@@ -123,9 +128,14 @@ def main() -> None:
             continue
         if options.only not in step or (not options.again and any(is_of(row, key) for row in known(path))):
             continue
-        provenance = snows.provenance(device="cpu")
+        provenance = snows.provenance(device=hardware)
         row = key | bench.row(pattern, chosen, images, seed)
-        row |= {"options": json.dumps(chosen), "commit": provenance["commit"], "torch": provenance["versions"]["torch"]}
+        row |= {
+            "device": hardware,
+            "options": json.dumps(chosen),
+            "commit": provenance["commit"],
+            "torch": provenance["versions"]["torch"],
+        }
         print(row, flush=True)
         rows = [other for other in known(path) if not is_of(other, key)]  # read again: two may run side by side
         pd.DataFrame([*rows, row]).to_csv(path, index=False)

@@ -103,8 +103,7 @@ class ImageScores:
 
     def _fisher(self, current: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = {entry.name: entry.layer.weight_name for entry in self.layers}
-        generator = torch.Generator(next(self.network.module.parameters()).device)
-        generator.manual_seed(self.settings.seed * 1_000_003 + FISHER_SEED)
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + FISHER_SEED)
         weights = {names[name]: weight for name, weight in current.items()}
         found = diagonal_fisher(self.network, weights, self.images, generator)
         return {name: weight.square() * found[names[name]] for name, weight in current.items()}

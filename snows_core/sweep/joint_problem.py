@@ -25,7 +25,8 @@ class JointOptions:
 
     Attributes:
         steps: optimiser steps.
-        rate: largest learning rate of "natural" and "adam"; None for the solver's own.
+        rate: largest learning rate of "adam", as a share of a parameter's size, or of "natural"; None for the solver's
+            own.
         batch_size: images a step.
         augment: changes each batch at random, for instance :func:`~snows_core.sweep.refine.flip_and_shift`; dense
             targets follow it.

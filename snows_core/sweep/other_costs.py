@@ -95,7 +95,7 @@ def fisher_cost(network: Network, layers: Sequence[PrunableLayer], images: Tenso
         The cost of it.
     """
     weights = {entry.layer.weight_name: network.weight(entry.layer) for entry in layers}
-    generator = torch.Generator(images.device).manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     seconds = shortest(lambda: diagonal_fisher(network, weights, images, generator), 1, images.device)
     state = sum(weight.numel() * weight.element_size() for weight in weights.values())
     return {"seconds": seconds * count / len(images), "graph_bytes": 0.0, "peak_bytes": 3.0 * state}

@@ -12,11 +12,15 @@ from snows_core.loss.joint_preconditioner import JointPreconditioner
 from snows_core.sweep.joint_problem import JointProblem, State
 from snows_core.sweep.moving_masks import MovingMasks
 
-RATE = 5e-3
+RATE = 5e-3  # of a parameter's size, see ``sizes``
+SMALLEST = 1e-2  # size that a parameter has at least: shifts often begin at nothing
 
 
 def adam_steps(problem: JointProblem) -> Iterator[State]:
     """Take Adam steps (Kingma & Ba 2015) with a rate that rises first and then falls to nothing (Smith 2018).
+
+    As Adam's steps are as large as the rate whatever the gradient, each parameter's rate is a share of its own size, as
+    in Adafactor (Shazeer & Stern 2018): weights of any scale then change by the same share.
 
     Args:
         problem: what to minimise, from where, and how.
@@ -25,13 +29,13 @@ def adam_steps(problem: JointProblem) -> Iterator[State]:
         The parameters after each step; those of the next step are the same tensors.
     """
     options = problem.options
-    rate = options.rate or RATE
     moving = MovingMasks(problem, problem.remask) if options.moving_masks and problem.remask else None
     probes = torch.Generator().manual_seed(options.seed)
     state = {name: nn.Parameter(value.clone()) for name, value in problem.start.items()}
-    optimiser = torch.optim.Adam(state.values(), lr=rate)
+    rates = [(options.rate or RATE) * size for size in sizes(problem).values()]
+    optimiser = torch.optim.Adam([{"params": [value]} for value in state.values()], lr=RATE)
     total = max(options.steps, 4)  # the schedule needs two steps to rise and two to fall
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=total, pct_start=max(0.1, 2 / total))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=total, pct_start=max(0.1, 2 / total))
     for step in range(1, options.steps + 1):
         batch = problem.batch(options.batch_size)
         optimiser.zero_grad()
@@ -51,3 +55,12 @@ def adam_steps(problem: JointProblem) -> Iterator[State]:
                     state[name].copy_(value)
         problem.effort.images += len(batch)
         yield {name: value.detach() for name, value in state.items()}
+
+
+def sizes(problem: JointProblem) -> dict[str, float]:
+    """Return the size of every free parameter at the start: the root mean square of its numbers that are not pruned."""
+    found = {}
+    for name, value in problem.start.items():
+        numbers = value[problem.kept[name]] if name in problem.kept else value
+        found[name] = max(SMALLEST, float(numbers.square().mean().sqrt())) if numbers.numel() else SMALLEST
+    return found

@@ -227,9 +227,8 @@ class Sweep:
         mask = self.masks[entry.name]
         if self.steps.choose is not None:  # among the weights that are not zero yet
             mask = self.network.weight(entry.layer) != 0
-        # Its own source of random signs, so that a resumed run draws the same.
-        generator = torch.Generator(self.device)
-        generator.manual_seed(self.seed * 1_000_003 + self.network.index[entry.layer.node])
+        # Its own source of random signs, so that a resumed run draws the same; on the CPU, so that every device does.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.network.index[entry.layer.node])
         values = LayerValues(self.pruned, self.dense, self.groups)
         budget, pattern = self._budget(entry), self.steps.pattern
         pattern = pattern.of(entry.name) if isinstance(pattern, PerLayer) else pattern

@@ -18,7 +18,7 @@ torch.manual_seed(0)
 model = timm.create_model(name).eval()
 images = torch.randn(options.pop("count"), 3, 224, 224)
 # Libraries are loaded before memory is measured.
-snows.prune(model, images[:2], "2:4", k=0, layers=options.get("layers", ["*"])[:1], progress=False)
+snows.prune(model, images[:2], "2:4", k=0, layers=options.get("layers", ["*"])[:1], progress=False, effort="quick")
 before = psutil.Process().memory_info().rss
 result = snows.prune(model, images, "2:4", progress=False, steps=1, cg_iterations=2, **options)
 peak = peak_memory(torch.device("cpu"))
