@@ -25,7 +25,7 @@ from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult, check_resume
 from snows_core.settings import PruneSettings, Sparsities, SparsityPattern, takes_settings
 from snows_core.sweep.image_scores import needs_images
-from snows_core.sweep.joint_problem import JointOptions, Remask, joint_options
+from snows_core.sweep.joint_problem import JointOptions, Pair, Remask, joint_options
 from snows_core.sweep.layer_budgets import MEASURED
 from snows_core.sweep.measured_allocation import measured, with_sparsities
 from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare, with_refinement
@@ -240,7 +240,8 @@ def refine_result(
     }
     result.manifest["refinement"] = record
     try:
-        done = refine_jointly(network, result.module, result.masks, result.weight_names, images, options, remask)
+        pair = Pair(network, result.module, result.masks, result.weight_names)
+        done = refine_jointly(pair, images, options, remask)
     except (RuntimeError, KeyboardInterrupt) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         record["failed"] = reason

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from mutant_tests import TESTS
 from mutations import Mutant, mutants_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,88 +42,6 @@ KNOWN = ROOT / "tests" / "mutants_survivors.md"
 SECONDS = 120.0
 MOST_SURVIVORS = 0.05
 T, R = TypeVar("T"), TypeVar("R")
-# The tests of each file, those first that notice most in the least time.
-TESTS: dict[str, dict[str, str]] = {
-    "solvers": {
-        "conjugate_gradients": "solvers/oracles_solvers solvers/newton_cg",
-        "line_search": "solvers/oracles_solvers solvers/line_search",
-        "newton_cg": "solvers/oracles_solvers solvers/newton_cg solvers/sampled_curvature",
-        "least_squares": "solvers/oracles_least_squares solvers/wide_layers",
-        "row_factors": "solvers/oracles_least_squares solvers/wide_layers",
-        "removal": "solvers/removal",
-        "swaps": "solvers/swaps methods/mask_swaps",
-        "swapped_rows": "solvers/swaps methods/mask_swaps",
-    },
-    "masks": {
-        "saliency": "masks/oracles_masks masks/patterns",
-        "patterns": "masks/oracles_masks masks/patterns masks/patterns_read sweep/choice",
-        "given": "masks/given masks/given_refused masks/oracles_masks network/fitting",
-        "lowest": "masks/oracles_masks masks/patterns",
-        "names": "masks/names",
-        "schedule": "masks/schedule sweep/stages",
-        "per_layer": "masks/per_layer masks/schedule",
-        "allocation": "masks/allocation sweep/layer_budgets",
-        "permutation": "masks/permutation sweep/permute",
-    },
-    "network": {
-        "residual": "loss/oracles_loss network/residual",
-        "channels": "network/channels sweep/permute",
-        "channel_moves": "network/channels sweep/permute",
-    },
-    "activations": {
-        "cache": "sweep/oracles_memory activations/cache sweep/oracles_sweep sweep/sweep",
-        "gram_matrices": "solvers/oracles_least_squares solvers/wide_layers",
-    },
-    "loss": {
-        "batch_loss": "loss/reconstruction loss/oracles_loss",
-        "curvature": "loss/reconstruction loss/oracles_loss loss/precision",
-        "reconstruction": "loss/reconstruction loss/oracles_loss loss/reconstruction_traps solvers/sampled_curvature"
-        " loss/precision",
-        "folded_segment": "loss/oracles_loss loss/folded_segment",
-        "frozen": "loss/frozen",
-        "joint": "sweep/oracles_refine loss/joint_curvature",
-        "joint_curvature": "loss/joint_curvature sweep/refine_solvers",
-        "joint_forward": "loss/joint_forward loss/joint_curvature sweep/oracles_refine",
-        "joint_preconditioner": "loss/joint_curvature sweep/refine_solvers",
-        "fisher": "loss/fisher",
-        "scores": "loss/scores sweep/image_scores",
-    },
-    "methods": {
-        "adaprune": "methods/methods",
-        "base": "methods/methods methods/cases_methods",
-        "layerwise": "methods/methods methods/cases_methods",
-        "problem": "methods/methods methods/oracles_snows sweep/oracles_sweep",
-        "wanda": "methods/methods",
-        "enough": "methods/enough",
-        "snows": "methods/enough methods/oracles_snows sweep/oracles_sweep methods/snows solvers/sampled_curvature",
-        "choose_k": "methods/choose_k sweep/oracles_sweep",
-        "between": "sweep/stages",
-        "measure": "sweep/measured_allocation",
-        "scoring": "sweep/image_scores",
-        "swaps": "methods/mask_swaps",
-        "unchanged": "methods/methods methods/cases_methods",
-    },
-    "sweep": {
-        "choice": "sweep/choice sweep/select_networks",
-        "choose_masks": "sweep/choice sweep/select_networks masks/given_refused sweep/stages",
-        "prepare": "sweep/prepare sweep/permute methods/methods cli/app",
-        "select": "sweep/select sweep/select_networks sweep/choice",
-        "sweep": "sweep/oracles_sweep sweep/oracles_memory sweep/sweep sweep/stages",
-        "memory": "sweep/oracles_memory sweep/memory sweep/oracles_sweep",
-        "stages": "sweep/stages",
-        "layer_budgets": "sweep/layer_budgets",
-        "measured_allocation": "sweep/measured_allocation",
-        "image_scores": "sweep/image_scores",
-        "refine": "sweep/oracles_refine sweep/refine",
-        "refine_adam": "sweep/refine_solvers sweep/refine sweep/oracles_refine",
-        "refine_natural": "sweep/refine_solvers sweep/refine",
-        "refine_newton": "sweep/refine_solvers sweep/refine",
-        "moving_masks": "sweep/refine_solvers",
-        "joint_problem": "sweep/refine_solvers sweep/refine sweep/oracles_refine",
-        "corrections": "sweep/corrections",
-        "permute": "sweep/permute",
-    },
-}
 # Loaded once, before any copy of the package: every mutant begins from there.
 PRELOAD = ["torch", "torchvision", "timm", "pytest", "hypothesis", "scipy.sparse.linalg", "pandas", "curvlinops"]
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
-from snows_core.methods.enough import enough_for
+from snows_core.methods.base import LayerSolution, LayerStatistics, Needs
 from snows_core.methods.layerwise import CLOSED_FORM, least_squares
 from snows_core.methods.problem import LayerProblem
+from snows_core.methods.sampled import SampledMethod
 
 UNMEASURED = float("nan")  # a loss that nobody asked for
 
 
-class BetweenStages(LayerMethod):
+class BetweenStages(SampledMethod):
     """Re-fit a layer by masked least squares on a sample of the images.
 
     Args:
@@ -31,16 +30,6 @@ class BetweenStages(LayerMethod):
     def needs(self) -> Needs:
         """Row factors, beside what every method needs."""
         return replace(super().needs, row_factors=True)
-
-    def gram_images(self, mask: Tensor, positions: float, count: int) -> int | None:
-        """Return what is enough.
-
-        Args:
-            mask: the layer's mask.
-            positions: output positions of the layer for an image.
-            count: calibration images.
-        """
-        return enough_for(self.recipe, mask, positions, count).gram
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the least-squares weight of a ``problem``, or the masked dense one where it is not finite."""

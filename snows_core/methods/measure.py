@@ -12,14 +12,14 @@ import torch
 
 from snows_core.masks.lowest import seed_of, without_lowest
 from snows_core.masks.saliency import make_scores
-from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
-from snows_core.methods.enough import enough_for
+from snows_core.methods.base import LayerSolution, LayerStatistics, Needs
 from snows_core.methods.layerwise import CLOSED_FORM, least_squares
 from snows_core.methods.problem import LayerProblem
+from snows_core.methods.sampled import SampledMethod
 from snows_core.settings import K, Recipe, Saliency
 
 
-class MeasureLosses(LayerMethod):
+class MeasureLosses(SampledMethod):
     """Measure the K-step loss of a layer at several sparsities.
 
     Args:
@@ -50,16 +50,6 @@ class MeasureLosses(LayerMethod):
         """Row factors, beside what every method needs; losses of all layers on one scale."""
         needs = super().needs
         return replace(needs, row_factors=True, loss=replace(needs.loss, normalise=True))
-
-    def gram_images(self, mask: torch.Tensor, positions: float, count: int) -> int | None:
-        """Return what is enough.
-
-        Args:
-            mask: the layer's mask.
-            positions: output positions of the layer for an image.
-            count: calibration images.
-        """
-        return enough_for(self.recipe, mask, positions, count).gram
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Measure the layer of a ``problem``, and leave it as it is."""

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from snows_core.activations.cache import whole_batches
 from snows_core.loss.reconstruction import ReconstructionLoss
-from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
+from snows_core.methods.base import LayerSolution, LayerStatistics, Needs
 from snows_core.methods.between import UNMEASURED
-from snows_core.methods.enough import enough_for
 from snows_core.methods.problem import LayerProblem
+from snows_core.methods.sampled import SampledMethod
 from snows_core.network.graph import Layer, Network, Segment
 from snows_core.settings import K, Recipe
 from snows_core.solvers.least_squares import residual
@@ -32,7 +32,7 @@ from snows_core.solvers.removal import least_squares_values
 from snows_core.solvers.row_factors import RowFactors
 
 
-class Scoring(LayerMethod):
+class Scoring(SampledMethod):
     """Note the scores of a layer's current weight.
 
     Args:
@@ -62,16 +62,6 @@ class Scoring(LayerMethod):
             layer: the layer that is to be scored.
         """
         return super().segments(network, layer)[-1:]
-
-    def gram_images(self, mask: Tensor, positions: float, count: int) -> int | None:
-        """Return how many images are read: as many as least squares between two stages reads.
-
-        Args:
-            mask: the layer's mask.
-            positions: output positions of the layer for an image.
-            count: calibration images.
-        """
-        return enough_for(self.recipe, mask, positions, count).gram
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Note the scores of the current weight of a ``problem``, and return that weight."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snows_core.loss.joint import JointLoss
 from snows_core.masks.patterns import Masks
+from snows_core.network.graph import Network
 from snows_core.settings import REFINE_BATCH, Augment, JointSolver, PruneSettings
 
 State = dict[str, Tensor]
@@ -62,6 +63,23 @@ def joint_options(settings: PruneSettings) -> JointOptions:
         solver=settings.refine_solver,
         moving_masks=settings.moving_masks,
     )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pruned network beside the dense one that it is held against.
+
+    Attributes:
+        network: the traced dense network.
+        model: the pruned model: where to start.
+        masks: layer name to mask.
+        weight_names: layer name to parameter name.
+    """
+
+    network: Network
+    model: nn.Module
+    masks: Masks
+    weight_names: Mapping[str, str]
 
 
 @dataclass

@@ -18,7 +18,7 @@ from snows_core.sweep.joint_problem import JointOptions
 from snows_core.sweep.measured_allocation import FINALISTS, FITTED, MIXED, POWERS, TRIED
 from snows_core.sweep.memory import shortest
 from snows_core.sweep.prepare import Prepared
-from snows_core.sweep.refine import LOOKS_SHARE, SOLVERS, joint_problem
+from snows_core.sweep.refine import LOOKS_SHARE, SOLVERS, Pair, joint_problem
 from snows_core.sweep.refine_natural import REFRESH
 from snows_core.sweep.select import PrunableLayer
 from snows_core.sweep.sweep_cost import SweepCost
@@ -62,7 +62,7 @@ def refinement_cost(
         few = replace(
             options, steps=max(2, options.steps), batch_size=size, augment=None, moving_masks=False, progress=False
         )
-        problem = joint_problem(network, model, masks, names, images[:size], few)
+        problem = joint_problem(Pair(network, model, masks, names), images[:size], few)
         steps = SOLVERS[options.solver](problem)
         for found in (first, later):
             found.append(shortest(lambda: next(steps), 1, images.device))  # noqa: B023 - called at once

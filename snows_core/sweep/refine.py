@@ -24,12 +24,12 @@ from snows_core.masks.patterns import Masks
 from snows_core.network.graph import Network
 from snows_core.network.nodes import module_of
 from snows_core.network.operations import Kind, is_batch_norm
-from snows_core.sweep.joint_problem import Effort, JointOptions, JointProblem, Remask, Solver, State
+from snows_core.sweep.joint_problem import Effort, JointOptions, JointProblem, Pair, Remask, Solver, State
 from snows_core.sweep.refine_adam import adam_steps
 from snows_core.sweep.refine_natural import natural_steps
 from snows_core.sweep.refine_newton import newton_steps
 
-__all__ = ["JointOptions", "Refinement", "check_refinable", "flip_and_shift", "refine"]
+__all__ = ["JointOptions", "Pair", "Refinement", "check_refinable", "flip_and_shift", "refine"]
 
 SOLVERS: dict[str, Solver] = {"adam": adam_steps, "natural": natural_steps, "newton": newton_steps}
 """Name to what takes the steps."""
@@ -160,22 +160,11 @@ def check_refinable(network: Network, weight_names: Iterable[str], images: Tenso
         JointLoss(network, images[:2], free)
 
 
-def refine(
-    network: Network,
-    model: nn.Module,
-    masks: Masks,
-    weight_names: dict[str, str],
-    images: Tensor,
-    options: JointOptions,
-    remask: Remask | None = None,
-) -> Refinement:
+def refine(pair: Pair, images: Tensor, options: JointOptions, remask: Remask | None = None) -> Refinement:
     """Refine a pruned network jointly.
 
     Args:
-        network: the traced dense network.
-        model: the pruned model: where to start.
-        masks: layer name to mask.
-        weight_names: layer name to parameter name.
+        pair: the dense and the pruned network.
         images: calibration images (N, C, H, W), anywhere.
         options: solver, steps, rate and so on.
         remask: chooses masks from scores, where ``options.moving_masks``.
@@ -188,44 +177,40 @@ def refine(
         SnowsError: on a network that has nothing to compare: no residual addition, activation or float output.
     """
     seen, judges = _held_back(images, options)
-    problem = joint_problem(network, model, masks, weight_names, seen, options, remask, measured_on=images)
+    problem = joint_problem(pair, seen, options, remask, measured_on=images)
     watch = _Watch(problem, judges)
     early = _drive(problem, watch)
-    moved = {name: watch.kept[weight_names[name]] for name in masks} if options.moving_masks else masks
+    masks, names = pair.masks, pair.weight_names
+    moved = {name: watch.kept[names[name]] for name in masks} if options.moving_masks else masks
     held = 0 if judges is images else len(judges)
     return Refinement(watch.best, (watch.first, watch.least), problem.effort.steps, moved, held, early, problem.effort)
 
 
 def joint_problem(
-    network: Network,
-    model: nn.Module,
-    masks: Masks,
-    weight_names: dict[str, str],
+    pair: Pair,
     images: Tensor,
     options: JointOptions,
     remask: Remask | None = None,
     measured_on: Tensor | None = None,
 ) -> JointProblem:
-    """Return what a solver of the joint stage is given.
+    """Return what a solver of the joint stage is given: as :func:`refine`, but every image is for its steps.
 
     Args:
-        network: the traced dense network.
-        model: the pruned model: where to start.
-        masks: layer name to mask.
-        weight_names: layer name to parameter name.
+        pair: the dense and the pruned network.
         images: those that steps see (N, C, H, W), anywhere.
         options: solver, steps, rate and so on.
-        remask: chooses masks from scores, where ``options.moving_masks``.
+        remask: chooses masks from scores.
         measured_on: images that the scale of the loss is taken from; default ``images``.
     """
+    network, names = pair.network, pair.weight_names
     first_weight = next(network.module.parameters())
     device, dtype = first_weight.device, first_weight.dtype
-    kept = {weight_names[name]: mask.to(device) for name, mask in masks.items()}
-    start = dict(model.named_parameters(remove_duplicate=False))
-    names = [name for name in _free_names(network, set(kept)) if name in start]
-    before = {name: start[name].detach().to(device, dtype, copy=True) for name in names}
+    kept = {names[name]: mask.to(device) for name, mask in pair.masks.items()}
+    start = dict(pair.model.named_parameters(remove_duplicate=False))
+    free = [name for name in _free_names(network, set(kept)) if name in start]
+    before = {name: start[name].detach().to(device, dtype, copy=True) for name in free}
     loss = JointLoss(network, images if measured_on is None else measured_on, before)
-    layers = {parameter: layer for layer, parameter in weight_names.items() if layer in masks}
+    layers = {parameter: layer for layer, parameter in names.items() if layer in pair.masks}
     generator = torch.Generator().manual_seed(options.seed)
     return JointProblem(loss, images, before, kept, layers, options, remask, generator)
 

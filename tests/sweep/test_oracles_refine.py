@@ -33,7 +33,7 @@ def refined(images, **options):
     dense, twin, masks = pruned_by_hand()
     options = module.JointOptions(**{"steps": 6, "batch_size": 4, "progress": False, **options})
     weight_names = {name: f"{name}.weight" for name in masks}
-    return module.refine(Network(dense), twin, masks, weight_names, images, options), twin, masks
+    return module.refine(module.Pair(Network(dense), twin, masks, weight_names), images, options), twin, masks
 
 
 def block_outputs(model, images):
@@ -252,7 +252,7 @@ def test_by_default_a_step_takes_sixty_four_images_and_moves_them_by_up_to_four_
     options = module.JointOptions(1, progress=False, augment=lambda x, _: sizes.append(len(x)) or x)
     dense, twin, masks = pruned_by_hand()
     weight_names = {name: f"{name}.weight" for name in masks}
-    module.refine(Network(dense), twin, masks, weight_names, random_images(80, 4), options)
+    module.refine(module.Pair(Network(dense), twin, masks, weight_names), random_images(80, 4), options)
     assert sizes == [64] and options.seed == 0
     images = torch.rand(20, 1, 9, 9)
     default, four = (module.flip_and_shift(images, torch.Generator().manual_seed(3), *how) for how in ((), (4,)))

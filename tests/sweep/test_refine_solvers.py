@@ -41,7 +41,7 @@ def refined(images, pattern=None, make=small_resnet, names=NAMES, **options):
             twin.get_submodule(name).weight.mul_(mask)
     options = module.JointOptions(**{"steps": 10, "batch_size": 8, "progress": False, **options})
     weight_names = {name: f"{name}.weight" for name in masks}
-    return module.refine(Network(dense), twin, masks, weight_names, images, options, remask), twin, masks
+    return module.refine(module.Pair(Network(dense), twin, masks, weight_names), images, options, remask), twin, masks
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
