@@ -15,6 +15,7 @@ from snows_core.zoo.cifar import load_cifar
 from snows_core.zoo.digits import load_digits
 from snows_core.zoo.folder import load_folder
 from snows_core.zoo.imagenet import load_imagenet
+from snows_core.zoo.imagenet_samples import load_imagenet_samples
 from snows_core.zoo.preparation import Preparation
 
 __all__ = ["DATASETS", "DataBundle", "Split", "load_data"]
@@ -27,6 +28,7 @@ LOADERS: dict[str, Callable[[str, str | Path | None, Preparation, bool], DataBun
     "cifar100": load_cifar,
     "imagenette": load_imagenet,
     "imagenet": load_imagenet,
+    "imagenet-samples": load_imagenet_samples,
     "folder:<path>": load_folder,
 }
 DATASETS = tuple(LOADERS)
@@ -46,7 +48,8 @@ def load_data(
     """Return a data set, its images normalised for a network.
 
     Args:
-        name: "digits" (in the package), "cifar10", "cifar100", "imagenette", "imagenet", or "folder:<path>".
+        name: "digits" (in the package), "cifar10", "cifar100", "imagenette", "imagenet", "imagenet-samples", or
+            "folder:<path>".
         root: folder of all data sets; default the variable ``SNOWS_DATA``, else the user's cache folder.
         mean: one value a channel, subtracted from pixels in [0, 1]; default what suits the data set's usual network.
         std: one value a channel, divided by.

@@ -133,7 +133,7 @@ def _verified(file: Path, md5: str) -> None:
         )
 
 
-def _download(archive: str, urls: Sequence[str], md5: str, folder: Path) -> Path:
+def _download(archive: str, urls: Sequence[str], md5: str | None, folder: Path) -> Path:
     """Fetch an archive from the first address that has the right bytes; the name appears only when they are right."""
     folder.mkdir(parents=True, exist_ok=True)
     tried = []
@@ -145,7 +145,7 @@ def _download(archive: str, urls: Sequence[str], md5: str, folder: Path) -> Path
             except Exception as error:  # no network comes as URLError, timeout, HTTP error, connection error, ...
                 tried.append(f"{url} ({one_line(error)})")
                 continue
-            if digest(Path(temporary) / archive, "md5") != md5:
+            if md5 is not None and digest(Path(temporary) / archive, "md5") != md5:
                 tried.append(f"{url} (checksum mismatch: expected md5 {md5})")
                 continue
             os.replace(Path(temporary) / archive, folder / archive)
@@ -153,23 +153,35 @@ def _download(archive: str, urls: Sequence[str], md5: str, folder: Path) -> Path
     with contextlib.suppress(OSError):
         folder.rmdir()  # only if it is empty
     raise SnowsError(
-        f"{archive} could not be downloaded; tried {'; '.join(tried)}. Check the network, or place the file (md5 {md5})"
-        f" at {folder / archive} yourself."
+        f"{archive} could not be downloaded; tried {'; '.join(tried)}. Check the network, or place the file"
+        f"{_promised(md5)} at {folder / archive} yourself."
     )
 
 
+def _promised(md5: str | None) -> str:
+    return "" if md5 is None else f" (md5 {md5})"
+
+
 def obtain_archive(
-    archive: str, urls: Sequence[str], md5: str, folder: Path, contents: str, download: bool = True
+    archive: str,
+    urls: Sequence[str],
+    md5: str | None,
+    folder: Path,
+    contents: str,
+    download: bool = True,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Return the unpacked contents of an archive: already there, from the archive in the folder, or downloaded.
 
     Args:
         archive: file name of the tar archive.
         urls: addresses, tried in order.
-        md5: checksum of the archive, always verified, also of a file that the user placed there.
+        md5: checksum of the archive, always verified, also of a file that the user placed there; None where the host
+            packs it anew for every download, so that only what is inside can be verified.
         folder: where the archive and its contents live.
         contents: folder name that the archive unpacks to.
         download: whether the network may be used.
+        check: raises on an unpacked folder that is not the promised one.
 
     Returns:
         ``folder / contents``; it appears in one step, never half-unpacked.
@@ -181,18 +193,21 @@ def obtain_archive(
     if target.is_dir():
         return target
     if file.exists():
-        _verified(file, md5)
+        if md5 is not None:
+            _verified(file, md5)
     elif download:
         file = _download(archive, urls, md5, folder)
     else:
         raise SnowsError(
-            f"root: neither {target} nor {file} is there, and download=False. Place the archive there (from {urls[0]},"
-            f" md5 {md5}), or allow the download."
+            f"root: neither {target} nor {file} is there, and download=False. Place the archive there (from"
+            f" {urls[0]}{'' if md5 is None else f', md5 {md5}'}), or allow the download."
         )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as temporary:
         _unpack(file, temporary)
         if not (Path(temporary) / contents).is_dir():
             raise SnowsError(f"{file}: unpacks to no folder '{contents}'; it is not the expected archive.")
+        if check is not None:
+            check(Path(temporary) / contents)
         shutil.move(Path(temporary) / contents, target)
     return target
 

@@ -49,6 +49,23 @@ def _torchvision(
     )
 
 
+def _lite(size: int, accuracy: float) -> Experiment:
+    record = Record("imagenet-samples", 500, accuracy, "500 of the 1,000 sample images, measured by this project", 0.5)
+    return Experiment(
+        f"efficientnet-lite{size}",
+        f"EfficientNet-Lite{size} on ImageNet",
+        f"package/efficientnet_lite{size}",
+        "imagenet-samples",
+        "imagenet-samples",
+        (record,),
+        k=5,
+        calibration_images=128,
+        batch_size=32,
+        note="Weights from a package of the index (the extra imagenet-samples), or timm's from the hub. Depthwise"
+        " convolutions are skipped for N:M patterns.",
+    )
+
+
 _ROWS = (
     _digits("digits-resnet20", "ResNet-20 on digits", k=5, exclude=SHORTCUTS),
     _digits("digits-resnet50", "ResNet-50 made narrow, on digits", k=5, exclude=SHORTCUTS),
@@ -82,6 +99,9 @@ _ROWS = (
         " published SNOWS code takes these weights, but with CIFAR-10's mean and std; ours are those of its training.",
     ),
     _torchvision("resnet50", "resnet50:IMAGENET1K_V1", "ResNet-50 on ImageNet", 76.13, 30, SHORTCUTS),
+    _lite(0, 87.2),
+    _lite(1, 89.4),
+    _lite(2, 90.2),
     _timm("vit_base_patch16_224", "vit_base_patch16_224.augreg_in1k", "ViT-B/16 on ImageNet, timm", 79.154, 3),
     _timm(
         "vit_base_patch16_224-in21k",

@@ -1,6 +1,7 @@
 """Networks by a short address, each with the preprocessing that its weights expect.
 
-Addresses: ``digits/<name>``, ``published/resnet20``, ``hub/<id>``, ``timm/<name>``, ``torchvision/<name>:<weights>``.
+Addresses: ``digits/<name>``, ``published/resnet20``, ``hub/<id>``, ``package/<name>``, ``timm/<name>``,
+``torchvision/<name>:<weights>``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from snows_core.errors import SnowsError, closest, invalid_argument
 from snows_core.zoo import cifar, digits
 from snows_core.zoo.fetch import from_hub, reachable
 from snows_core.zoo.networks import DIGITS_NETWORKS, resnet50_cifar100
+from snows_core.zoo.packaged import PACKAGES, trained
 from snows_core.zoo.resnet_cifar import resnet20
 from snows_core.zoo.weights import (
     CHECKPOINTS,
@@ -63,6 +65,8 @@ def build(source: str) -> nn.Module:
         model = resnet20()
     elif library == "hub":
         model = HUB_NETWORKS[name]()
+    elif library == "package":
+        model = PACKAGES[name].build()
     elif library == "timm":
         import timm
 
@@ -87,6 +91,8 @@ def pretrained(source: str) -> nn.Module:
         return load_state(build(source), published_resnet20(), "the published ResNet-20")
     if library == "hub":
         return load_state(build(source), read_state(_hub_file(name)), name)
+    if library == "package":
+        return trained(PACKAGES[name], _timm_pretrained, _is_cached(PACKAGES[name].weights)).eval()
     if library == "timm":
         _check_has_weights(name)
         return _timm_pretrained(name).eval()
@@ -106,11 +112,11 @@ def preprocessing(source: str) -> Preprocessing:
         return Preprocessing((3, 32, 32), *cifar.SOURCES["cifar10"].moments)
     if library == "hub":
         return Preprocessing((3, 32, 32), *cifar.SOURCES["cifar100"].moments)
-    if library == "timm":
+    if library in ("timm", "package"):
         import timm
         from timm.data import create_transform, resolve_data_config
 
-        known = timm.get_pretrained_cfg(name)
+        known = timm.get_pretrained_cfg(PACKAGES[name].weights if library == "package" else name)
         config = resolve_data_config(pretrained_cfg=known.to_dict() if known else {})
         transform = create_transform(**config, is_training=False)
         return Preprocessing(tuple(config["input_size"]), tuple(config["mean"]), tuple(config["std"]), transform)
@@ -133,6 +139,7 @@ def split_address(source: str) -> tuple[str, str, str]:
         "digits": lambda: list(DIGITS_NETWORKS),
         "published": lambda: ["resnet20"],
         "hub": lambda: list(HUB_NETWORKS),
+        "package": lambda: list(PACKAGES),
         "timm": _timm_names,
         "torchvision": _torchvision_names,
     }
@@ -177,6 +184,16 @@ def _hub_file(repository: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(repository, there[0]))
 
     return from_hub(repository, download, OFFLINE)
+
+
+def _is_cached(name: str) -> bool:
+    """Tell whether the weights that timm's hub has under a name are on this machine."""
+    import huggingface_hub
+    import timm
+
+    known: Any = timm.get_pretrained_cfg(name)
+    files = (huggingface_hub.try_to_load_from_cache(known.hf_hub_id, file) for file in HUB_FILES)
+    return any(isinstance(file, str) for file in files)
 
 
 def _timm_pretrained(name: str) -> nn.Module:

@@ -31,7 +31,9 @@ def test_the_lists_are_those_of_the_package():
 def test_names_are_offered_by_their_beginning():
     assert completion.models("digits-v") == ["digits-vit-b", "digits-vit-l"]
     assert completion.models("ti") == ["timm/"] and completion.models("nosuch/") == []
-    assert completion.data("im") == ["imagenette", "imagenet"] and completion.recipes("p") == ["paper"]
+    assert completion.data("im") == ["imagenette", "imagenet", "imagenet-samples"] and completion.recipes("p") == [
+        "paper"
+    ]
     assert completion.patterns("glo") == ["global:0.8", "global:0.9:0.95"] and completion.devices("cu")[0] == "cuda"
     assert completion.settings("curv") == ["curvature=", "curvature_images="]
     assert completion.settings("curvature=h") == ["curvature=hessian"]

@@ -9,8 +9,9 @@ from toys import random_images, relative, small_resnet
 
 from snows_core.activations import DiskTensor
 from snows_core.errors import SnowsError
+from snows_core.loss.options import LossOptions
 from snows_core.masks import NM, Unstructured
-from snows_core.methods import METHODS, Budget, LayerMethod, LayerStatistics
+from snows_core.methods import METHODS, Budget, LayerMethod, LayerStatistics, Needs
 from snows_core.network import Network, patches
 from snows_core.settings import RECIPES, PruneSettings
 from snows_core.sweep.prepare import layer_steps
@@ -230,3 +231,8 @@ def test_losses_count_operations_as_the_recipe_says():
     for name in ("layerwise", "none", "wanda"):
         needs = [METHODS[name](RECIPES[recipe], 2).needs for recipe in ("fast", "paper")]
         assert [of.loss.tap_rule for of in needs] == ["all", "published"]
+
+
+def test_a_method_that_asks_for_nothing_gets_what_its_description_says():
+    usual = LossOptions("gauss-newton", normalise=True)
+    assert Needs() == Needs(targets="dense", batch_size=64, mini_batches=False, row_factors=False, loss=usual)

@@ -235,3 +235,22 @@ def test_a_parameter_that_two_functions_read_is_bound():
             return F.conv2d(F.relu(F.conv2d(F.relu(F.conv2d(x, self.w)), self.w)), self.v)
 
     assert not checked(awake(Twice()), random_images(2, 8)).chains
+
+
+class Shifting(nn.Module):
+    """A value that one layer reads by its weight, and another as its bias, number by number."""
+
+    def __init__(self):
+        super().__init__()
+        self.value, self.reader, self.other = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(4, 6)
+        self.weight = nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x):
+        value = F.relu(self.value(x))
+        return self.reader(value).sum(1) + F.linear(self.other(x), self.weight, bias=value).sum(1)
+
+
+def test_a_value_that_a_layer_adds_as_its_bias_is_bound():
+    torch.manual_seed(0)
+    channels = checked(awake(Shifting()), torch.randn(3, 4, dtype=torch.float64))
+    assert "value" not in pairs(channels) and "other" in pairs(channels)

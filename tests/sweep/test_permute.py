@@ -242,3 +242,22 @@ def test_what_no_order_changes_is_refused(options, words):
 def test_masks_of_a_copy_are_not_handed_out():
     with pytest.raises(SnowsError, match="permute: got True; expected False"):
         snows.make_masks(small_resnet(width=8), random_images(4), "2:4", permute=True)
+
+
+class AsksItsSize(nn.Module):
+    """A network that asks how large its images are, which a trace without an example cannot answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        if x.shape[-1] < 4:
+            raise ValueError("too small")
+        return self.head(self.second(torch.relu(self.first(x))).mean((2, 3)))
+
+
+def test_a_network_that_asks_for_shapes_is_permuted(monkeypatch):
+    monkeypatch.setattr(permutation, "MOST", 1e6)
+    _, done = snows.permute_channels(awake(AsksItsSize()), random_images(2, 8), "2:4")
+    assert [(one.producer, one.consumers) for one in done] == [("first", ("second",))]

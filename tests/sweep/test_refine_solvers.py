@@ -45,6 +45,21 @@ def refined(images, pattern=None, make=small_resnet, names=NAMES, **options):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
+def test_no_solver_draws_from_the_global_source(monkeypatch, solver):
+    real, states = module.refine, []
+
+    def watched(*args):
+        states.append(torch.get_rng_state())
+        done = real(*args)
+        states.append(torch.get_rng_state())
+        return done
+
+    monkeypatch.setattr(module, "refine", watched)
+    refined(random_images(12), solver=solver, steps=2)
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(
     "make, names, size", [(small_resnet, NAMES, 8), (small_vit, ("blocks.0.attn.qkv", "blocks.1.mlp.fc2"), 4)]
 )

@@ -42,8 +42,8 @@ def test_all_experiments_of_the_plan_are_there():
 def test_rows_are_complete(name):
     row = EXPERIMENTS[name]
     assert row.name == name and row.title and row.k >= 0 and row.pattern == "2:4"
-    assert row.data in ("digits", "cifar10", "cifar100", "imagenette")
-    assert row.profile in ("default", "cifar", "imagenet")
+    assert row.data in ("digits", "cifar10", "cifar100", "imagenette", "imagenet-samples")
+    assert row.profile in ("default", "cifar", "imagenet", "imagenet-samples")
     assert row.calibration_images >= 128 and row.batch_size >= 1
     assert len(row.image_shape) == 3
     assert 70 < row.dense_accuracy < 100 and row.recorded_on

