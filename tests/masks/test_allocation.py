@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snows_core.masks import allocation as module
 from snows_core.masks.allocation import (
     ALLOCATIONS,
     allocate,
@@ -161,3 +162,9 @@ def test_a_layer_without_loss_is_pruned_to_the_cap_and_one_of_great_loss_not_at_
     losses = {"idle": {50: 0.0, 500: 0.0}, "vital": {50: 1e6, 500: 1e5}}
     shares = allocate_by_losses(losses, sizes, Unstructured(0.47, "layer", 0.95)).sparsities
     assert shares["vital"] == 0 and shares["idle"] == 0.94
+
+
+def test_losses_between_two_that_were_measured_follow_a_power_of_the_weights_kept():
+    measured = {10: 4.0, 40: 1.0, 60: 0.5}
+    found = [module._interpolated(measured, kept, 100) for kept in (5, 10, 20, 40, 80, 100)]
+    assert found == pytest.approx([4.0, 4.0, 2.0, 1.0, 0.25, 0.0])

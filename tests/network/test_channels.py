@@ -254,3 +254,23 @@ def test_a_value_that_a_layer_adds_as_its_bias_is_bound():
     torch.manual_seed(0)
     channels = checked(awake(Shifting()), torch.randn(3, 4, dtype=torch.float64))
     assert "value" not in pairs(channels) and "other" in pairs(channels)
+
+
+class LastAxis(nn.Module):
+    """Channels on the last axis, positions averaged away in front of them, or kept as axes of length 1."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.keep = keep
+        self.first, self.second, self.head = nn.Conv2d(3, 6, 3), nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        y = F.relu(self.first(x)).permute(0, 2, 3, 1).mean((1, 2), keepdim=self.keep)
+        return self.head(F.relu(self.second(y))).flatten(1)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_channels_behind_averaged_positions_are_followed(keep):
+    torch.manual_seed(0)
+    channels = checked(awake(LastAxis(keep)), random_images(2, 8))
+    assert pairs(channels) == {"first": ["second"], "second": ["head"]}
