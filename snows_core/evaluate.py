@@ -1,4 +1,4 @@
-"""How good is a pruned network: accuracy, and the quieter measure, agreement with the dense network."""
+"""How good is a pruned network: accuracy and agreement with the dense one; without classes, likeness of features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from snows_core.activations.batches import read_batches, split_batch, wrong_shape
 from snows_core.devices import resolve_device
 from snows_core.errors import SnowsError, invalid_argument
-from snows_core.loss.scores import Scores, Tally, read_scores
+from snows_core.loss.features import FeaturePairs, gives_features, holds_features
+from snows_core.loss.scores import Tally, read_scores
 from snows_core.network.copies import plain_copy
 from snows_core.network.example import run_on_example
 
@@ -35,12 +36,18 @@ class Metrics:
         accuracy: top-1 accuracy in percent, or None without labels.
         agreement: percent of images whose top-1 class equals the reference network's, or None without a reference.
         kl: mean Kullback-Leibler divergence KL(reference || model) of the class probabilities in nats, or None.
+        cosine: of networks that give features instead of classes: mean cosine of an image's features in both, or None.
+        cka: likewise: linear centred kernel alignment of the features of all images, 0 to 1, or None.
+        neighbours: likewise: percent of images whose nearest other image, by cosine, is the same in both, or None.
     """
 
     images: int
     accuracy: float | None = None
     agreement: float | None = None
     kl: float | None = None
+    cosine: float | None = None
+    cka: float | None = None
+    neighbours: float | None = None
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Return the figures as a plain dictionary, for JSON and tables."""
@@ -48,11 +55,14 @@ class Metrics:
 
 
 def metrics_frame(dense: Metrics, pruned: Metrics | None = None) -> pd.DataFrame:
-    """Return one row a network: accuracy and agreement in percent, KL in nats, and on how many images."""
+    """Return one row a network: accuracy and agreement in percent and KL in nats, or likeness of features; images."""
     import pandas as pd
 
     rows = {"dense": dense.as_dict()} | ({} if pruned is None else {"pruned": pruned.as_dict()})
-    names = {"accuracy": "accuracy %", "agreement": "agreement %", "kl": "KL (nats)", "images": "images"}
+    names = {"accuracy": "accuracy %", "agreement": "agreement %", "kl": "KL (nats)"}
+    if (pruned or dense).cosine is not None:
+        names = {"cosine": "cosine", "cka": "CKA", "neighbours": "same neighbour %"}
+    names["images"] = "images"
     return pd.DataFrame(rows).T.rename(columns=names)[list(names.values())]
 
 
@@ -63,14 +73,18 @@ def evaluate(
     labels: Tensor | None = None,
     *,
     reference: nn.Module | None = None,
+    features: bool | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
 ) -> Metrics:
-    """Measure a classifier on images, beside its labels and beside a reference network where they are given.
+    """Measure a network on images, beside its labels and beside a reference network where they are given.
 
     Outputs may be logits (N, classes); one logit (N,) or (N, 1), whose sign decides between the classes 0 and 1; or
     logits of pixels (N, classes, H, W), as a segmentation network gives them. The class axis is axis 1, as in PyTorch's
     cross-entropy; transpose outputs (N, tokens, classes). In a mapping the logits stand under "logits" or "out".
+
+    A network without a classifier gives features, one vector an image: (N, D), or "pooler_output" or "image_embeds" in
+    a mapping. Beside a reference they are compared by cosine, linear CKA and nearest neighbours; labels do not count.
 
     Nothing of the caller's is changed: networks keep device and modes, also after an error, and images are copied for
     each network. Images take the network's floating-point dtype; the figures are computed in single precision at least.
@@ -81,7 +95,9 @@ def evaluate(
             ``{"pixel_values": x, "labels": y}``.
         labels: class indices (N,), or (N, H, W) for pixels, where the labels 255 and -100 count as none; 0 and 1 for
             one logit. Only beside a tensor of images.
-        reference: the dense network; gives agreement and KL.
+        reference: the dense network; gives agreement and KL, or the figures of features.
+        features: whether outputs are features. Default: they are where the network says that it has no classes (timm's
+            ``num_classes`` of 0) or returns pooled features and no logits.
         batch_size: images a batch, for a tensor of images.
         device: where to compute; default: where each network is. A network that is elsewhere is copied.
 
@@ -92,21 +108,29 @@ def evaluate(
         SnowsError: on no images, outputs or labels that are none of the above or do not match, logits that are not
             finite, or images that the network refuses.
     """
-    tally, seen = Tally(), 0
+    tally, vectors, seen = Tally(), FeaturePairs(), 0
     with contextlib.ExitStack() as networks:
         run = networks.enter_context(in_eval_mode(model, device))
         dense = None
         if reference is not None:
             dense = networks.enter_context(in_eval_mode(reference, device, "reference"))
         for x, y in _batches(images, labels, batch_size):
-            scores = run(x)
+            output = run(x)
             seen += len(x)
+            if features is None:
+                features = gives_features(model) or holds_features(output)
+            if features:
+                vectors.add(output, None if dense is None else dense(x), len(x))
+                continue
+            scores = read_scores(output, len(x))
             if y is not None:
                 tally.add_labels(scores, y)
             if dense is not None:
-                tally.add_reference(scores, dense(x))
+                tally.add_reference(scores, read_scores(dense(x), len(x), "reference"))
     if seen == 0:
         raise invalid_argument("images", "no images", "at least one image")
+    if features:
+        return Metrics(seen, **vectors.compared())
     return Metrics(
         images=seen,
         accuracy=100 * tally.right / tally.labelled if tally.labelled else None,
@@ -118,8 +142,8 @@ def evaluate(
 @contextlib.contextmanager
 def in_eval_mode(
     model: nn.Module, device: torch.device | str | None = None, name: str = "model"
-) -> Iterator[Callable[[Tensor], Scores]]:
-    """Give a function from images (N, C, H, W) to scores, and afterwards the network as it was.
+) -> Iterator[Callable[[Tensor], Any]]:
+    """Give a function from images (N, C, H, W) to what the network returns, and afterwards the network as it was.
 
     Args:
         model: the network; copied only where ``device`` is not where it is.
@@ -144,9 +168,9 @@ def in_eval_mode(
         model = _copied(model, name).to(place)
     modes = [(module, module.training) for module in model.modules()]
 
-    def run(images: Tensor) -> Scores:
+    def run(images: Tensor) -> Any:
         kind = dtype if dtype is not None and images.is_floating_point() else images.dtype
-        return read_scores(run_on_example(model, images.to(place, kind)), len(images), name)
+        return run_on_example(model, images.to(place, kind))
 
     try:
         model.eval()

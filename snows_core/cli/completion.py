@@ -18,6 +18,7 @@ EXPERIMENT_NAMES = (
     "efficientnet-lite0",
     "efficientnet-lite1",
     "efficientnet-lite2",
+    "vit_small_patch14_saliency",
     "vit_base_patch16_224",
     "vit_base_patch16_224-in21k",
     "vit_large_patch16_224",

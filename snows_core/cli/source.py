@@ -14,6 +14,7 @@ from torch import nn
 from snows_core.devices import resolve_device
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.evaluate import Metrics
+from snows_core.loss.features import gives_features
 from snows_core.zoo.bundle import DataBundle
 from snows_core.zoo.experiment import Experiment
 from snows_core.zoo.registry import experiment
@@ -143,6 +144,10 @@ def check_dense(chosen: Experiment, model: nn.Module, bundle: DataBundle, device
     if not bundle.labelled:
         chosen.check_images(bundle)
         say(f"{chosen.title}: {bundle.source} has no labels; agreement with the dense network is measured")
+        return Metrics(images=len(bundle.test))
+    if gives_features(model):
+        chosen.check_images(bundle)
+        say(f"{chosen.title}: it has no classes; its features are compared with the dense network's")
         return Metrics(images=len(bundle.test))
     dense = chosen.check_dense(model, bundle, device=device)
     known = next((record for record in chosen.records if record.data == bundle.name), None)

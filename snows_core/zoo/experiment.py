@@ -13,6 +13,8 @@ from torch import nn
 
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.evaluate import Metrics, evaluate, in_eval_mode
+from snows_core.loss.features import gives_features
+from snows_core.loss.scores import read_scores
 from snows_core.zoo import sources
 from snows_core.zoo.data import DATASETS, DataBundle, load_data
 from snows_core.zoo.weights import load_state, read_state
@@ -169,7 +171,7 @@ class Experiment:
         On the very images of a record the difference may be ``Record.tolerance``: 0.5 or 1 point. On a part of them it
         may be three standard errors of that part, 3 * sqrt(p (1 - p) / n), if that is more. The commonest mistake, a
         wrong mean and std, costs the published ResNet-20 36 points (90.86 to 54.18). Where nothing is recorded for
-        the data the accuracy is only returned.
+        the data the accuracy is only returned; of a network without classes only the number of images.
 
         Args:
             model: the dense network.
@@ -191,6 +193,8 @@ class Experiment:
             x, y, _ = bundle.test.sample(min(images, len(bundle.test)), seed)
             assert y is not None  # see above
             batches = list(zip(x.split(self.batch_size), y.split(self.batch_size), strict=True))
+        if gives_features(model):  # there is nothing to compare with labels
+            return evaluate(model, batches, device=device)
         _check_outputs(model, x[:1], bundle, device)
         metrics = evaluate(model, batches, device=device)
         self._compare(metrics, bundle, len(bundle.test))
@@ -223,7 +227,7 @@ def _check_outputs(
 ) -> None:
     """Refuse labels that cannot belong to the network's outputs."""
     with in_eval_mode(model, device) as run:
-        outputs = run(image).logits.shape[1]
+        outputs = read_scores(run(image), len(image)).logits.shape[1]
     if bundle.classes and len(bundle.classes) != outputs:
         raise invalid_argument(
             "data",

@@ -102,6 +102,18 @@ _ROWS = (
     _lite(0, 87.2),
     _lite(1, 89.4),
     _lite(2, 90.2),
+    Experiment(
+        "vit_small_patch14_saliency",
+        "ViT-S/14, DINOv2 fine-tuned for saliency",
+        "package/vit_small_patch14_saliency",
+        "imagenet-samples",
+        "imagenet-samples",
+        k=3,
+        calibration_images=128,
+        batch_size=32,
+        note="A backbone without classes, from a package of the index (the extra imagenet-samples): judged by its"
+        " features.",
+    ),
     _timm("vit_base_patch16_224", "vit_base_patch16_224.augreg_in1k", "ViT-B/16 on ImageNet, timm", 79.154, 3),
     _timm(
         "vit_base_patch16_224-in21k",

@@ -92,7 +92,7 @@ def pretrained(source: str) -> nn.Module:
     if library == "hub":
         return load_state(build(source), read_state(_hub_file(name)), name)
     if library == "package":
-        return trained(PACKAGES[name], _timm_pretrained, _is_cached(PACKAGES[name].weights)).eval()
+        return trained(PACKAGES[name], _timm_pretrained, lambda: _is_cached(PACKAGES[name].weights)).eval()
     if library == "timm":
         _check_has_weights(name)
         return _timm_pretrained(name).eval()
@@ -116,8 +116,10 @@ def preprocessing(source: str) -> Preprocessing:
         import timm
         from timm.data import create_transform, resolve_data_config
 
-        known = timm.get_pretrained_cfg(PACKAGES[name].weights if library == "package" else name)
-        config = resolve_data_config(pretrained_cfg=known.to_dict() if known else {})
+        package = PACKAGES[name] if library == "package" else None
+        known = timm.get_pretrained_cfg(package.weights if package else name)
+        size = {"img_size": package.image_size} if package and package.image_size else {}
+        config = resolve_data_config(size, pretrained_cfg=known.to_dict() if known else {})
         transform = create_transform(**config, is_training=False)
         return Preprocessing(tuple(config["input_size"]), tuple(config["mean"]), tuple(config["std"]), transform)
     enum = _torchvision_weights(name, tag)
@@ -172,10 +174,9 @@ def _hub_file(repository: str) -> Path:
     """Return the weights file of a model hub's repository: the cached one without asking the hub, else downloaded."""
     import huggingface_hub
 
-    for file in HUB_FILES:
-        cached = huggingface_hub.try_to_load_from_cache(repository, file)
-        if isinstance(cached, str):
-            return Path(cached)
+    cached = _cached(repository)
+    if cached is not None:
+        return cached
     if not reachable(huggingface_hub.constants.ENDPOINT):
         raise SnowsError(f"weights: the model hub cannot be reached, and {repository} is not in its cache. {OFFLINE}")
 
@@ -186,14 +187,20 @@ def _hub_file(repository: str) -> Path:
     return from_hub(repository, download, OFFLINE)
 
 
+def _cached(repository: str) -> Path | None:
+    """Return the weights file of a model hub's repository in the cache, or None."""
+    import huggingface_hub
+
+    files = (huggingface_hub.try_to_load_from_cache(repository, file) for file in HUB_FILES)
+    return next((Path(file) for file in files if isinstance(file, str)), None)
+
+
 def _is_cached(name: str) -> bool:
     """Tell whether the weights that timm's hub has under a name are on this machine."""
-    import huggingface_hub
     import timm
 
     known: Any = timm.get_pretrained_cfg(name)
-    files = (huggingface_hub.try_to_load_from_cache(known.hf_hub_id, file) for file in HUB_FILES)
-    return any(isinstance(file, str) for file in files)
+    return _cached(known.hf_hub_id) is not None
 
 
 def _timm_pretrained(name: str) -> nn.Module:

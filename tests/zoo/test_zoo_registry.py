@@ -46,7 +46,10 @@ def test_rows_are_complete(name):
     assert row.profile in ("default", "cifar", "imagenet", "imagenet-samples")
     assert row.calibration_images >= 128 and row.batch_size >= 1
     assert len(row.image_shape) == 3
-    assert 70 < row.dense_accuracy < 100 and row.recorded_on
+    if name == "vit_small_patch14_saliency":  # a backbone without classes
+        assert row.dense_accuracy is None
+    else:
+        assert 70 < row.dense_accuracy < 100 and row.recorded_on
     if "resnet" in name:
         assert any(fnmatch.fnmatch("layer2.0.downsample.0", glob) for glob in row.exclude)
 
