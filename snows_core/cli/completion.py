@@ -29,7 +29,7 @@ EXPERIMENT_NAMES = (
     "mobilenetv1",
     "mobilenetv2",
 )
-DATA_NAMES = ("digits", "cifar10", "cifar100", "imagenette", "imagenet", "imagenet-samples", "folder:")
+DATA_NAMES = ("digits", "cifar10", "cifar10-full", "cifar100", "imagenette", "imagenet", "imagenet-samples", "folder:")
 PATTERNS = ("2:4", "1:4", "4:8", "1:8", "0.5", "0.8", "0.9", "global:0.8", "global:0.9:0.95")
 SALIENCY_NAMES = ("magnitude", "curvature", "fisher", "obs", "curvature+fisher", "obs+fisher")
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")

@@ -112,7 +112,7 @@ def _read_value(name: str, text: str) -> Any:
 
 
 MODEL_HELP = "An experiment (see `snows experiments`), timm/<name> or torchvision/<name>."
-DATA_HELP = "digits, cifar10, cifar100, imagenette, imagenet, imagenet-samples or folder:<path>."
+DATA_HELP = "digits, cifar10, cifar10-full, cifar100, imagenette, imagenet, imagenet-samples or folder:<path>."
 _MEANING = {setting.name: setting.metadata["help"] for setting in fields(PruneSettings)}
 _EXPERIMENTS_OWN = "the experiment's own"
 _EFFORTS = "by --effort"

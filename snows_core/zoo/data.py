@@ -25,6 +25,7 @@ __all__ = ["DATASETS", "DataBundle", "Split", "load_data"]
 LOADERS: dict[str, Callable[[str, str | Path | None, Preparation, bool], DataBundle]] = {
     "digits": load_digits,
     "cifar10": load_cifar,
+    "cifar10-full": load_cifar,
     "cifar100": load_cifar,
     "imagenette": load_imagenet,
     "imagenet": load_imagenet,
@@ -48,8 +49,8 @@ def load_data(
     """Return a data set, its images normalised for a network.
 
     Args:
-        name: "digits" (in the package), "cifar10", "cifar100", "imagenette", "imagenet", "imagenet-samples", or
-            "folder:<path>".
+        name: "digits" (in the package), "cifar10" (the images that this project's results stand on), "cifar10-full"
+            (all of them), "cifar100", "imagenette", "imagenet", "imagenet-samples", or "folder:<path>".
         root: folder of all data sets; default the variable ``SNOWS_DATA``, else the user's cache folder.
         mean: one value a channel, subtracted from pixels in [0, 1]; default what suits the data set's usual network.
         std: one value a channel, divided by.

@@ -197,15 +197,23 @@ class Experiment:
             return evaluate(model, batches, device=device)
         _check_outputs(model, x[:1], bundle, device)
         metrics = evaluate(model, batches, device=device)
-        self._compare(metrics, bundle, len(bundle.test))
+        self._compare(metrics, bundle)
         return metrics
 
-    def _compare(self, metrics: Metrics, bundle: DataBundle, available: int) -> None:
+    def record_for(self, bundle: DataBundle) -> Record | None:
+        """Return the record to compare with: of this data set and as many test images, else of most; or None.
+
+        Args:
+            bundle: the images, in splits.
+        """
         records = [record for record in self.records if record.data == bundle.name]
-        if not records:
+        same = [record for record in records if record.images == len(bundle.test)]
+        return same[0] if same else max(records, key=lambda record: record.images, default=None)
+
+    def _compare(self, metrics: Metrics, bundle: DataBundle) -> None:
+        record = self.record_for(bundle)
+        if record is None:
             return
-        same = [record for record in records if record.images == available]
-        record = same[0] if same else max(records, key=lambda record: record.images)
         tolerance = record.tolerance
         if record.images != metrics.images:
             share = record.accuracy / 100

@@ -54,7 +54,7 @@ def test_networks_of_a_library_are_offered_once_it_is_named(monkeypatch):
         ("snows prune --model digits-re", ["digits-resnet20", "digits-resnet50"]),
         ("snows estimate --set targ", ["targets="]),
         ("snows prune --recipe pa", ["paper"]),
-        ("snows prune --data cif", ["cifar10", "cifar100"]),
+        ("snows prune --data cif", ["cifar10", "cifar10-full", "cifar100"]),
         ("snows train digits-vit", ["digits-vit-b", "digits-vit-l"]),
         ("snows ex", ["experiments"]),
         ("snows prune --max", ["--max-memory"]),

@@ -1,17 +1,13 @@
 """Digits and CIFAR: trees, archives, checksums, and every way in which they can be missing."""
 
-import hashlib
 import inspect
 import os
-import pickle
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torchvision import datasets
 
 from snows_core.errors import SnowsError
 from snows_core.zoo import cifar, fetch
@@ -146,29 +142,11 @@ def test_grey_normalisation_for_colour_images_is_refused(cifar_tree):
 
 
 @pytest.fixture
-def archive(tmp_path, monkeypatch):
-    """Make a tiny CIFAR-10 archive with checksums that torchvision's own class verifies; return its path."""
-    folder = tmp_path / "made" / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    rng = np.random.RandomState(0)
-    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-    for name in names:
-        batch = {"data": rng.randint(0, 256, (4, 3072), dtype=np.uint8), "labels": [0, 1, 2, 9]}
-        (folder / name).write_bytes(pickle.dumps(batch))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": cifar.CIFAR10_CLASSES}))
-    path = tmp_path / "made" / "cifar-10-python.tar.gz"
-    with tarfile.open(path, "w:gz") as tar:
-        tar.add(folder, "cifar-10-batches-py")
-    sums = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in folder.iterdir()}
-
-    class Tiny(datasets.CIFAR10):
-        tgz_md5 = hashlib.md5(path.read_bytes()).hexdigest()
-        train_list = [[name, sums[name]] for name in names[:5]]  # noqa: RUF012 - as in the parent class
-        test_list = [["test_batch", sums["test_batch"]]]  # noqa: RUF012
-        meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}  # noqa: RUF012
-
-    monkeypatch.setattr(cifar.CifarSource, "load_class", lambda source: Tiny)
-    return path
+def archive(make_cifar_archive):
+    """Make a tiny CIFAR-10 archive of 20 training and 4 test images; return its path."""
+    pixels = np.random.RandomState(0).randint(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+    labels = np.array([0, 1, 2, 9] * 6)
+    return make_cifar_archive((pixels[:20], labels[:20]), (pixels[20:], labels[20:]))
 
 
 @pytest.fixture
@@ -195,12 +173,12 @@ def _nothing_half_written(folder):
 def test_archive_comes_from_the_mirror_and_is_kept(root, archive, monkeypatch):
     asked = []
     monkeypatch.setattr(fetch, "download_url", _delivers(archive.read_bytes(), asked))
-    bundle = load_data("cifar10", root)
+    bundle = load_data("cifar10-full", root)
     assert (len(bundle.train), len(bundle.test)) == (20, 4)
     assert bundle.test.tensors()[0].shape == (4, 3, 32, 32)
     assert bundle.test.tensors()[1].tolist() == [0, 1, 2, 9]
     assert len(asked) == 1 and "zenodo" in asked[0]
-    load_data("cifar10", root, download=False)  # what is there is used
+    load_data("cifar10-full", root, download=False)  # what is there is used
     assert len(asked) == 1 and _nothing_half_written(root)
 
 
@@ -208,14 +186,14 @@ def test_archive_falls_back_to_the_home_host(root, archive, monkeypatch):
     asked = []
     good, bad = _delivers(archive.read_bytes(), asked), _delivers(b"a page that says: throttled", asked)
     monkeypatch.setattr(fetch, "download_url", lambda url, *rest: (bad if "zenodo" in url else good)(url, *rest))
-    assert len(load_data("cifar10", root).test) == 4
+    assert len(load_data("cifar10-full", root).test) == 4
     assert len(asked) == 2 and "toronto" in asked[1]
 
 
 def test_wrong_bytes_everywhere_are_a_checksum_mismatch(root, archive, monkeypatch):
     monkeypatch.setattr(fetch, "download_url", _delivers(b"wrong", []))
     with pytest.raises(SnowsError, match=r"tried .*checksum mismatch.*place the file \(md5 .* at .*cifar10"):
-        load_data("cifar10", root)
+        load_data("cifar10-full", root)
     assert list(root.iterdir()) == []
 
 
@@ -229,7 +207,7 @@ def test_no_network_is_one_sentence(root, no_network):
 
 def test_download_can_be_forbidden(root):
     with pytest.raises(SnowsError, match="download=False"):
-        load_data("cifar10", root, download=False)
+        load_data("cifar10-full", root, download=False)
 
 
 def test_interrupted_download_leaves_nothing(root, archive, monkeypatch):
@@ -239,7 +217,7 @@ def test_interrupted_download_leaves_nothing(root, archive, monkeypatch):
 
     monkeypatch.setattr(fetch, "download_url", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        load_data("cifar10", root)
+        load_data("cifar10-full", root)
     assert [path for path in root.rglob("*") if path.is_file()] == [] and _nothing_half_written(root)
 
 
@@ -247,21 +225,21 @@ def test_placed_archive_is_used_and_verified(root, archive, no_network):
     folder = root / "cifar10"
     folder.mkdir()
     shutil.copy(archive, folder)
-    assert len(load_data("cifar10", root).train) == 20
+    assert len(load_data("cifar10-full", root).train) == 20
     shutil.rmtree(folder / "cifar-10-batches-py")
     (folder / archive.name).write_bytes(b"damaged")
     with pytest.raises(SnowsError, match=r"checksum does not match.*Delete it"):
-        load_data("cifar10", root)
+        load_data("cifar10-full", root)
 
 
 def test_damaged_batches_are_noticed(root, archive, no_network):
     folder = root / "cifar10"
     folder.mkdir()
     shutil.copy(archive, folder)
-    load_data("cifar10", root)
+    load_data("cifar10-full", root)
     (folder / "cifar-10-batches-py" / "test_batch").write_bytes(b"damaged")
     with pytest.raises(SnowsError, match=r"damaged \(checksum mismatch\)"):
-        load_data("cifar10", root)
+        load_data("cifar10-full", root)
 
 
 def test_timeout_is_set_only_during_a_download():
