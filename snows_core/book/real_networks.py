@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from snows_core.book.page import figure_dir
 from snows_core.errors import SnowsError, closest, invalid_argument
 from snows_core.files import write_text
 
@@ -30,6 +31,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 """What is compared, and the options of `snows prune` for it."""
 
+PROFILE = "imagenet-samples"  # of the notebooks that make and show these records
 BULKY = ("permutation", "order")  # lists in a manifest that the run makes again from its seed
 QUANTILE = 1.959964  # of the normal distribution, for intervals of 95 %
 
@@ -83,6 +85,15 @@ def read_runs(rows: Sequence[Sequence[Any]], network: str, k: int) -> list[RealR
     128
     """
     return [RealRun(network, pattern, method, images, k) for pattern, method, images in rows]
+
+
+def recorded_in(stem: str) -> Path:
+    """Return where a checkout keeps the records that a notebook shows; an installed package has none.
+
+    Args:
+        stem: the notebook's file name without ``.ipynb``.
+    """
+    return figure_dir(stem, PROFILE, Path(__file__).resolve().parents[2] / "figures") / "runs"
 
 
 def record_missing(runs: Sequence[RealRun], folder: Path, device: str = "cpu") -> list[Path]:

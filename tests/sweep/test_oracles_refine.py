@@ -2,6 +2,7 @@
 
 import importlib
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import snows_core as snows
 from snows_core.loss import joint
 from snows_core.loss.joint import JointLoss, joint_taps
 from snows_core.network.graph import Network
-from snows_core.sweep.refine_adam import adam_steps
+from snows_core.sweep.refine_adam import adam_steps, sizes
 
 module = importlib.import_module("snows_core.sweep.refine")  # the package shows the function under that name
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
@@ -293,3 +294,10 @@ def test_every_parameter_moves_at_first_by_the_same_share_of_its_size(monkeypatc
         shares[name] = float((moved[name] - value)[mask].abs().max()) / size
     assert len(shares) > 6 and max(shares.values()) == pytest.approx(min(shares.values()), rel=1e-3)
     assert max(shares.values()) == pytest.approx(1e-2 / 25, rel=1e-3)  # one-cycle starts at a 25th of the rate
+
+
+def test_a_parameter_that_begins_at_nothing_has_a_size_all_the_same():
+    values = {"a": torch.tensor([3.0, 4.0, 0.0]), "b": torch.zeros(2), "c": torch.full((2,), 1e-3), "d": torch.ones(2)}
+    kept = {"a": torch.tensor([True, True, False]), "d": torch.zeros(2, dtype=torch.bool)}
+    found = sizes(SimpleNamespace(start=values, kept=kept))
+    assert found == pytest.approx({"a": (25 / 2) ** 0.5, "b": 1e-2, "c": 1e-2, "d": 1e-2})
