@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from snows_core.book.real_networks import read_records, recorded_in
+from snows_core.book.recorded_plot import shown_pattern
+
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 METRICS = FIGURES / "03_cifar_resnet20" / "cifar" / "metrics.json"
@@ -23,6 +26,8 @@ run has not seen; products and gradients times images; seconds of one CPU thread
 help stay.
 """
 METHODS = ("magnitude", "layer-wise", "SNOWS")
+REAL = (("accuracy", 1), ("agreement", 1), ("kl", 3), ("cosine", 3), ("cka", 3), ("neighbours", 1))  # and digits
+REAL_INTERVAL = {"04_imagenet_resnet50": 0, "05_vit_l": 5}  # which of these the interval belongs to
 
 
 def results(record: dict) -> str:
@@ -117,6 +122,39 @@ def steps_page() -> str:
     return STEPS_HEAD + "".join(f"\n## {path.stem}\n\n{steps(pd.read_csv(path))}" for path in files)
 
 
+def real_networks() -> str:
+    """Return the Markdown table of real networks on ImageNet images, by network, pattern and method."""
+    lines = [
+        "| network | pattern | method (images) | top-1, 95 % interval (%) | agreement (%) | KL (nats) | cosine | CKA "
+        "| same neighbour (%) | CPU s | GB |",
+        "|---" * 11 + "|",
+    ]
+    for stem in ("04_imagenet_resnet50", "05_vit_l"):
+        for row in read_records(recorded_in(stem)).to_dict("records"):
+            interval = f" ({row['low']:.1f} to {row['high']:.1f})"
+            cells = [
+                f"{row[name]:.{digits}f}" if row[name] == row[name] and row[name] is not None else ""
+                for name, digits in REAL
+            ]
+            cells[REAL_INTERVAL[stem]] += interval
+            lines.append(
+                f"| {row['network']} | {shown_pattern(row['pattern'])} | {row['method']} ({row['images']}) "
+                f"| {' | '.join(cells)} | {row['cpu_seconds']:,.0f} | {row['peak_gb']:.1f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def image_size(record: dict) -> str:
+    """Return the Markdown table of cost by size of the image."""
+    lines = ["| pixels a side | CPU seconds | GB added | products (times images) |", "|---" * 4 + "|"]
+    for row in record["rows"]:
+        lines.append(
+            f"| {row['size']} | {row['cpu_seconds']:.0f} | {row['gb_added']:.1f} "
+            f"| {row['products']} ({row['image_products']:,}) |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def tables() -> dict[str, str]:
     """Return each table by the name of its markers."""
     performance = FIGURES / "performance"
@@ -125,6 +163,8 @@ def tables() -> dict[str, str]:
         "results": results(json.loads(METRICS.read_text())),
         "twins": twins(json.loads((performance / "twins.json").read_text())),
         "recipes": recipes(pairs),
+        "real": real_networks(),
+        "image-size": image_size(json.loads((performance / "image-size.json").read_text())),
         "efforts": efforts(pd.read_csv(FIGURES / "steps" / "resnet20.csv")),
     }
 
