@@ -108,34 +108,73 @@ def evaluate(
         SnowsError: on no images, outputs or labels that are none of the above or do not match, logits that are not
             finite, or images that the network refuses.
     """
-    tally, vectors, seen = Tally(), FeaturePairs(), 0
+    return _measured(model, _batches(images, labels, batch_size), reference, features, device)[1]
+
+
+@torch.no_grad()
+def evaluate_both(
+    model: nn.Module, reference: nn.Module, images: Iterable[Any], *, device: torch.device | str | None = None
+) -> tuple[Metrics, Metrics]:
+    """Measure a pruned network and its dense one in one pass, so that no image is read twice; see :func:`evaluate`.
+
+    Args:
+        model: the pruned network.
+        reference: the dense one.
+        images: DataLoader or iterable of batches.
+        device: where to compute; default: where each network is.
+
+    Returns:
+        Metrics of the dense network (its accuracy), and of the pruned one.
+
+    Raises:
+        SnowsError: as :func:`evaluate`.
+    """
+    return _measured(model, _batches(images, None, 1), reference, None, device)
+
+
+def _measured(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor | None]],
+    reference: nn.Module | None,
+    features: bool | None,
+    device: torch.device | str | None,
+) -> tuple[Metrics, Metrics]:
+    """Return the metrics of the reference (empty where there is none), and of the model."""
+    tally, own, vectors, seen = Tally(), Tally(), FeaturePairs(), 0
     with contextlib.ExitStack() as networks:
         run = networks.enter_context(in_eval_mode(model, device))
         dense = None
         if reference is not None:
             dense = networks.enter_context(in_eval_mode(reference, device, "reference"))
-        for x, y in _batches(images, labels, batch_size):
-            output = run(x)
+        for x, y in batches:
+            output, wanted = run(x), None if dense is None else dense(x)
             seen += len(x)
             if features is None:
                 features = gives_features(model) or holds_features(output)
             if features:
-                vectors.add(output, None if dense is None else dense(x), len(x))
+                vectors.add(output, wanted, len(x))
                 continue
             scores = read_scores(output, len(x))
             if y is not None:
                 tally.add_labels(scores, y)
-            if dense is not None:
-                tally.add_reference(scores, read_scores(dense(x), len(x), "reference"))
+            if wanted is not None:
+                target = read_scores(wanted, len(x), "reference")
+                tally.add_reference(scores, target)
+                if y is not None:
+                    own.add_labels(target, y)
     if seen == 0:
         raise invalid_argument("images", "no images", "at least one image")
     if features:
-        return Metrics(seen, **vectors.compared())
+        return Metrics(seen), Metrics(seen, **vectors.compared())
+    return _metrics(own, seen), _metrics(tally, seen)
+
+
+def _metrics(tally: Tally, images: int) -> Metrics:
     return Metrics(
-        images=seen,
+        images=images,
         accuracy=100 * tally.right / tally.labelled if tally.labelled else None,
-        agreement=None if reference is None else 100 * tally.same / tally.compared,
-        kl=None if reference is None else max(0.0, tally.divergence / tally.compared),
+        agreement=100 * tally.same / tally.compared if tally.compared else None,
+        kl=max(0.0, tally.divergence / tally.compared) if tally.compared else None,
     )
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import random_images, small_resnet
 
 from snows_core.errors import SnowsError
-from snows_core.evaluate import evaluate, metrics_frame
+from snows_core.evaluate import evaluate
 
 IMAGES = random_images(23)
 LABELS = torch.arange(23) % 3
@@ -250,44 +250,3 @@ def test_wrapped_networks_are_measured_as_they_are(kind):
     model = wrap(small_resnet())
     found = evaluate(model, IMAGES, LABELS, reference=dense)
     assert found.agreement == 100 and found.kl == pytest.approx(0, abs=1e-9)
-
-
-class Backbone(nn.Module):
-    """Says as timm's networks do that it has no classes; gives features."""
-
-    num_classes = 0
-
-    def __init__(self, seed=0):
-        super().__init__()
-        self.layer = nn.Linear(3, 4).double()
-        torch.manual_seed(seed)
-        nn.init.normal_(self.layer.weight)
-
-    def forward(self, x):
-        return self.layer(x.flatten(1)[:, :3])
-
-
-class Pooled(Backbone):
-    num_classes = None
-
-    def forward(self, x):
-        return {"pooler_output": super().forward(x)}
-
-
-@pytest.mark.parametrize("kind", [Backbone, Pooled])
-def test_features_are_compared_where_a_network_has_no_classes(kind):
-    dense, other = kind(), kind(seed=1)
-    for source in (IMAGES, [(IMAGES[:9], LABELS[:9]), (IMAGES[9:], LABELS[9:])]):  # labels do not count
-        found = evaluate(other, source, reference=dense)
-        x, y = (Backbone.forward(net, IMAGES).detach() for net in (other, dense))
-        cosine = float(F.cosine_similarity(x, y).mean())
-        assert found.cosine == pytest.approx(cosine, rel=1e-5) and 0 < found.cka < 1 and 0 <= found.neighbours < 100
-        assert (found.images, found.accuracy, found.agreement, found.kl) == (23, None, None, None)
-    frame = metrics_frame(evaluate(dense, IMAGES), found)
-    assert list(frame) == ["cosine", "CKA", "same neighbour %", "images"]
-
-
-def test_features_can_be_asked_for_and_declined():
-    dense, other = Backbone(), Backbone(seed=1)
-    assert evaluate(other, IMAGES, reference=dense, features=False).kl > 0
-    assert evaluate(small_resnet(seed=4), IMAGES, reference=small_resnet(), features=True).cosine < 1
