@@ -20,6 +20,7 @@ from snows_core.cli.options import (
     Device,
     Model,
     ModelName,
+    NumClasses,
     Quiet,
     Weights,
     checked_seed,
@@ -78,6 +79,7 @@ def prune_command(
     data: Data = None,
     data_root: DataRoot = None,
     weights: Weights = None,
+    num_classes: NumClasses = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
     **typed: Any,
 ) -> None:
@@ -90,7 +92,7 @@ def prune_command(
     from snows_core.cli.commands import prune_to_folder
     from snows_core.cli.source import Source
 
-    source = Source(model, data, data_root, weights, options.pop("device", None))
+    source = Source(model, data, data_root, weights, options.pop("device", None), num_classes)
     result = prune_to_folder(source, out, options, typer.echo, overwrite)
     if not result.complete:
         others = "dense" if result.stage == 1 else f"as stage {result.stage - 1} left them"
@@ -114,6 +116,7 @@ def evaluate_command(
     data: Data = None,
     data_root: DataRoot = None,
     weights: Weights = None,
+    num_classes: NumClasses = None,
     device: Device = None,
 ) -> None:
     """Print accuracy, agreement with the dense network, and KL divergence on the test images."""
@@ -121,7 +124,7 @@ def evaluate_command(
     from snows_core.cli.source import source_of
     from snows_core.tables import table
 
-    source = source_of(folder, model, data, data_root, weights, device)
+    source = source_of(folder, model, data, data_root, weights, device, num_classes)
     typer.echo(table(evaluate_folder(folder, source, typer.echo), index=True))
 
 
@@ -129,14 +132,19 @@ def evaluate_command(
 @guarded
 @with_settings
 def estimate_command(
-    model: ModelName, data: Data = None, data_root: DataRoot = None, weights: Weights = None, **typed: Any
+    model: ModelName,
+    data: Data = None,
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    num_classes: NumClasses = None,
+    **typed: Any,
 ) -> None:
     """Say what pruning would cost: products, seconds and memory per layer, measured on a few images; prunes nothing."""
     options = read_options(typed)
     from snows_core.cli.commands import estimate_table
     from snows_core.cli.source import Source
 
-    source = Source(model, data, data_root, weights, options.pop("device", None))
+    source = Source(model, data, data_root, weights, options.pop("device", None), num_classes)
     typer.echo(estimate_table(source, options, typer.echo))
 
 

@@ -134,6 +134,10 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="Local .safetensors or .pth file.", show_default=_EXPERIMENTS_OWN, callback=home_expanded),
 ]
+NumClasses = Annotated[
+    int | None,
+    typer.Option(min=1, help="Outputs of a fine-tuned network.", show_default="read from the file of --weights"),
+]
 Device = Annotated[
     str | None, typer.Option(help=_MEANING["device"], show_default="cpu", autocompletion=completion.devices)
 ]

@@ -16,6 +16,7 @@ from snows_core.errors import SnowsError, invalid_argument
 from snows_core.evaluate import Metrics
 from snows_core.zoo.bundle import DataBundle
 from snows_core.zoo.experiment import Experiment
+from snows_core.zoo.heads import classes_of
 from snows_core.zoo.registry import experiment
 
 Say = Callable[[str], None]
@@ -31,6 +32,7 @@ class Source:
         data_root: folder of the data sets.
         weights: local file of weights instead of the usual ones.
         device: where to compute.
+        num_classes: outputs of a fine-tuned network; None means as many as the file of weights has.
     """
 
     model: str
@@ -38,6 +40,7 @@ class Source:
     data_root: Path | None = None
     weights: Path | None = None
     device: str | None = None
+    num_classes: int | None = None
 
     def load(self) -> tuple[Experiment, nn.Module, DataBundle]:
         """Return the experiment, the dense network and the images.
@@ -47,7 +50,9 @@ class Source:
         """
         check_device(self.device)
         chosen = experiment(self.model)
-        return chosen, chosen.load_model(self.weights), chosen.load_data(self.data_root, self.data)
+        model = chosen.load_model(self.weights, num_classes=self.num_classes)
+        classes = None if self.weights is None else classes_of(model)
+        return chosen, model, chosen.load_data(self.data_root, self.data, num_classes=classes)
 
     def record(self) -> dict[str, Any]:
         """Return model, data and weights for a manifest, so that `snows evaluate` finds them again, from any folder."""
@@ -68,6 +73,7 @@ def source_of(
     root: Path | None = None,
     weights: Path | None = None,
     device: str | None = None,
+    num_classes: int | None = None,
 ) -> Source:
     """Return what to measure: as named, filled up from the manifest of a saved result where no network is named.
 
@@ -78,6 +84,7 @@ def source_of(
         root: folder of the data sets.
         weights: file of the dense network's weights, or None.
         device: where to compute.
+        num_classes: outputs of the dense network, or None.
 
     Returns:
         The source.
@@ -86,13 +93,13 @@ def source_of(
         SnowsError: when neither the user nor the manifest names a network.
     """
     if model is not None:
-        return Source(model, data, root, weights, device)
+        return Source(model, data, root, weights, device, num_classes)
     if folder is None:
         raise SnowsError("model: got nothing to measure; expected a folder that `snows prune` wrote, or --model NAME.")
     known = _recorded_source(folder)
     recorded = known.get("weights")
     weights = Path(recorded) if weights is None and recorded else weights
-    return Source(known["model"], data or known.get("data"), root, weights, device)
+    return Source(known["model"], data or known.get("data"), root, weights, device, num_classes)
 
 
 def _recorded_source(folder: Path) -> dict[str, Any]:

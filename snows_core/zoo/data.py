@@ -43,6 +43,7 @@ def load_data(
     std: Sequence[float] | None = None,
     image_size: int | None = None,
     transform: Callable[[Any], Tensor] | None = None,
+    num_classes: int | None = None,
     download: bool = True,
 ) -> DataBundle:
     """Return a data set, its images normalised for a network.
@@ -56,6 +57,8 @@ def load_data(
         image_size: height and width of the images; default the data set's own (16 for digits, 32 for CIFAR, else 224).
         transform: a network's own test-time transform from a PIL image to a tensor, instead of resizing and
             normalisation; ``mean``, ``std`` and ``image_size`` then only describe it.
+        num_classes: classes that the network tells apart. Folders named by WordNet ids get ImageNet's labels 0 to 999,
+            unless there are exactly so many of them: then they are numbered in alphabetical order, as in fine-tuning.
         download: whether the network may be used; archives are checked by md5 in any case.
 
     Returns:
@@ -68,7 +71,7 @@ def load_data(
     kind = "folder:<path>" if str(name).startswith("folder:") else name
     if not isinstance(name, str) or kind not in LOADERS:
         raise _unknown(str(name))
-    return LOADERS[kind](name, root, Preparation(mean, std, image_size, transform), download)
+    return LOADERS[kind](name, root, Preparation(mean, std, image_size, transform, num_classes), download)
 
 
 def _unknown(name: str) -> SnowsError:

@@ -13,9 +13,8 @@ from torch import nn
 
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.evaluate import Metrics, evaluate, in_eval_mode
-from snows_core.zoo import sources
+from snows_core.zoo import heads, sources
 from snows_core.zoo.data import DATASETS, DataBundle, load_data
-from snows_core.zoo.weights import load_state, read_state
 
 
 @dataclass(frozen=True)
@@ -86,27 +85,47 @@ class Experiment:
         """(C, H, W) of the images that the network takes."""
         return sources.preprocessing(self.model).image_shape
 
-    def load_model(self, weights: str | Path | None = None, pretrained: bool = True) -> nn.Module:
+    def load_model(
+        self, weights: str | Path | None = None, pretrained: bool = True, num_classes: int | None = None
+    ) -> nn.Module:
         """Return the network in eval mode.
 
         Args:
-            weights: local .safetensors or .pth file to use instead of the usual weights; no network is needed then.
+            weights: local .safetensors or .pth file to use instead of the usual weights, of a fine-tuned network too:
+                the number of its classes is read from the file. No internet is needed then.
             pretrained: without ``weights``: whether to load the trained weights, or leave random ones.
+            num_classes: number of outputs, beside ``weights`` or ``pretrained=False``.
 
         Raises:
-            SnowsError: when the weights do not fit, or cannot be downloaded.
+            SnowsError: when the weights do not fit or cannot be downloaded, or for a number of classes without weights.
         """
         if weights is not None:
-            return load_state(sources.build(self.model), read_state(weights), f"'{weights}'")
-        return sources.pretrained(self.model) if pretrained else sources.build(self.model)
+            return heads.from_file(self.model, weights, num_classes)
+        if not pretrained:
+            return sources.build(self.model, num_classes)
+        if num_classes is not None:
+            raise invalid_argument(
+                "num_classes",
+                num_classes,
+                "weights='<path>' beside it",
+                "The trained weights that can be downloaded have their own classes.",
+            )
+        return sources.pretrained(self.model)
 
-    def load_data(self, root: str | Path | None = None, data: str | None = None, download: bool = True) -> DataBundle:
+    def load_data(
+        self,
+        root: str | Path | None = None,
+        data: str | None = None,
+        download: bool = True,
+        num_classes: int | None = None,
+    ) -> DataBundle:
         """Return the data, prepared as the network's weights expect.
 
         Args:
             root: folder of all data sets; default the variable ``SNOWS_DATA``, else the user's cache folder.
             data: another data set than the usual one, for instance "imagenet" or "folder:<path>".
             download: whether the network may be used.
+            num_classes: classes that the network tells apart, where it is a fine-tuned one; see ``load_data``.
 
         Raises:
             SnowsError: see ``snows_core.zoo.data.load_data``.
@@ -127,6 +146,7 @@ class Experiment:
             std=expected.std,
             image_size=size,
             transform=expected.transform,
+            num_classes=num_classes,
             download=download,
         )
 
@@ -229,5 +249,6 @@ def _check_outputs(
             "data",
             f"{len(bundle.classes)} classes from '{bundle.name}'",
             f"{outputs}, the outputs of the network",
-            "Use the data set that the network was trained on; folders named by WordNet ids get ImageNet's labels.",
+            "Load weights of these classes by weights='<path>' (their number is read from the file), or name the"
+            " folders by WordNet ids for ImageNet's labels; images in one flat folder are judged by agreement alone.",
         )

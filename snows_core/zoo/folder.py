@@ -137,14 +137,20 @@ def imagenet_classes() -> list[str]:
     return [info.index_to_description(index) for index in range(info.num_classes())]
 
 
-def label_map(names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+def label_map(names: Sequence[str], num_classes: int | None = None) -> tuple[dict[str, int], list[str]]:
     """Return the label of each class folder, and all class names in label order.
 
     Folders that are all WordNet ids of ImageNet get their ImageNet index, so that a network with 1,000 outputs is
-    measured rightly on a few of its classes; other folders are numbered alphabetically.
+    measured rightly on a few of its classes; other folders are numbered alphabetically, and so are WordNet ids where
+    the network tells apart exactly as many classes as there are folders.
+
+    Args:
+        names: of the folders, in alphabetical order.
+        num_classes: classes that the network tells apart, or None.
     """
     imagenet = imagenet_labels()
-    if all(name in imagenet for name in names):
+    numbered = num_classes == len(names) < len(imagenet)
+    if all(name in imagenet for name in names) and not numbered:
         return {name: imagenet[name] for name in names}, imagenet_classes()
     return {name: index for index, name in enumerate(names)}, list(names)
 
@@ -177,23 +183,25 @@ def load_folder(name: str, root: str | Path | None, wanted: Preparation, downloa
     size = wanted.image_size or 224
     shape = (len(mean), size, size)
     transform = wanted.transform or normalised(size, mean, std, crop=size > 64)
-    train, test, names = _divided(folder)
+    train, test, names = _divided(folder, wanted.num_classes)
     sets = [FolderImages(samples, transform, shape) for samples in (train, test)]
     first, second = (Split(images, labelled=images.labelled) for images in sets)
     return DataBundle(name, first, second, names, shape, mean, std, f"image files in {folder}")
 
 
-def _divided(root: Path) -> tuple[list[Sample], list[Sample], list[str]]:
+def _divided(root: Path, num_classes: int | None) -> tuple[list[Sample], list[Sample], list[str]]:
     """Return training samples, test samples and class names of a folder."""
     if (root / "train").is_dir():
         held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
         if held_out is None:
             fix = f"Add one, or name {root / 'train'} itself to have every fifth image set aside."
             raise invalid_argument("data", f"{root / 'train'} alone", "a folder 'test' or 'val' beside it", fix)
-        labels, names = label_map(sorted({*class_names(root / "train", "data"), *class_names(held_out, "data")}))
+        labels, names = label_map(
+            sorted({*class_names(root / "train", "data"), *class_names(held_out, "data")}), num_classes
+        )
         return labelled_samples(root / "train", labels), labelled_samples(held_out, labels), names
     if found := class_folders(root):
-        labels, names = label_map(found)
+        labels, names = label_map(found, num_classes)
         samples = labelled_samples(root, labels)
     else:
         samples, names = [(file, -1) for file in files_in(root)], []

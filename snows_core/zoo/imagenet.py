@@ -12,8 +12,8 @@ from snows_core.zoo.folder import (
     IMAGENET_STD,
     FolderImages,
     class_names,
-    imagenet_classes,
     imagenet_labels,
+    label_map,
     labelled_samples,
 )
 from snows_core.zoo.preparation import Preparation, normalised
@@ -47,10 +47,10 @@ def load_imagenet(name: str, root: str | Path | None, wanted: Preparation, downl
     transform = wanted.transform or normalised(size, mean, std)
     folder = data_root(root) / name
     tree = _imagenet_tree(folder) if name == "imagenet" else _imagenette_tree(folder, download)
-    labels = imagenet_labels()
-    splits = []
-    for part in (tree / "train", tree / "val"):
-        unknown = [found for found in class_names(part) if found not in labels]
+    parts = [tree / "train", tree / "val"]
+    known, found = imagenet_labels(), [class_names(part) for part in parts]
+    for part, names in zip(parts, found, strict=True):
+        unknown = [name for name in names if name not in known]
         if unknown:
             raise invalid_argument(
                 "root",
@@ -58,10 +58,11 @@ def load_imagenet(name: str, root: str | Path | None, wanted: Preparation, downl
                 "WordNet ids of ImageNet's 1,000 classes, such as n01440764",
                 "Rename the folders, or use the data set 'folder:<path>' for classes of your own.",
             )
-        splits.append(Split(FolderImages(labelled_samples(part, labels), transform, shape)))
+    labels, classes = label_map(sorted({*found[0], *found[1]}), wanted.num_classes)
+    splits = [Split(FolderImages(labelled_samples(part, labels), transform, shape)) for part in parts]
     words = f"image-folder tree with {len(splits[0]):,} training and {len(splits[1]):,} test images"
     train, test = splits
-    return DataBundle(name, train, test, imagenet_classes(), shape, mean, std, words)
+    return DataBundle(name, train, test, classes, shape, mean, std, words)
 
 
 def _imagenet_tree(folder: Path) -> Path:
