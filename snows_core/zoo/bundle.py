@@ -168,6 +168,7 @@ class DataBundle:
         mean: subtracted from the pixels in [0, 1], one value a channel.
         std: divided by, one value a channel.
         source: where the images came from, in words.
+        held_out: whether the test images were kept from training; if not, the network has likely been trained on them.
     """
 
     name: str
@@ -178,6 +179,7 @@ class DataBundle:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
+    held_out: bool = True
 
     @property
     def labelled(self) -> bool:

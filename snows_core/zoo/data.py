@@ -45,6 +45,7 @@ def load_data(
     transform: Callable[[Any], Tensor] | None = None,
     num_classes: int | None = None,
     download: bool = True,
+    progress: bool = True,
 ) -> DataBundle:
     """Return a data set, its images normalised for a network.
 
@@ -60,6 +61,7 @@ def load_data(
         num_classes: classes that the network tells apart. Folders named by WordNet ids get ImageNet's labels 0 to 999,
             unless there are exactly so many of them: then they are numbered in alphabetical order, as in fine-tuning.
         download: whether the network may be used; archives are checked by md5 in any case.
+        progress: whether to show a bar where it takes long to look for files.
 
     Returns:
         Training and test images, class names, and where they came from.
@@ -71,7 +73,7 @@ def load_data(
     kind = "folder:<path>" if str(name).startswith("folder:") else name
     if not isinstance(name, str) or kind not in LOADERS:
         raise _unknown(str(name))
-    return LOADERS[kind](name, root, Preparation(mean, std, image_size, transform, num_classes), download)
+    return LOADERS[kind](name, root, Preparation(mean, std, image_size, transform, num_classes, progress), download)
 
 
 def _unknown(name: str) -> SnowsError:
