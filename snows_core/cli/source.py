@@ -152,7 +152,7 @@ def check_dense(chosen: Experiment, model: nn.Module, bundle: DataBundle, device
         say(f"{chosen.title}: {bundle.source} has no labels; agreement with the dense network is measured")
         return Metrics(images=len(bundle.test))
     dense = chosen.check_dense(model, bundle, device=device)
-    known = next((record for record in chosen.records if record.data == bundle.name), None)
+    known = chosen.record_for(bundle)
     recorded = f"recorded {known.accuracy:.2f} % ({known.origin})" if known else "none recorded"
     say(f"{chosen.title}: dense accuracy {dense.accuracy:.2f} % on {dense.images:,} test images, {recorded}")
     return dense
