@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -119,6 +117,7 @@ class Experiment:
         data: str | None = None,
         download: bool = True,
         num_classes: int | None = None,
+        progress: bool = True,
     ) -> DataBundle:
         """Return the data, prepared as the network's weights expect.
 
@@ -127,6 +126,7 @@ class Experiment:
             data: another data set than the usual one, for instance "imagenet" or "folder:<path>".
             download: whether the network may be used.
             num_classes: classes that the network tells apart, where it is a fine-tuned one; see ``load_data``.
+            progress: whether to show a bar where it takes long to look for files.
 
         Raises:
             SnowsError: see ``snows_core.zoo.data.load_data``.
@@ -149,6 +149,7 @@ class Experiment:
             transform=expected.transform,
             num_classes=num_classes,
             download=download,
+            progress=progress,
         )
 
     def check_images(self, bundle: DataBundle) -> None:
@@ -205,17 +206,29 @@ class Experiment:
         Raises:
             SnowsError: on images that do not fit, missing labels, or an accuracy that does not match.
         """
-        self.check_images(bundle)
-        x, _ = bundle.test_tensors(1)  # refuses images without labels before anything long is begun
-        batches: Iterable[Any] = bundle.test.loader(self.batch_size)
+        self.check_fit(model, bundle, device)
+        positions = None
         if images is not None:
-            x, y, _ = bundle.test.sample(min(images, len(bundle.test)), seed)
-            assert y is not None  # see above
-            batches = list(zip(x.split(self.batch_size), y.split(self.batch_size), strict=True))
-        _check_outputs(model, x[:1], bundle, device)
-        metrics = evaluate(model, batches, device=device)
-        self._compare(metrics, bundle)
+            order = torch.randperm(len(bundle.test), generator=torch.Generator().manual_seed(seed))
+            positions = order[: min(images, len(bundle.test))]
+        metrics = evaluate(model, bundle.test.loader(self.batch_size, positions=positions), device=device)
+        self.compare(metrics, bundle)
         return metrics
+
+    def check_fit(self, model: nn.Module, bundle: DataBundle, device: torch.device | str | None = None) -> None:
+        """Refuse images and labels that cannot be this network's, before anything long is begun.
+
+        Args:
+            model: the dense network.
+            bundle: its data.
+            device: where to compute; default: where the model is.
+
+        Raises:
+            SnowsError: on images that do not fit, missing labels, or another number of classes.
+        """
+        self.check_images(bundle)
+        bundle.require_labels()
+        _check_outputs(model, torch.zeros(1, *bundle.image_shape), bundle, device)
 
     def record_for(self, bundle: DataBundle) -> Record | None:
         """Return the known accuracy on these images, that of exactly so many before others; None where none is known.
@@ -226,7 +239,16 @@ class Experiment:
         records = [record for record in self.records if record.data == bundle.name and bundle.held_out]
         return next((r for r in records if r.images == len(bundle.test)), max(records, key=_size, default=None))
 
-    def _compare(self, metrics: Metrics, bundle: DataBundle) -> None:
+    def compare(self, metrics: Metrics, bundle: DataBundle) -> None:
+        """Compare the dense network's accuracy with what is recorded, as ``check_dense`` does; warn where nothing is.
+
+        Args:
+            metrics: of the dense network, on images with labels.
+            bundle: their data.
+
+        Raises:
+            SnowsError: when the accuracy does not match.
+        """
         record = self.record_for(bundle)
         if record is None:
             if not bundle.held_out:
