@@ -16,6 +16,8 @@ from snows_core.zoo.preparation import Preparation, normalised
 # The 320-pixel edition, as in torchvision.datasets.Imagenette(size="320px").
 IMAGENETTE_URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz"
 IMAGENETTE_MD5 = "3df6f0d01a2c9592104656642f5e78a3"
+IMAGENETTE_GB = 0.34  # of the archive, which stays beside what it holds
+IMAGENETTE_DISK_GB = 0.7  # archive and images; profiles and notebooks say the same, and a test compares them
 IMAGENETTE_FOLDERS = ("", "imagenette2-320", "imagenette2", "imagenette2-160")
 SPLIT = 0  # seed of the permutation that divides train or val where the other one is missing
 JUDGED = 50_000  # at most so many images of train are set aside for judging

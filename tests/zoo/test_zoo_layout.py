@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from snows_core.book.profiles import Needs, check_needs
+from snows_core.book.profiles import Needs, check_needs, load_profile
+from snows_core.book.reproduce import notebooks_folder
 from snows_core.errors import SnowsError
 from snows_core.zoo import experiment, load_data
 from snows_core.zoo.tree import index_tree
@@ -210,3 +211,27 @@ def test_a_long_walk_shows_a_bar_unless_it_is_quiet(tmp_path, make_images, monke
     assert "indexing" not in capsys.readouterr().err
     load_data(f"folder:{tmp_path}", image_size=16)
     assert "indexing" in capsys.readouterr().err
+
+
+PROFILES = notebooks_folder() / "profiles"
+WEIGHTS_GB = {"04_imagenet_resnet50": 0.1, "05_vit_l": 1.6, "07_your_own_network": 0.05}  # as the notebooks say
+
+
+@pytest.mark.parametrize("stem", WEIGHTS_GB)
+def test_disk_and_downloads_are_the_same_everywhere(stem):
+    from snows_core.zoo.imagenet import IMAGENETTE_DISK_GB, IMAGENETTE_GB
+
+    words = f"Imagenette {IMAGENETTE_GB:g} GB, {IMAGENETTE_DISK_GB:g} GB on disk"
+    needs = load_profile(stem, "imagenet", PROFILES.parent).needs
+    wanted = IMAGENETTE_DISK_GB + WEIGHTS_GB[stem]
+    assert wanted <= needs.disk_gigabytes < wanted + 0.5
+    text = (PROFILES.parent / f"{stem}.ipynb").read_text(encoding="utf-8")
+    assert f"{WEIGHTS_GB[stem]:g} GB of weights; {words}" in text
+    readme = (PROFILES.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"{IMAGENETTE_GB:g} GB to download and {IMAGENETTE_DISK_GB:g} GB on disk" in readme
+
+
+@pytest.mark.parametrize("stem", WEIGHTS_GB)
+def test_imagenet_profiles_ask_for_a_gpu_and_use_it(stem):
+    profile = load_profile(stem, "imagenet", PROFILES.parent)
+    assert profile.needs.gpu and profile.parameters["device"] == "cuda"
