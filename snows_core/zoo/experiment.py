@@ -13,7 +13,8 @@ from torch import nn
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.evaluate import Metrics, evaluate, in_eval_mode
 from snows_core.zoo import heads, sources
-from snows_core.zoo.data import DATASETS, DataBundle, load_data
+from snows_core.zoo.data import DATASETS, DataBundle, load_prepared
+from snows_core.zoo.preparation import Preparation
 
 
 @dataclass(frozen=True)
@@ -140,17 +141,8 @@ class Experiment:
                 f"images with {channels} channel{'s' * (channels > 1)} for {self.name}",
                 f"Use data='{self.data}', or a network made for these images.",
             )
-        return load_data(
-            name,
-            root,
-            mean=expected.mean,
-            std=expected.std,
-            image_size=size,
-            transform=expected.transform,
-            num_classes=num_classes,
-            download=download,
-            progress=progress,
-        )
+        wanted = Preparation(expected.mean, expected.std, size, expected.transform, num_classes, progress)
+        return load_prepared(name, root, wanted, download)
 
     def check_images(self, bundle: DataBundle) -> None:
         """Refuse images of another shape than the network takes.

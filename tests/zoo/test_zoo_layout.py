@@ -11,6 +11,8 @@ from snows_core.book.profiles import Needs, check_needs, load_profile
 from snows_core.book.reproduce import notebooks_folder
 from snows_core.errors import SnowsError
 from snows_core.zoo import experiment, load_data
+from snows_core.zoo.data import load_prepared
+from snows_core.zoo.preparation import Preparation
 from snows_core.zoo.tree import index_tree
 
 WNIDS = ("n01440764", "n02102040", "n03888257")  # tench, springer spaniel, parachute
@@ -207,7 +209,7 @@ def test_order_is_by_folders_then_names(tmp_path, make_images):
 def test_a_long_walk_shows_a_bar_unless_it_is_quiet(tmp_path, make_images, monkeypatch, capsys):
     monkeypatch.setattr("snows_core.zoo.tree.SHOWN_AFTER", 0)
     make_images(tmp_path / "a", 2)
-    load_data(f"folder:{tmp_path}", image_size=16, progress=False)
+    load_prepared(f"folder:{tmp_path}", None, Preparation(image_size=16, progress=False))
     assert "indexing" not in capsys.readouterr().err
     load_data(f"folder:{tmp_path}", image_size=16)
     assert "indexing" in capsys.readouterr().err
