@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -125,6 +126,23 @@ def labelled(ax: Axes, x: str, y: str, title: str = "", legend: bool = True) -> 
     if legend and ax.get_legend_handles_labels()[1]:
         ax.legend()
     return ax
+
+
+def mean_and_spread(mean: float, deviation: float, digits: int) -> str:
+    """Write a mean with its standard deviation, and alone where one calibration set gives none.
+
+    Args:
+        mean: the mean.
+        deviation: its standard deviation between sets; NaN, as pandas gives it, for a single set.
+        digits: behind the point.
+
+    Returns:
+        The text.
+
+    >>> mean_and_spread(98.512, 0.26, 1), mean_and_spread(98.512, float("nan"), 1)
+    ('98.5 ± 0.3', '98.5')
+    """
+    return f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
 
 
 def mask_image(mask: Tensor, ax: Axes | None = None, title: str = "", rows: int = 32, columns: int = 64) -> Axes:

@@ -136,8 +136,8 @@ def check_needs(stem: str, profile: str, needs: Needs, data_root: str | None = N
     """
     missing = _missing_memory(needs)
     root = data_root or os.environ.get("SNOWS_DATA")
-    if not missing and "imagenet" in needs.data and not (root and (Path(root).expanduser() / "imagenet").is_dir()):
-        missing = "ImageNet, a folder tree imagenet/{train,val}/<wnid>/ in the folder that SNOWS_DATA names"
+    if not missing and "imagenet" in needs.data:
+        missing = _missing_imagenet(root)
     free = shutil.disk_usage(Path.home()).free / 1e9
     if not missing and free < needs.disk_gigabytes:
         missing = f"{needs.disk_gigabytes:g} GB of disk ({free:.1f} are free)"
@@ -146,6 +146,20 @@ def check_needs(stem: str, profile: str, needs: Needs, data_root: str | None = N
             f"profile '{profile}' of {stem} needs {missing}. In all it needs {needs.sentence()}."
             f" Without them run the default profile: snows reproduce {stem.split('_')[0]}"
         )
+
+
+def _missing_imagenet(root: str | None) -> str:
+    """Return what is missing of ImageNet, in words, or ""; the same look at it as when it is loaded."""
+    folder = Path(root).expanduser() / "imagenet" if root else None
+    if folder is None or not folder.is_dir():
+        return "ImageNet, a folder tree imagenet/{train,val}/<wnid>/ in the folder that SNOWS_DATA names"
+    from snows_core.zoo.imagenet_tree import check_layout
+
+    try:
+        check_layout(folder)
+    except SnowsError as error:
+        return f"ImageNet in class folders ({error})"
+    return ""
 
 
 def _missing_memory(needs: Needs) -> str:

@@ -20,11 +20,13 @@ from snows_core.cli.options import (
     Device,
     Model,
     ModelName,
+    NumClasses,
     Quiet,
     Weights,
     checked_seed,
     home_expanded,
     read_options,
+    with_measuring,
     with_settings,
 )
 
@@ -71,6 +73,7 @@ def _root(
     ),
 )
 @guarded
+@with_measuring
 @with_settings
 def prune_command(
     model: ModelName,
@@ -78,6 +81,7 @@ def prune_command(
     data: Data = None,
     data_root: DataRoot = None,
     weights: Weights = None,
+    num_classes: NumClasses = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
     **typed: Any,
 ) -> None:
@@ -86,11 +90,12 @@ def prune_command(
     The dense network's accuracy is checked first; calibration images come from the training split, the measurements
     from the test split. Ctrl-C saves the layers solved so far.
     """
+    measuring = typed.pop("test_images"), typed.pop("workers")
     options = read_options(typed)
     from snows_core.cli.commands import prune_to_folder
     from snows_core.cli.source import Source
 
-    source = Source(model, data, data_root, weights, options.pop("device", None))
+    source = Source(model, data, data_root, weights, options.pop("device", None), num_classes, *measuring)
     result = prune_to_folder(source, out, options, typer.echo, overwrite)
     if not result.complete:
         others = "dense" if result.stage == 1 else f"as stage {result.stage - 1} left them"
@@ -106,6 +111,7 @@ def prune_command(
     ),
 )
 @guarded
+@with_measuring
 def evaluate_command(
     folder: Annotated[
         Path | None, typer.Argument(help="What `snows prune` wrote.", show_default=False, callback=home_expanded)
@@ -114,29 +120,39 @@ def evaluate_command(
     data: Data = None,
     data_root: DataRoot = None,
     weights: Weights = None,
+    num_classes: NumClasses = None,
     device: Device = None,
+    quiet: Quiet = False,
+    **typed: Any,
 ) -> None:
     """Print accuracy, agreement with the dense network, and KL divergence on the test images."""
     from snows_core.cli.commands import evaluate_folder
     from snows_core.cli.source import source_of
     from snows_core.tables import table
 
-    source = source_of(folder, model, data, data_root, weights, device)
-    typer.echo(table(evaluate_folder(folder, source, typer.echo), index=True))
+    source = source_of(
+        folder, model, data, weights, data_root=data_root, device=device, num_classes=num_classes, **typed
+    )
+    typer.echo(table(evaluate_folder(folder, source, typer.echo, not quiet), index=True))
 
 
 @app.command("estimate", epilog=example("snows estimate --model digits-resnet20 --pattern 1:4 --images 256"))
 @guarded
 @with_settings
 def estimate_command(
-    model: ModelName, data: Data = None, data_root: DataRoot = None, weights: Weights = None, **typed: Any
+    model: ModelName,
+    data: Data = None,
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    num_classes: NumClasses = None,
+    **typed: Any,
 ) -> None:
     """Say what pruning would cost: products, seconds and memory per layer, measured on a few images; prunes nothing."""
     options = read_options(typed)
     from snows_core.cli.commands import estimate_table
     from snows_core.cli.source import Source
 
-    source = Source(model, data, data_root, weights, options.pop("device", None))
+    source = Source(model, data, data_root, weights, options.pop("device", None), num_classes)
     typer.echo(estimate_table(source, options, typer.echo))
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import nn
 
+from snows_core.cli.judging import JudgingImages
 from snows_core.cli.source import Say, Source, check_dense, check_device, source_of
 from snows_core.errors import invalid_argument
 from snows_core.estimate import estimate
-from snows_core.evaluate import Metrics, evaluate, metrics_frame
+from snows_core.evaluate import Metrics, evaluate, evaluate_both, metrics_frame
 from snows_core.prune import prune
 from snows_core.result import PruneResult, check_target, load
 from snows_core.sweep.prepare import checked_settings
@@ -32,7 +32,6 @@ __all__ = [
     "evaluate_folder",
     "experiments_frame",
     "image_count",
-    "measure",
     "prune_to_folder",
     "source_of",
 ]
@@ -92,9 +91,10 @@ def prune_to_folder(
     """
     check_target(out, overwrite)
     options = _checked(prune, options)
-    chosen, model, bundle = source.load()
+    chosen, model, bundle = source.load(options["progress"])
     count = image_count(options.get("max_images"), chosen, bundle, say)
-    dense = check_dense(chosen, model, bundle, source.device, say)
+    judging = source.judging(chosen, bundle, options["progress"])
+    check_dense(chosen, model, bundle, judging, source.device, say)
     images, positions = bundle.train.drawn(count, options["seed"])  # read as they are asked for: held once, by the run
     result = prune(model, images, **_filled_up(options, chosen, source.device), max_images=count)
     if not result.complete and not result.masks:
@@ -104,9 +104,11 @@ def prune_to_folder(
     try:  # whatever happens from here on, the pruned network is kept
         say(layer_table(result.report))
         if result.complete:
-            pruned = measure(result.module, model, bundle, chosen, source.device)
-            result.manifest["evaluation"] = {"dense": dense.as_dict(), "pruned": pruned.as_dict()}
+            dense, pruned = evaluate_both(result.module, model, judging, device=source.device)
+            found = {"dense": dense.as_dict(), "pruned": pruned.as_dict(), "sample": judging.record()}
+            result.manifest["evaluation"] = found
             say(table(metrics_frame(dense, pruned), index=True))
+            _compare_whole(chosen, dense, bundle, judging)
     finally:
         _save(result, out, overwrite, say)
     say(next_step(source, out, result.complete))
@@ -165,7 +167,7 @@ def estimate_table(source: Source, options: Mapping[str, Any], say: Say = lambda
         SnowsError: on anything that `snows prune` would refuse.
     """
     options = _checked(estimate, options)
-    chosen, model, bundle = source.load()
+    chosen, model, bundle = source.load(options["progress"])
     count = image_count(options.get("max_images"), chosen, bundle, say)
     example, _, _ = bundle.train.sample(min(32, len(bundle.train)), options["seed"])
     frame = estimate(model, example, count=count, **_filled_up(options, chosen, source.device))
@@ -179,13 +181,14 @@ def estimate_table(source: Source, options: Mapping[str, Any], say: Say = lambda
     return f"{table(shown[['layer', 'k', 'products', 'seconds', 'peak_MB']])}\n{sums}"
 
 
-def evaluate_folder(folder: Path | None, source: Source, say: Say) -> pd.DataFrame:
+def evaluate_folder(folder: Path | None, source: Source, say: Say, progress: bool = False) -> pd.DataFrame:
     """Measure a saved result beside its dense network, or a dense network alone.
 
     Args:
         folder: what `snows prune` wrote, or None.
         source: network and images.
         say: called with one line on the dense network.
+        progress: whether to show bars.
 
     Returns:
         Accuracy, agreement and KL, one row a network.
@@ -195,19 +198,22 @@ def evaluate_folder(folder: Path | None, source: Source, say: Say) -> pd.DataFra
     """
     if folder is not None and not folder.is_dir():
         raise invalid_argument("folder", f"'{folder}', which is no folder", "a folder that `snows prune` wrote")
-    chosen, model, bundle = source.load()
+    chosen, model, bundle = source.load(progress)
     result = None if folder is None else load(folder, copy.deepcopy(model))
-    dense = check_dense(chosen, model, bundle, source.device, say)
-    if result is None:
-        return metrics_frame(dense)
-    return metrics_frame(dense, measure(result.module, model, bundle, chosen, source.device))
+    judging = source.judging(chosen, bundle, progress)
+    dense, pruned = check_dense(chosen, model, bundle, judging, source.device, say), None
+    if result is not None:
+        dense, pruned = evaluate_both(result.module, model, judging, device=source.device)
+    elif len(judging.others) and bundle.labelled:
+        dense = evaluate(model, judging, device=source.device)
+    _compare_whole(chosen, dense, bundle, judging)
+    return metrics_frame(dense, pruned)
 
 
-def measure(
-    model: nn.Module, dense: nn.Module, bundle: DataBundle, chosen: Experiment, device: str | None = None
-) -> Metrics:
-    """Return accuracy (where there are labels), agreement and KL on the test images."""
-    return evaluate(model, bundle.test.loader(chosen.batch_size), reference=dense, device=device)
+def _compare_whole(chosen: Experiment, dense: Metrics, bundle: DataBundle, images: JudgingImages) -> None:
+    """Compare the dense accuracy again where it was first measured on a sample only."""
+    if len(images.others) and bundle.labelled:
+        chosen.compare(dense, bundle)
 
 
 def experiments_frame() -> pd.DataFrame:

@@ -134,6 +134,10 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="Local .safetensors or .pth file.", show_default=_EXPERIMENTS_OWN, callback=home_expanded),
 ]
+NumClasses = Annotated[
+    int | None,
+    typer.Option(min=1, help="Outputs of a fine-tuned network.", show_default="read from the file of --weights"),
+]
 Device = Annotated[
     str | None, typer.Option(help=_MEANING["device"], show_default="cpu", autocompletion=completion.devices)
 ]
@@ -212,6 +216,34 @@ _Set = Annotated[
 ]
 
 
+_MEASURING = {
+    "test_images": Annotated[
+        int | None, typer.Option(min=1, help="Judge on so many test images, drawn by a seed.", show_default="all")
+    ],
+    "workers": Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that read test images.",
+            show_default="by their number and that of the cores, up to 4",
+        ),
+    ],
+}
+
+
+def with_measuring(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options --test-images and --workers.
+
+    Args:
+        command: takes them as ``**typed``.
+
+    Returns:
+        The command itself, with another signature.
+    """
+    made = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in _MEASURING.items()]
+    return _extended(command, made)
+
+
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each setting of a run that a shell can write, and --set for fields of the recipe.
 
@@ -221,9 +253,14 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     Returns:
         The command itself, with another signature.
     """
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
     made = [_parameter(setting) for setting in fields(PruneSettings) if setting.name not in _ONLY_IN_PYTHON]
     made.append(Parameter("settings", Parameter.KEYWORD_ONLY, default=None, annotation=_Set))
+    return _extended(command, made)
+
+
+def _extended(command: Callable[..., None], made: list[Parameter]) -> Callable[..., None]:
+    """Write parameters in place of ``**typed`` into the signature of a command, which typer reads."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
     command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined] # typer reads it
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *made)}
     return command

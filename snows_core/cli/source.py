@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from snows_core.cli.judging import JudgingImages
 from snows_core.devices import resolve_device
 from snows_core.errors import SnowsError, invalid_argument
-from snows_core.evaluate import Metrics
+from snows_core.evaluate import Metrics, evaluate
 from snows_core.loss.features import gives_features
 from snows_core.zoo.bundle import DataBundle
 from snows_core.zoo.experiment import Experiment
+from snows_core.zoo.heads import classes_of
 from snows_core.zoo.registry import experiment
 
 Say = Callable[[str], None]
+NUMBERS = ("num_classes", "test_images")  # attributes of a source that a manifest holds where they were given
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Source:
         data_root: folder of the data sets.
         weights: local file of weights instead of the usual ones.
         device: where to compute.
+        num_classes: outputs of a fine-tuned network; None means as many as the file of weights has.
+        test_images: how many test images to judge on; None means all.
+        workers: processes that read the test images; None means as many as pay.
     """
 
     model: str
@@ -39,36 +45,54 @@ class Source:
     data_root: Path | None = None
     weights: Path | None = None
     device: str | None = None
+    num_classes: int | None = None
+    test_images: int | None = None
+    workers: int | None = None
 
-    def load(self) -> tuple[Experiment, nn.Module, DataBundle]:
+    def load(self, progress: bool = False) -> tuple[Experiment, nn.Module, DataBundle]:
         """Return the experiment, the dense network and the images.
+
+        Args:
+            progress: whether to show a bar where it takes long to look for files.
 
         Raises:
             SnowsError: on an unknown name or device, or missing data or weights.
         """
         check_device(self.device)
         chosen = experiment(self.model)
-        return chosen, chosen.load_model(self.weights), chosen.load_data(self.data_root, self.data)
+        model = chosen.load_model(self.weights, num_classes=self.num_classes)
+        classes = None if self.weights is None else classes_of(model)
+        return chosen, model, chosen.load_data(self.data_root, self.data, num_classes=classes, progress=progress)
+
+    def judging(self, chosen: Experiment, bundle: DataBundle, progress: bool = False) -> JudgingImages:
+        """Return the test images of this command.
+
+        Args:
+            chosen: the experiment.
+            bundle: its images.
+            progress: whether to show a bar.
+
+        Raises:
+            SnowsError: when more test images are asked for than there are.
+        """
+        return JudgingImages(bundle, chosen.batch_size, self.test_images, self.workers, progress)
 
     def record(self) -> dict[str, Any]:
-        """Return model, data and weights for a manifest, so that `snows evaluate` finds them again, from any folder."""
+        """Return for a manifest what `snows evaluate` needs to find network and images again, from any folder."""
         data = self.data
         if data is not None and data.startswith("folder:"):
             data = f"folder:{Path(data.removeprefix('folder:')).expanduser().resolve()}"
-        return {
-            "model": self.model,
-            "data": data,
-            "weights": None if self.weights is None else str(self.weights.resolve()),
-        }
+        weights = None if self.weights is None else str(self.weights.resolve())
+        numbers = {name: getattr(self, name) for name in NUMBERS if getattr(self, name) is not None}
+        return {"model": self.model, "data": data, "weights": weights, **numbers}
 
 
 def source_of(
     folder: Path | None,
     model: str | None = None,
     data: str | None = None,
-    root: Path | None = None,
     weights: Path | None = None,
-    device: str | None = None,
+    **others: Any,
 ) -> Source:
     """Return what to measure: as named, filled up from the manifest of a saved result where no network is named.
 
@@ -76,9 +100,8 @@ def source_of(
         folder: a saved result, or None.
         model: network named by the user, or None.
         data: data named by the user, or None.
-        root: folder of the data sets.
         weights: file of the dense network's weights, or None.
-        device: where to compute.
+        others: other attributes of the source.
 
     Returns:
         The source.
@@ -87,13 +110,16 @@ def source_of(
         SnowsError: when neither the user nor the manifest names a network.
     """
     if model is not None:
-        return Source(model, data, root, weights, device)
+        return Source(model, data, weights=weights, **others)
     if folder is None:
         raise SnowsError("model: got nothing to measure; expected a folder that `snows prune` wrote, or --model NAME.")
     known = _recorded_source(folder)
     recorded = known.get("weights")
     weights = Path(recorded) if weights is None and recorded else weights
-    return Source(known["model"], data or known.get("data"), root, weights, device)
+    numbers = {name: known[name] for name in NUMBERS if name in known and others.get(name) is None}
+    if data is not None:
+        numbers.pop("test_images", None)  # they were of other data
+    return Source(known["model"], data or known.get("data"), weights=weights, **{**others, **numbers})
 
 
 def _recorded_source(folder: Path) -> dict[str, Any]:
@@ -108,7 +134,11 @@ def _recorded_source(folder: Path) -> dict[str, Any]:
         raise invalid_argument("folder", f"'{path}', which is no JSON", expected) from error
     known = manifest.get("source", {}) if isinstance(manifest, dict) else None
     names = ("model", "data", "weights")
-    if not isinstance(known, dict) or any(not isinstance(known.get(name), str | None) for name in names):
+    wrong = not isinstance(known, dict) or (
+        any(not isinstance(known.get(name), str | None) for name in names)
+        or any(not isinstance(known.get(name), int | None) for name in NUMBERS)
+    )
+    if not isinstance(known, dict) or wrong:
         raise invalid_argument("folder", f"'{path}', which is no manifest of a result", expected)
     if not known.get("model"):
         raise invalid_argument("folder", f"'{folder}', whose manifest names no network", "--model NAME beside it")
@@ -125,13 +155,16 @@ def check_device(device: str | None) -> None:
         raise invalid_argument("device", f"'{device}'", "a device that computes", "For instance --device cpu.")
 
 
-def check_dense(chosen: Experiment, model: nn.Module, bundle: DataBundle, device: str | None, say: Say) -> Metrics:
-    """Measure the dense network, before anything else is done with it.
+def check_dense(
+    chosen: Experiment, model: nn.Module, bundle: DataBundle, images: JudgingImages, device: str | None, say: Say
+) -> Metrics:
+    """Measure the dense network, before anything else is done with it: on all test images, of many on a sample.
 
     Args:
         chosen: the experiment, with the recorded accuracy.
         model: the dense network.
-        bundle: its images.
+        bundle: the data.
+        images: its test images.
         device: where to compute.
         say: called with one line on what was found.
 
@@ -144,13 +177,14 @@ def check_dense(chosen: Experiment, model: nn.Module, bundle: DataBundle, device
     if not bundle.labelled:
         chosen.check_images(bundle)
         say(f"{chosen.title}: {bundle.source} has no labels; agreement with the dense network is measured")
-        return Metrics(images=len(bundle.test))
+        return Metrics(images=len(images))
+    chosen.check_fit(model, bundle, device)
     if gives_features(model):
-        chosen.check_images(bundle)
         say(f"{chosen.title}: it has no classes; its features are compared with the dense network's")
-        return Metrics(images=len(bundle.test))
-    dense = chosen.check_dense(model, bundle, device=device)
+        return Metrics(images=len(images))
+    dense = evaluate(model, images.kept(), device=device)
+    chosen.compare(dense, bundle)
     known = chosen.record_for(bundle)
     recorded = f"recorded {known.accuracy:.2f} % ({known.origin})" if known else "none recorded"
-    say(f"{chosen.title}: dense accuracy {dense.accuracy:.2f} % on {dense.images:,} test images, {recorded}")
+    say(f"{chosen.title}: dense accuracy {dense.accuracy:.2f} % on {images.words(dense.images)}, {recorded}")
     return dense

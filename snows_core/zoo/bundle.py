@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from snows_core.errors import SnowsError, invalid_argument
+from snows_core.zoo.reading import in_order
 
 
 class ArrayImages(Dataset):
@@ -130,16 +131,20 @@ class Split:
         positions = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
         return (self.tensors(indices=part)[0] for part in positions.split(batch_size)), positions
 
-    def loader(self, batch_size: int = 256, workers: int = 0) -> DataLoader[Any]:
+    def loader(
+        self, batch_size: int = 256, workers: int = 0, positions: Iterable[int] | None = None
+    ) -> DataLoader[Any]:
         """Return a loader of ``(images, labels)`` batches in order (or of images alone), nothing dropped.
 
         Args:
             batch_size: images a batch; the last one may be smaller.
-            workers: processes that read images; 0 reads in this one.
+            workers: processes that read images; 0 reads in this one. The batches are the same with any number.
+            positions: read the images at these positions of the split, in this order; default all.
         """
         if batch_size < 1:
             raise invalid_argument("batch_size", batch_size, "an integer >= 1")
-        return DataLoader(Subset(self.dataset, self.indices.tolist()), batch_size=batch_size, num_workers=workers)
+        chosen = self.indices if positions is None else self.indices[torch.as_tensor(positions, dtype=torch.long)]
+        return in_order(self.dataset, chosen.tolist(), batch_size, workers)
 
     def _check_count(self, n: int) -> int:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
@@ -168,6 +173,7 @@ class DataBundle:
         mean: subtracted from the pixels in [0, 1], one value a channel.
         std: divided by, one value a channel.
         source: where the images came from, in words.
+        held_out: whether the test images were kept from training; if not, the network has likely been trained on them.
     """
 
     name: str
@@ -178,6 +184,7 @@ class DataBundle:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
+    held_out: bool = True
 
     @property
     def labelled(self) -> bool:
@@ -196,12 +203,20 @@ class DataBundle:
         Raises:
             SnowsError: when the images have no labels.
         """
+        self.require_labels()
+        images, labels = self.test.tensors(n)
+        assert labels is not None  # see above
+        return images, labels
+
+    def require_labels(self) -> None:
+        """Refuse images without labels.
+
+        Raises:
+            SnowsError: says how labels are given.
+        """
         if not self.labelled:
             raise SnowsError(
                 f"data: '{self.name}' ({self.source}) has no labels, so accuracy cannot be measured; expected one"
                 " folder a class, <path>/<class>/*. Sort the images into such folders, or ask only for agreement with"
                 " the dense network."
             )
-        images, labels = self.test.tensors(n)
-        assert labels is not None  # see above
-        return images, labels

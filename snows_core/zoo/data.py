@@ -44,6 +44,7 @@ def load_data(
     std: Sequence[float] | None = None,
     image_size: int | None = None,
     transform: Callable[[Any], Tensor] | None = None,
+    num_classes: int | None = None,
     download: bool = True,
 ) -> DataBundle:
     """Return a data set, its images normalised for a network.
@@ -57,6 +58,8 @@ def load_data(
         image_size: height and width of the images; default the data set's own (16 for digits, 32 for CIFAR, else 224).
         transform: a network's own test-time transform from a PIL image to a tensor, instead of resizing and
             normalisation; ``mean``, ``std`` and ``image_size`` then only describe it.
+        num_classes: classes that the network tells apart. Folders named by WordNet ids get ImageNet's labels 0 to 999,
+            unless there are exactly so many of them: then they are numbered in alphabetical order, as in fine-tuning.
         download: whether the network may be used; archives are checked by md5 in any case.
 
     Returns:
@@ -66,10 +69,25 @@ def load_data(
         SnowsError: on an unknown name, a missing root or tree, a checksum mismatch, no network, or images that do not
             fit.
     """
+    return load_prepared(name, root, Preparation(mean, std, image_size, transform, num_classes), download)
+
+
+def load_prepared(name: str, root: str | Path | None, wanted: Preparation, download: bool = True) -> DataBundle:
+    """Return a data set, as :func:`load_data` does.
+
+    Args:
+        name: of the data set.
+        root: folder of all data sets, or None.
+        wanted: what becomes of the images, and whether a long look for files shows a bar.
+        download: whether the network may be used.
+
+    Raises:
+        SnowsError: see :func:`load_data`.
+    """
     kind = "folder:<path>" if str(name).startswith("folder:") else name
     if not isinstance(name, str) or kind not in LOADERS:
         raise _unknown(str(name))
-    return LOADERS[kind](name, root, Preparation(mean, std, image_size, transform), download)
+    return LOADERS[kind](name, root, wanted, download)
 
 
 def _unknown(name: str) -> SnowsError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ from snows_core.errors import invalid_argument
 from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.image_modes import GREY_MODES, mode_of, read_image
 from snows_core.zoo.preparation import Preparation, normalised
+from snows_core.zoo.tree import SUFFIXES, folder_names, index_tree
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's list
-SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")  # folders of archivers, servers and desktops
-Sample = tuple[Path, int]
+Sample = tuple[str | Path, int]  # texts: a million paths take several times the memory
 
 
 class FolderImages(Dataset):
@@ -49,7 +48,7 @@ class FolderImages(Dataset):
     def __getitem__(self, index: int) -> Any:
         """Return ``(image, label)``, or the image alone where there are no labels."""
         path, label = self.samples[index]
-        image = self.transform(read_image(path, "L" if self.shape[0] == 1 else "RGB"))
+        image = self.transform(read_image(Path(path), "L" if self.shape[0] == 1 else "RGB"))
         if tuple(image.shape) != self.shape:
             raise invalid_argument(
                 "image_size",
@@ -62,7 +61,7 @@ class FolderImages(Dataset):
     def _refuse_grey(self) -> None:
         """Look at up to 16 files; a few grey ones among colour are usual, all grey is another data set."""
         step = max(1, len(self.samples) // 16)
-        looked = [path for path, _ in self.samples[::step]]
+        looked = [Path(path) for path, _ in self.samples[::step]]
         if looked and all(mode_of(path) in GREY_MODES for path in looked):
             raise invalid_argument(
                 "data",
@@ -72,37 +71,23 @@ class FolderImages(Dataset):
             )
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in SYSTEM_FOLDERS
+def files_in(folder: Path, progress: bool = True) -> list[Path]:
+    """Return the image files under a folder, at any depth, in alphabetical order, without hidden ones.
+
+    Args:
+        folder: the tree.
+        progress: whether a long walk shows a bar.
+    """
+    return [Path(file) for file in index_tree(folder, progress).files()]
 
 
-def _image_paths(folder: Path) -> Iterator[Path]:
-    """Yield the image files under a folder, in no order; hidden ones and those in hidden folders are left out."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        for name in files:
-            path = Path(parent, name)
-            if path.suffix.lower() in SUFFIXES and not _is_hidden(name) and path.is_file():
-                yield path
-
-
-def files_in(folder: Path) -> list[Path]:
-    """Return the image files under a folder, at any depth, in alphabetical order, without hidden ones."""
-    return sorted(_image_paths(folder))
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder that hold images, in alphabetical order, without hidden ones."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
-    return [name for name in names if next(_image_paths(folder / name), None) is not None]
-
-
-def class_names(folder: Path, argument: str = "root") -> list[str]:
+def class_names(folder: Path, argument: str = "root", progress: bool = True) -> list[str]:
     """Return the class folders of a tree in alphabetical order.
 
     Args:
         folder: the tree.
         argument: what the caller's argument is called, for messages.
+        progress: whether a long walk shows a bar.
 
     Raises:
         SnowsError: when the folder is missing or has no class folder with an image.
@@ -110,18 +95,27 @@ def class_names(folder: Path, argument: str = "root") -> list[str]:
     if not folder.is_dir():
         fix = f"Put images at {folder}/<class>/*."
         raise invalid_argument(argument, f"no folder {folder}", "a tree with one folder a class", fix)
-    names = class_folders(folder)
+    names = list(index_tree(folder, progress).classes)
     if not names:
         fix = f"Images are files ending in {', '.join(SUFFIXES)}; hidden folders do not count."
         raise invalid_argument(argument, f"no class folder with images in {folder}", "<class>/<image> files", fix)
     return names
 
 
-def labelled_samples(folder: Path, label_of: dict[str, int]) -> list[Sample]:
-    """Return every image of a class tree with its label; ``label_of`` maps the folder's name to the label."""
-    return [(path, label_of[name]) for name in class_names(folder) for path in files_in(folder / name)]
+def labelled_samples(folder: Path, label_of: dict[str, int], progress: bool = True) -> list[Sample]:
+    """Return every image of a class tree with its label.
+
+    Args:
+        folder: the tree.
+        label_of: from a class folder's name to its label.
+        progress: whether a long walk shows a bar.
+    """
+    names = class_names(folder, progress=progress)
+    files = index_tree(folder, progress).classes
+    return [(file, label_of[name]) for name in names for file in files[name]]
 
 
+@cache
 def imagenet_labels() -> dict[str, int]:
     """Return the ImageNet-1k class index of every WordNet id, such as ``{"n01440764": 0, ...}``."""
     from timm.data import ImageNetInfo
@@ -137,14 +131,20 @@ def imagenet_classes() -> list[str]:
     return [info.index_to_description(index) for index in range(info.num_classes())]
 
 
-def label_map(names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+def label_map(names: Sequence[str], num_classes: int | None = None) -> tuple[dict[str, int], list[str]]:
     """Return the label of each class folder, and all class names in label order.
 
     Folders that are all WordNet ids of ImageNet get their ImageNet index, so that a network with 1,000 outputs is
-    measured rightly on a few of its classes; other folders are numbered alphabetically.
+    measured rightly on a few of its classes; other folders are numbered alphabetically, and so are WordNet ids where
+    the network tells apart exactly as many classes as there are folders.
+
+    Args:
+        names: of the folders, in alphabetical order.
+        num_classes: classes that the network tells apart, or None.
     """
     imagenet = imagenet_labels()
-    if all(name in imagenet for name in names):
+    numbered = num_classes == len(names) < len(imagenet)
+    if all(name in imagenet for name in names) and not numbered:
         return {name: imagenet[name] for name in names}, imagenet_classes()
     return {name: index for index, name in enumerate(names)}, list(names)
 
@@ -153,7 +153,8 @@ def load_folder(name: str, root: str | Path | None, wanted: Preparation, downloa
     """Return the user's own images, named ``folder:<path>``.
 
     ``<path>/train/<class>/*`` with ``<path>/test`` or ``<path>/val`` beside it is used as it is divided. In
-    ``<path>/<class>/*`` every fifth image is set aside for testing, and so it is in a flat ``<path>/*`` without labels.
+    ``<path>/<class>/*`` every fifth image is set aside for testing, and so it is where there is only one of train, test
+    and val, and in a flat ``<path>/*`` without labels.
     Hidden files and folders are left out. Depth and colour of the files: see ``image_modes.read_image``.
 
     Args:
@@ -164,7 +165,7 @@ def load_folder(name: str, root: str | Path | None, wanted: Preparation, downloa
         download: not used: nothing can be downloaded.
 
     Raises:
-        SnowsError: on a missing or empty folder, grey images for colour, or half a train/test division.
+        SnowsError: on a missing or empty folder, or grey images for colour.
     """
     path = name.removeprefix("folder:")
     folder = Path(path).expanduser()
@@ -177,26 +178,30 @@ def load_folder(name: str, root: str | Path | None, wanted: Preparation, downloa
     size = wanted.image_size or 224
     shape = (len(mean), size, size)
     transform = wanted.transform or normalised(size, mean, std, crop=size > 64)
-    train, test, names = _divided(folder)
+    train, test, names, words = _divided(folder, wanted)
     sets = [FolderImages(samples, transform, shape) for samples in (train, test)]
     first, second = (Split(images, labelled=images.labelled) for images in sets)
-    return DataBundle(name, first, second, names, shape, mean, std, f"image files in {folder}")
+    return DataBundle(name, first, second, names, shape, mean, std, words)
 
 
-def _divided(root: Path) -> tuple[list[Sample], list[Sample], list[str]]:
-    """Return training samples, test samples and class names of a folder."""
-    if (root / "train").is_dir():
-        held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-        if held_out is None:
-            fix = f"Add one, or name {root / 'train'} itself to have every fifth image set aside."
-            raise invalid_argument("data", f"{root / 'train'} alone", "a folder 'test' or 'val' beside it", fix)
-        labels, names = label_map(sorted({*class_names(root / "train", "data"), *class_names(held_out, "data")}))
-        return labelled_samples(root / "train", labels), labelled_samples(held_out, labels), names
-    if found := class_folders(root):
-        labels, names = label_map(found)
-        samples = labelled_samples(root, labels)
+def _divided(root: Path, wanted: Preparation) -> tuple[list[Sample], list[Sample], list[str], str]:
+    """Return training samples, test samples and class names of a folder, and how it was divided in words."""
+    folders = folder_names(root)
+    held_out = next((root / name for name in ("test", "val") if name in folders), None)
+    if "train" in folders and held_out is not None:
+        train = root / "train"
+        found = sorted({*class_names(train, "data", wanted.progress), *class_names(held_out, "data", wanted.progress)})
+        labels, names = label_map(found, wanted.num_classes)
+        parts = [labelled_samples(part, labels, wanted.progress) for part in (train, held_out)]
+        return parts[0], parts[1], names, f"image files in {root}, as divided into train and {held_out.name}"
+    if folders in (["train"], ["test"], ["val"]) and index_tree(root / folders[0], wanted.progress).classes:
+        root = root / folders[0]  # one part of a division alone
+    tree = index_tree(root, wanted.progress)
+    if found := list(tree.classes):
+        labels, names = label_map(found, wanted.num_classes)
+        samples = [(file, labels[name]) for name, files in tree.classes.items() for file in files]
     else:
-        samples, names = [(file, -1) for file in files_in(root)], []
+        samples, names = [(file, -1) for file in tree.files()], []
     if len(samples) < 2:
         fix = f"Images are files ending in {', '.join(SUFFIXES)}; hidden files and folders do not count."
         raise invalid_argument(
@@ -207,4 +212,5 @@ def _divided(root: Path) -> tuple[list[Sample], list[Sample], list[str]]:
         [sample for sample, out in zip(samples, held, strict=True) if not out],
         [sample for sample, out in zip(samples, held, strict=True) if out],
         names,
+        f"image files in {root}, every fifth of them set aside for testing",
     )

@@ -47,11 +47,11 @@ class Package:
         """Whether the package is there."""
         return find_spec(self.module) is not None
 
-    def build(self) -> nn.Module:
-        """Return the untrained network in eval mode."""
+    def build(self, num_classes: int | None = None) -> nn.Module:
+        """Return the untrained network in eval mode, with as many outputs; default the architecture's own."""
         import timm
 
-        return timm.create_model(self.architecture, pretrained=False).eval()
+        return timm.create_model(self.architecture, pretrained=False, num_classes=num_classes).eval()
 
     def load(self) -> nn.Module:
         """Return the network with the package's weights, in eval mode.
@@ -78,11 +78,12 @@ class OnnxBackbone(Package):
     image_size: ClassVar[int | None] = 224
     in_hub: ClassVar[bool] = False
 
-    def build(self) -> nn.Module:
-        """Return the untrained network in eval mode; its outputs are features, those of the class token."""
+    def build(self, num_classes: int | None = None) -> nn.Module:
+        """Return the untrained network in eval mode; without classes its outputs are features, of the class token."""
         import timm
 
-        return timm.create_model(self.architecture, pretrained=False, img_size=self.image_size, num_classes=0).eval()
+        size, outputs = self.image_size, num_classes or 0
+        return timm.create_model(self.architecture, pretrained=False, img_size=size, num_classes=outputs).eval()
 
     def state(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of the ONNX file under timm's names; ``own`` is the network's state dict."""

@@ -23,12 +23,16 @@ class Preparation:
         image_size: height and width of the images.
         transform: from a PIL image to a tensor, instead of resizing and normalisation, which the others then only
             describe.
+        num_classes: classes that the network tells apart; None where it is not known.
+        progress: whether to show a bar where files are looked for.
     """
 
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     image_size: int | None = None
     transform: Callable[[Any], Tensor] | None = None
+    num_classes: int | None = None
+    progress: bool = True
 
     def moments(self, default: Moments) -> Moments:
         """Return mean and std with defaults filled in.

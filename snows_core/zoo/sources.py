@@ -30,6 +30,7 @@ from snows_core.zoo.weights import (
 
 OFFLINE = "Check the network, or pass weights='<path>' to a local .safetensors or .pth file of these weights."
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # names under which timm's hub keeps weights, in order
+RESIZABLE = ("timm/", "torchvision/", "package/")  # addresses of networks that can be built for any number of classes
 HUB_NETWORKS: dict[str, Callable[[], nn.Module]] = {"edadaltocg/resnet50_cifar100": resnet50_cifar100}
 
 
@@ -52,13 +53,20 @@ class Preprocessing:
     accuracy: float | None = None
 
 
-def build(source: str) -> nn.Module:
+def build(source: str, num_classes: int | None = None) -> nn.Module:
     """Return the untrained network of an address, in eval mode.
 
+    Args:
+        source: the address.
+        num_classes: number of outputs; default the architecture's own, 1,000 in timm and torchvision.
+
     Raises:
-        SnowsError: on an unknown address; the message has the nearest names.
+        SnowsError: on an unknown address (the message has the nearest names), or a network of fixed outputs.
     """
     library, name, _ = split_address(source)
+    if num_classes is not None and not source.startswith(RESIZABLE):
+        raise invalid_argument("num_classes", num_classes, f"None, as the outputs of {source} are fixed")
+    outputs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if library == "digits":
         model = DIGITS_NETWORKS[name]()
     elif library == "published":
@@ -66,15 +74,15 @@ def build(source: str) -> nn.Module:
     elif library == "hub":
         model = HUB_NETWORKS[name]()
     elif library == "package":
-        model = PACKAGES[name].build()
+        model = PACKAGES[name].build(**outputs)
     elif library == "timm":
         import timm
 
-        model = timm.create_model(name, pretrained=False)
+        model = timm.create_model(name, **outputs)
     else:
         from torchvision import models
 
-        model = models.get_model(name, weights=None, **_quiet(name))
+        model = models.get_model(name, weights=None, **outputs, **_quiet(name))
     return model.eval()
 
 

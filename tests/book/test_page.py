@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from snows_core.book import plots
+from snows_core.book.checks import read_notebook
 from snows_core.book.page import NotebookOutputs, figure_dir, figures_root
+from snows_core.book.reproduce import notebooks_folder
 from snows_core.errors import SnowsError
 
 
@@ -74,6 +76,20 @@ def test_a_metric_is_a_finite_number(page, value):
     with pytest.raises(SnowsError, match="metrics"):
         page.save_metrics({"accuracy": value}, seed=0)
     assert not page.folder.exists()
+
+
+def test_one_calibration_set_has_a_mean_and_no_spread():
+    for sets, text in (([98.5], "98.50"), ([98.0, 99.0], "98.50 ± 0.71")):
+        values = pd.Series(sets)
+        assert plots.mean_and_spread(values.mean(), values.std(), 2) == text
+
+
+@pytest.mark.parametrize("stem", ["04_imagenet_resnet50", "05_vit_l"])
+def test_no_notebook_writes_a_spread_of_its_own(stem):
+    """A profile may ask for one calibration set; notebooks that print a spread leave it to the function."""
+    cells = read_notebook(notebooks_folder() / f"{stem}.ipynb").cells
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert any("plots.mean_and_spread(" in text for text in code) and not any("±" in text for text in code)
 
 
 def test_plots():

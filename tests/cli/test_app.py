@@ -14,7 +14,6 @@ import snows_core
 from snows_core.cli import app as cli
 from snows_core.cli import commands
 from snows_core.errors import SnowsError
-from snows_core.zoo.registry import EXPERIMENTS
 
 FAST = ["--model", "digits-resnet20", "--images", "16", "--layers", "layer3.2.conv2", "--quiet"]
 COMMANDS = ["prune", "evaluate", "estimate", "reproduce", "train", "experiments"]
@@ -178,10 +177,10 @@ def test_interrupted_before_the_first_layer_writes_nothing(tmp_path, monkeypatch
 
 
 def test_interrupted_measurement_keeps_the_pruned_network(tmp_path, monkeypatch):
-    def stop(*arguments):
+    def stop(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "measure", stop)
+    monkeypatch.setattr(commands, "evaluate_both", stop)
     done = run("prune", *FAST, "--k", "0", "--out", tmp_path / "out")
     assert done.exit_code == 130
     assert (tmp_path / "out" / "model.safetensors").is_file()
@@ -194,7 +193,9 @@ def test_the_next_step_can_be_pasted(pruned):
     assert run(*shlex.split(shell)[1:]).exit_code == 0
     model = eval(python, {"snows_core": snows_core})
     manifest = json.loads((out / "manifest.json").read_text())
-    agreement = commands.measure(model, *commands.Source("digits-resnet20").load()[1:3], EXPERIMENTS["digits-resnet20"])
+    source = commands.Source("digits-resnet20")
+    chosen, network, bundle = source.load()
+    _, agreement = commands.evaluate_both(model, network, source.judging(chosen, bundle))
     assert agreement.accuracy == pytest.approx(manifest["evaluation"]["pruned"]["accuracy"], abs=1e-9)
 
 
@@ -229,9 +230,10 @@ def test_guarded_keeps_the_signature():
 
 def test_unlabelled_images_are_measured_by_agreement():
     lines = []
-    chosen, model, bundle = commands.Source("digits-resnet20").load()
+    source = commands.Source("digits-resnet20")
+    chosen, model, bundle = source.load()
     bundle.train.labelled = bundle.test.labelled = False
-    dense = commands.check_dense(chosen, model, bundle, None, lines.append)
+    dense = commands.check_dense(chosen, model, bundle, source.judging(chosen, bundle), None, lines.append)
     assert dense.accuracy is None and dense.images == 597 and "no labels" in lines[0]
 
 

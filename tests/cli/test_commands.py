@@ -47,10 +47,10 @@ def test_relative_folders_and_the_home_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [SnowsError("images: got something."), OSError(5, "a broken disk")])
 def test_an_error_while_measuring_keeps_the_pruned_network(tmp_path, monkeypatch, error):
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(commands, "measure", fail)
+    monkeypatch.setattr(commands, "evaluate_both", fail)
     done = run("prune", *FAST, "--k", "0", "--out", tmp_path / "out")
     assert done.exit_code == 1 and "Traceback" not in done.output and f"saved to {tmp_path / 'out'}" in done.output
     assert run("evaluate", tmp_path / "out").exit_code == 1 and (tmp_path / "out" / "model.safetensors").is_file()
@@ -65,13 +65,13 @@ def test_a_table_that_fails_keeps_the_pruned_network(tmp_path, monkeypatch):
 def test_a_result_whose_folder_became_impossible_is_kept_elsewhere(tmp_path, monkeypatch):
     (tmp_path / "spare").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "spare"))
-    measure = commands.measure
+    measure = commands.evaluate_both
 
-    def meanwhile(*arguments):
+    def meanwhile(*arguments, **options):
         (tmp_path / "place").write_text("a file where the folder should go")
-        return measure(*arguments)
+        return measure(*arguments, **options)
 
-    monkeypatch.setattr(commands, "measure", meanwhile)
+    monkeypatch.setattr(commands, "evaluate_both", meanwhile)
     done = run("prune", *FAST, "--k", "0", "--out", tmp_path / "place" / "out")
     assert done.exit_code == 1 and "could not be written" in done.stderr
     kept = done.stderr.split("The result is in ")[1].split(" instead.")[0]

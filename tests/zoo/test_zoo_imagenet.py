@@ -49,7 +49,7 @@ def test_transform_of_another_size_is_refused(tree):
 
 
 def test_missing_imagenet_says_where_to_put_it(tmp_path):
-    with pytest.raises(SnowsError, match=r"train,val.*registration.*imagenette"):
+    with pytest.raises(SnowsError, match=r"train,val.*one of the two.*registration.*imagenette"):
         load_data("imagenet", tmp_path)
 
 
@@ -107,8 +107,6 @@ def test_own_classes_are_numbered_and_every_fifth_image_is_held_out(tmp_path, ma
 
 def test_divided_folder_is_used_as_divided(tmp_path, make_images):
     make_images(tmp_path / "train" / "a", 3)
-    with pytest.raises(SnowsError, match="'test' or 'val'"):
-        load_data(f"folder:{tmp_path}")
     make_images(tmp_path / "val" / "b", 2)
     bundle = load_data(f"folder:{tmp_path}", image_size=32)
     assert (len(bundle.train), len(bundle.test), bundle.classes) == (3, 2, ["a", "b"])

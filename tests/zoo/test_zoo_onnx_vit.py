@@ -97,7 +97,7 @@ def row(tmp_path, monkeypatch):
     class Small(packaged.OnnxBackbone):
         image_size = 28
 
-        def build(self):
+        def build(self, num_classes=None):
             return timm.create_model("vit_small_patch14_dinov2", **SMALL).eval()
 
     known = packaged.PACKAGES["vit_small_patch14_saliency"]
