@@ -5,6 +5,7 @@ from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics,
 from snows_core.methods.between import BetweenStages
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
+from snows_core.methods.obc import ExactObs
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
@@ -16,6 +17,7 @@ METHODS: dict[str, type[LayerMethod]] = {
     "adaprune": AdaPrune,
     "layerwise": Layerwise,
     "none": Unchanged,
+    "obc": ExactObs,
     "snows": Snows,
     "swaps": Swaps,
     "wanda": Wanda,

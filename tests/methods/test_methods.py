@@ -165,7 +165,7 @@ def test_methods_by_name():
             r"update: got 'wanda'; expected one of \['adaprune', 'layerwise', .*'snows'\]",
         ),
         ("magnitude", "snow", {}, r"update: got 'snow'.*Nearest: snows"),
-        ("wand", "snows", {}, r"mask: got 'wand'; expected one of \['magnitude', 'swaps', 'wanda'\].*Nearest: wanda"),
+        ("wand", "snows", {}, r"mask: got 'wand'; expected one of \['magnitude', .*'obc', .*'wanda'\].*Nearest: wanda"),
         ("snows", "snows", {}, r"mask: got 'snows'"),
         ("wanda", "snows", {"masks": {}}, r"mask: got 'wanda'; expected no masks= beside it"),
         (
@@ -223,6 +223,7 @@ def test_only_what_factors_gram_matrices_asks_for_them():
     assert {name for name, method in METHODS.items() if method(recipe, 2).needs.row_factors} == {
         "snows",
         "layerwise",
+        "obc",
         "swaps",
     }
 
