@@ -9,6 +9,7 @@ from snows_core.methods.obc import ExactObs
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
+from snows_core.methods.sparsegpt import SparseGpt
 from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
@@ -19,6 +20,7 @@ METHODS: dict[str, type[LayerMethod]] = {
     "none": Unchanged,
     "obc": ExactObs,
     "snows": Snows,
+    "sparsegpt": SparseGpt,
     "swaps": Swaps,
     "wanda": Wanda,
 }

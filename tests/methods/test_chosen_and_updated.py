@@ -18,6 +18,7 @@ from snows_core.sweep.prepare import layer_steps
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 BOTH = [name for name, method in METHODS.items() if method.chooses_masks and method.updates_weights]
 REFITTED = ["obc"]  # whose weights are the minimum on the mask
+SEARCHING = ["obc"]  # who look at all inputs of a row before one is removed
 PATTERNS = [NM(2, 4), NM(1, 2), Unstructured(0.6), PerLayer({"layer": 0.7})]
 
 
@@ -68,7 +69,7 @@ def test_the_pattern_holds_and_weights_stand_on_it(name, case, pattern):
 @pytest.mark.parametrize("pattern", [NM(2, 4), Unstructured(0.6)], ids=str)
 @pytest.mark.parametrize("case", PROBLEMS)
 @pytest.mark.parametrize("name", BOTH)
-def test_their_masks_are_no_worse_than_those_of_magnitude(name, case, pattern):
+def test_masks_are_no_worse_than_those_of_magnitude_and_weights_no_better_than_least_squares(name, case, pattern):
     problem = choosing(case, pattern, barred=0)
     solution = METHODS[name](RECIPES["fast"], 0).solve(problem)
     own, kept = loss_of(problem, solution.weight), pattern.mask(problem.weight.abs())
@@ -76,7 +77,8 @@ def test_their_masks_are_no_worse_than_those_of_magnitude(name, case, pattern):
     fitted = METHODS["layerwise"](RECIPES["fast"], 0).solve(problem).weight
     problem.mask = solution.mask
     again = METHODS["layerwise"](RECIPES["fast"], 0).solve(problem).weight
-    assert loss_of(problem, again) <= loss_of(problem, fitted) + 1e-9 * abs(own)
+    if name in SEARCHING:
+        assert loss_of(problem, again) <= loss_of(problem, fitted) + 1e-9 * abs(own)
     assert loss_of(problem, again) <= own + 1e-9 * abs(own)
     if name in REFITTED:
         assert own == pytest.approx(loss_of(problem, again), rel=1e-9)
@@ -159,16 +161,17 @@ def test_weights_are_the_minimum_on_the_chosen_mask_for_the_inputs_that_earlier_
 
 @pytest.mark.parametrize("name", BOTH)
 def test_stages_let_one_object_choose_and_update(monkeypatch, name):
-    method, seen = METHODS[name], []
-    choose = method.choose
-    monkeypatch.setattr(method, "choose", lambda self, problem: seen.append(problem.name) or choose(self, problem))
+    method, asked = METHODS[name], []
+    solve = method.solve
+    monkeypatch.setattr(method, "solve", lambda self, problem: asked.append(problem.pattern) or solve(self, problem))
     result = pruned(0.8, mask=name, update=name, stages=3)
+    assert len(asked) == 3 and None not in asked and asked[-1] == Unstructured(0.8)
+    assert int((~result.masks["2"]).sum()) == round(0.8 * 432)
     steps = layer_steps(PruneSettings(0.8, mask=name, update=name, stage_k=2))
     between, last = (steps.of_stage(Unstructured(0.5), is_last) for is_last in (False, True))
     assert between.choose is between.update is steps.between and last.choose is last.update is steps.update
     other = layer_steps(PruneSettings(0.8, mask=name, update="layerwise"))
     assert other.of_stage(Unstructured(0.5), False).choose is other.choose
-    assert len(seen) == 3 and int((~result.masks["2"]).sum()) == round(0.8 * 432)  # not twice in a stage
 
 
 @pytest.mark.parametrize("name", BOTH)
