@@ -62,6 +62,7 @@ TESTS: dict[str, dict[str, str]] = {
         "snows": "methods/enough methods/oracles_snows sweep/oracles_sweep methods/snows solvers/sampled_curvature",
         "choose_k": "methods/choose_k sweep/oracles_sweep",
         "obc": "methods/chosen_and_updated",
+        "obs": "methods/obs methods/chosen_and_updated",
         "sparsegpt": "methods/sparsegpt methods/chosen_and_updated",
         "between": "sweep/stages",
         "measure": "sweep/measured_allocation",

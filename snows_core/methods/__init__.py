@@ -6,6 +6,7 @@ from snows_core.methods.between import BetweenStages
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
 from snows_core.methods.obc import ExactObs
+from snows_core.methods.obs import LayerwiseObs
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
@@ -19,6 +20,7 @@ METHODS: dict[str, type[LayerMethod]] = {
     "layerwise": Layerwise,
     "none": Unchanged,
     "obc": ExactObs,
+    "obs": LayerwiseObs,
     "snows": Snows,
     "sparsegpt": SparseGpt,
     "swaps": Swaps,

@@ -226,6 +226,7 @@ def test_only_what_factors_gram_matrices_asks_for_them():
         "snows",
         "layerwise",
         "obc",
+        "obs",
         "swaps",
     }
 
