@@ -1,6 +1,7 @@
 """How one layer is solved: the methods by name, and the interface between them and the sweep."""
 
 from snows_core.methods.adaprune import AdaPrune
+from snows_core.methods.alps import Alps
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.between import BetweenStages
 from snows_core.methods.layerwise import Layerwise
@@ -17,6 +18,7 @@ from snows_core.methods.wanda import Wanda
 
 METHODS: dict[str, type[LayerMethod]] = {
     "adaprune": AdaPrune,
+    "alps": Alps,
     "layerwise": Layerwise,
     "none": Unchanged,
     "obc": ExactObs,

@@ -17,7 +17,7 @@ from snows_core.sweep.prepare import layer_steps
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 BOTH = [name for name, method in METHODS.items() if method.chooses_masks and method.updates_weights]
-REFITTED = ["obc", "obs"]  # whose weights are the minimum on the mask
+REFITTED = ["alps", "obc", "obs"]  # whose weights are the minimum on the mask
 SEARCHING = ["obc"]  # who see what every removal does to the others
 PATTERNS = [NM(2, 4), NM(1, 2), Unstructured(0.6), PerLayer({"layer": 0.7})]
 

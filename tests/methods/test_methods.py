@@ -164,7 +164,7 @@ def test_methods_by_name():
             "magnitude",
             "wanda",
             {},
-            r"update: got 'wanda'; expected one of \['adaprune', 'layerwise', .*'snows', .*\]",
+            r"update: got 'wanda'; expected one of \['adaprune', .*'layerwise', .*'snows', .*\]",
         ),
         ("magnitude", "snow", {}, r"update: got 'snow'.*Nearest: snows"),
         ("wand", "snows", {}, r"mask: got 'wand'; expected one of \['magnitude', .*'obc', .*'wanda'\].*Nearest: wanda"),
