@@ -6,6 +6,7 @@ from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics,
 from snows_core.methods.between import BetweenStages
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
+from snows_core.methods.nettrim import NetTrim
 from snows_core.methods.obc import ExactObs
 from snows_core.methods.obs import LayerwiseObs
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
@@ -20,6 +21,7 @@ METHODS: dict[str, type[LayerMethod]] = {
     "adaprune": AdaPrune,
     "alps": Alps,
     "layerwise": Layerwise,
+    "nettrim": NetTrim,
     "none": Unchanged,
     "obc": ExactObs,
     "obs": LayerwiseObs,

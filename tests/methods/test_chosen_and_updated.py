@@ -22,9 +22,11 @@ SEARCHING = ["obc"]  # who see what every removal does to the others
 PATTERNS = [NM(2, 4), NM(1, 2), Unstructured(0.6), PerLayer({"layer": 0.7})]
 
 
-def choosing(case, pattern, barred=3):
-    """A problem whose mask is to be chosen among all weights but a few that are zero already."""
+def choosing(name, case, pattern, barred=3):
+    """A problem whose mask a method chooses among all weights but a few that are zero already."""
     problem = problem_of(case)
+    if isinstance(pattern, NM) and not METHODS[name].chooses_groups:
+        pytest.skip("it knows no groups")
     if isinstance(pattern, NM) and pattern.misfit(problem.weight, problem.geometry.groups):
         pytest.skip("its inputs do not divide into groups")
     problem.pattern, problem.mask = pattern, torch.ones_like(problem.mask)
@@ -50,7 +52,7 @@ def loss_of(problem, weight):
 @pytest.mark.parametrize("case", PROBLEMS)
 @pytest.mark.parametrize("name", BOTH)
 def test_the_pattern_holds_and_weights_stand_on_it(name, case, pattern):
-    problem = choosing(case, pattern)
+    problem = choosing(name, case, pattern)
     before, method = problem.mask.clone(), METHODS[name](RECIPES["fast"], 0)
     solution = method.solve(problem)
     mask, weight = solution.mask, solution.weight
@@ -70,7 +72,7 @@ def test_the_pattern_holds_and_weights_stand_on_it(name, case, pattern):
 @pytest.mark.parametrize("case", PROBLEMS)
 @pytest.mark.parametrize("name", BOTH)
 def test_masks_are_no_worse_than_those_of_magnitude_and_weights_no_better_than_least_squares(name, case, pattern):
-    problem = choosing(case, pattern, barred=0)
+    problem = choosing(name, case, pattern, barred=0)
     solution = METHODS[name](RECIPES["fast"], 0).solve(problem)
     own, kept = loss_of(problem, solution.weight), pattern.mask(problem.weight.abs())
     problem.mask, problem.pattern = kept, None
@@ -84,7 +86,7 @@ def test_masks_are_no_worse_than_those_of_magnitude_and_weights_no_better_than_l
         assert own == pytest.approx(loss_of(problem, again), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", REFITTED)
+@pytest.mark.parametrize("name", [*REFITTED, "nettrim"])
 @pytest.mark.parametrize("case", PROBLEMS)
 def test_on_a_given_mask_these_are_least_squares(name, case):
     problem = problem_of(case)
@@ -94,7 +96,7 @@ def test_on_a_given_mask_these_are_least_squares(name, case):
 
 @pytest.mark.parametrize("name", BOTH)
 def test_a_small_budget_changes_nothing(name):
-    problem = choosing("transformer", Unstructured(0.5))
+    problem = choosing(name, "transformer", Unstructured(0.5))
     expected = METHODS[name](RECIPES["fast"], 0).choose(problem)
     problem.budget = Budget(factor_bytes=1.0)
     assert torch.equal(METHODS[name](RECIPES["fast"], 0).choose(problem), expected)
@@ -114,6 +116,8 @@ def pruned(pattern="2:4", model=None, **options):
 @pytest.mark.parametrize("name", BOTH)
 def test_one_call_of_solve_gives_mask_and_weights(monkeypatch, name, pattern):
     asked, method = [], METHODS[name]
+    if isinstance(pattern, str) and not method.chooses_groups:
+        pytest.skip("it knows no groups")
     solve = method.solve
     monkeypatch.setattr(method, "solve", lambda self, problem: asked.append(problem.pattern) or solve(self, problem))
     both = pruned(pattern, mask=name, update=name)
@@ -191,7 +195,7 @@ def test_inputs_that_are_always_zero_and_numbers_that_overflow(name):
     for ridge in (1e-3, 0.0):
         result = pruned(0.5, model, mask=name, update=name, ridge=ridge)
         assert bool(torch.isfinite(result.state["2.weight"]).all()) and int(result.masks["2"].sum()) == 216
-    problem = choosing("residual unit", Unstructured(0.5))
+    problem = choosing(name, "residual unit", Unstructured(0.5))
     problem.normal_equations()[0].fill_(torch.inf)
     with pytest.raises(snows.SnowsError, match="Gram matrix overflows"):
         METHODS[name](RECIPES["fast"], 0).solve(problem)

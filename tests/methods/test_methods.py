@@ -171,6 +171,13 @@ def test_methods_by_name():
         ("snows", "snows", {}, r"mask: got 'snows'"),
         ("wanda", "snows", {"masks": {}}, r"mask: got 'wanda'; expected no masks= beside it"),
         (
+            "nettrim",
+            "snows",
+            {"pattern": "2:4"},
+            r"mask: got 'nettrim' with the pattern 2:4; expected a pattern without groups\. "
+            r".*\['magnitude', 'alps', 'obc', 'obs', 'sparsegpt', 'swaps', 'wanda'\] know N:M",
+        ),
+        (
             "wanda",
             "snows",
             {"pattern": "global:0.8"},
@@ -225,6 +232,7 @@ def test_only_what_factors_gram_matrices_asks_for_them():
     assert {name for name, method in METHODS.items() if method(recipe, 2).needs.row_factors} == {
         "snows",
         "layerwise",
+        "nettrim",
         "obc",
         "obs",
         "swaps",
