@@ -1,7 +1,7 @@
 """Layer-wise least squares (K = 0) in closed form: the kept weights that repeat the layer's dense output best.
 
-L-OBS, Net-Trim, OBC, SparseGPT and ALPS minimise this loss; on a given mask its minimum is one linear system a row
-(:mod:`snows_core.solvers.least_squares`).
+L-OBS, Net-Trim, OBC, SparseGPT and ALPS minimise this loss (:mod:`.choosing`); on a given mask its minimum is one
+linear system a row (:mod:`snows_core.solvers.least_squares`).
 """
 
 from __future__ import annotations
