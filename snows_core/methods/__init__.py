@@ -1,22 +1,32 @@
 """How one layer is solved: the methods by name, and the interface between them and the sweep."""
 
 from snows_core.methods.adaprune import AdaPrune
+from snows_core.methods.alps import Alps
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.between import BetweenStages
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
+from snows_core.methods.nettrim import NetTrim
+from snows_core.methods.obc import ExactObs
+from snows_core.methods.obs import LayerwiseObs
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
+from snows_core.methods.sparsegpt import SparseGpt
 from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
 
 METHODS: dict[str, type[LayerMethod]] = {
     "adaprune": AdaPrune,
+    "alps": Alps,
     "layerwise": Layerwise,
+    "nettrim": NetTrim,
     "none": Unchanged,
+    "obc": ExactObs,
+    "obs": LayerwiseObs,
     "snows": Snows,
+    "sparsegpt": SparseGpt,
     "swaps": Swaps,
     "wanda": Wanda,
 }

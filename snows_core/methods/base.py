@@ -100,11 +100,13 @@ class LayerMethod(ABC):
         updates_weights: whether ``solve`` re-fits the kept weights (``update=``).
         improves_masks: whether a method that chooses masks begins at ``problem.before.mask``, made by a pattern of any
             scope or given by the caller, instead of making its own.
+        chooses_groups: whether a method that chooses masks can keep N of every M.
     """
 
     chooses_masks: ClassVar[bool] = False
     updates_weights: ClassVar[bool] = True
     improves_masks: ClassVar[bool] = False
+    chooses_groups: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe, k: K) -> None:
         self.recipe, self.k = recipe, k

@@ -1,7 +1,7 @@
 """Layer-wise least squares (K = 0) in closed form: the kept weights that repeat the layer's dense output best.
 
-L-OBS, Net-Trim, OBC, SparseGPT and ALPS minimise this loss; on a given mask its minimum is one linear system a row
-(:mod:`snows_core.solvers.least_squares`).
+L-OBS, Net-Trim, OBC, SparseGPT and ALPS minimise this loss (:mod:`.choosing`); on a given mask its minimum is one
+linear system a row (:mod:`snows_core.solvers.least_squares`).
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from snows_core.solvers.row_factors import RowFactors
 CLOSED_FORM = "least squares in closed form"
 
 
-def least_squares(problem: LayerProblem, ridge: float, images: int | None = None) -> tuple[RowFactors, Tensor]:
+def least_squares(
+    problem: LayerProblem, ridge: float, images: int | None = None, mask: Tensor | None = None
+) -> tuple[RowFactors, Tensor]:
     """Return the row factors of a layer's input, and the weight that masked least squares gives.
 
     Args:
         problem: the layer.
         ridge: damping relative to the mean of the Gram matrix's diagonal.
         images: use the first ones, rounded up to whole batches; default all.
+        mask: bool, weight shape; default: the problem's own.
 
     Returns:
         The factors, and the weight in its own shape; not finite where the numbers overflowed.
     """
     _, response = problem.normal_equations(images)
-    factors = problem.row_factors(ridge, images)
+    factors = problem.row_factors(ridge, images, mask)
     solved = masked_least_squares(factors, problem.weight.flatten(1), response=response)
     return factors, solved.view_as(problem.weight)
 

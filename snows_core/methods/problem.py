@@ -77,7 +77,7 @@ class LayerProblem:
         values: what the network computes before the layer, and at its taps.
         generator: source of random signs and lots, this layer's own.
         budget: how the solve is cut to fit in memory.
-        pattern: the sparsity pattern, for a method that chooses masks.
+        pattern: the sparsity pattern, for a method that chooses masks; None where ``mask`` is to be kept as it is.
         before: what the layer had before the sweep.
     """
 
@@ -161,16 +161,18 @@ class LayerProblem:
                 y0 = self.network.apply(self.layer, x0) - self.network.apply(self.layer, x0[:1], nothing)
             yield self.values.pruned.read(source, batch), y0
 
-    def row_factors(self, damping: float, images: int | None = None) -> RowFactors:
+    def row_factors(self, damping: float, images: int | None = None, mask: Tensor | None = None) -> RowFactors:
         """Return the Cholesky factors of the Gram matrix on each row's kept weights.
 
         Args:
             damping: relative to the mean of the Gram matrix's diagonal.
             images: as in :meth:`normal_equations`.
+            mask: bool, weight shape; default: the problem's own.
         """
         gram, _ = self.normal_equations(images)
+        kept = (self.mask if mask is None else mask).flatten(1)
         rest = DiskTensor if self.budget.factors_on_disk else None
-        return RowFactors(gram, self.mask.flatten(1), damping, None, self.budget.factor_bytes, rest)
+        return RowFactors(gram, kept, damping, None, self.budget.factor_bytes, rest)
 
     def reconstruction(self, segment: Segment, options: LossOptions, batches: int) -> ReconstructionLoss:
         """Return the K-step loss of a segment over the first batches.

@@ -131,7 +131,7 @@ class PruneSettings:
     mask: str | None = field(
         default=None,
         metadata=_meaning(
-            "Method that chooses the masks: magnitude, or swaps, which improves such masks by exact gains, or another.",
+            "What chooses masks: magnitude; swaps, which improves them; wanda, obs, obc, sparsegpt, alps, nettrim.",
             "None leaves it to ``effort``: swaps for N:M masks of magnitude (:mod:`snows_core.solvers.swaps`).",
         ),
     )

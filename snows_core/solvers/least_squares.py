@@ -15,10 +15,44 @@ Alistarh 2023) and ALPS (Meng et al. 2024) stop at K = 0.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from snows_core.solvers.row_factors import RowFactors
+
+
+class Preconditioner(Protocol):
+    """A masked problem, and an approximate solution of it: row factors, or the diagonal alone."""
+
+    gram: Tensor
+    mask: Tensor
+    damping: float
+
+    def solve(self, rhs: Tensor) -> Tensor:
+        """Return the approximate solution (out, d) for right-hand sides (out, d), zero off the mask."""
+
+
+@dataclass
+class Diagonal:
+    """The diagonal of ``A + damping I`` as a preconditioner, which takes no room (Jacobi's).
+
+    Attributes:
+        gram: (groups, d, d) Gram matrices A; group g serves rows g * out / groups and on.
+        mask: (out, d) bool, True where a weight is kept.
+        damping: a number, not relative.
+    """
+
+    gram: Tensor
+    mask: Tensor
+    damping: float
+
+    def solve(self, rhs: Tensor) -> Tensor:
+        """Divide ``rhs`` (out, d) by the diagonal; zero off the mask."""
+        diagonal = self.gram.diagonal(dim1=1, dim2=2) + self.damping  # (groups, d)
+        return torch.where(self.mask, rhs / diagonal.repeat_interleave(len(rhs) // len(diagonal), 0), 0.0)
 
 
 def grouped_product(matrix: Tensor, rows: Tensor) -> Tensor:
@@ -44,11 +78,12 @@ def residual(factors: RowFactors, weight: Tensor, dense: Tensor, response: Tenso
 
 
 def masked_least_squares(
-    factors: RowFactors,
+    factors: Preconditioner,
     dense: Tensor,
     cross: Tensor | None = None,
     *,
     response: Tensor | None = None,
+    start: Tensor | None = None,
     iterations: int = 50,
     tolerance: float = 1e-5,
 ) -> Tensor:
@@ -57,10 +92,11 @@ def masked_least_squares(
     Conjugate gradients run on all rows at once, each row with step lengths of its own, preconditioned by the factors.
 
     Args:
-        factors: row factors without ``scale``; they hold Gram matrix, mask and damping.
+        factors: row factors without ``scale``, or another preconditioner; they hold Gram matrix, mask and damping.
         dense: (out, d) dense weight rows w0.
         cross: (groups, d, d) cross Gram matrix C; default: the Gram matrix itself (dense inputs equal inputs).
         response: (out, d) rows ``X y0'`` of :func:`normal_equations`, in place of ``cross``.
+        start: (out, d) where to begin, zero off the mask; default: what the factors take for the solution.
         iterations: cap on conjugate-gradient iterations; full factors need one or two, blocks a few more.
         tolerance: relative residual at which a solve ends.
 
@@ -71,7 +107,7 @@ def masked_least_squares(
     if response is None:
         response = grouped_product(factors.gram if cross is None else cross, dense)
     rhs = torch.where(mask, response + damping * dense, 0.0)  # (out, d), as all that follows
-    x = factors.solve(rhs)
+    x = factors.solve(rhs) if start is None else start
     residual = rhs - torch.where(mask, grouped_product(factors.gram, x) + damping * x, 0.0)
     target = tolerance * float(rhs.norm())
     z = factors.solve(residual)

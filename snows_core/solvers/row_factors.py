@@ -33,6 +33,31 @@ def full_factor_bytes(mask: Tensor, like: Tensor) -> float:
     return float(mask.shape[0] * kept * kept * like.element_size())
 
 
+def absolute_damping(gram: Tensor, damping: float) -> float:
+    """Return a damping relative to the mean diagonal of Gram matrices as a number; 1 where they are zero."""
+    mean = float(gram.diagonal(dim1=-2, dim2=-1).mean())
+    return damping * mean if mean > 0 else 1.0
+
+
+def damped_cholesky(matrix: Tensor, damping: float) -> Tensor:
+    """Return the lower Cholesky factors of ``matrix + damping I``.
+
+    Args:
+        matrix: (..., d, d), positive semidefinite up to rounding; the damping is added in place.
+        damping: added to every diagonal element, and more where that does not make all matrices definite.
+    """
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    for _ in range(TRIES):
+        diagonal.add_(damping)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not bool(failed.any()):
+            break
+        # Rounding made the matrix indefinite: damp until it factors.
+        damping = max(10 * damping, 1e-12 * float(diagonal.max()))
+    lower: Tensor = factor
+    return lower
+
+
 class RowFactors:
     """Cholesky factors of ``scale_i (A_SS + damping I)`` for every output row i, on that row's kept inputs S_i.
 
@@ -65,9 +90,7 @@ class RowFactors:
         self.gram = gram
         self.mask = mask
         self.scale = scale
-        diagonal = gram.diagonal(dim1=-2, dim2=-1)
-        mean = float(diagonal.mean())
-        self.damping = damping * mean if mean > 0 else 1.0
+        self.damping = absolute_damping(gram, damping)
         self.block = self._block_size(max_bytes)
         self.parts: list[tuple[Tensor, Tensor, Tensor | Resting]] = []
         for start in range(0, mask.shape[1], self.block):
@@ -109,16 +132,7 @@ class RowFactors:
         matrix = self.gram[group[:, None, None], support[:, :, None], support[:, None, :]].to(precise)
         if bool(padding.any()):
             matrix.masked_fill_(padding[:, :, None] | padding[:, None, :], 0.0)
-        damping = self.damping
-        for _ in range(TRIES):
-            matrix.diagonal(dim1=-2, dim2=-1).add_(damping)
-            factor, failed = torch.linalg.cholesky_ex(matrix)
-            if not bool(failed.any()):
-                break
-            # Rounding made the matrix indefinite: damp until it factors.
-            damping = max(10 * damping, 1e-12 * float(matrix.diagonal(dim1=-2, dim2=-1).max()))
-        lower: Tensor = factor.to(self.gram.dtype)
-        return lower
+        return damped_cholesky(matrix, self.damping).to(self.gram.dtype)
 
     def read(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the rows of a batch (rows,), their kept inputs in one block (rows, width), and their factors.

@@ -258,6 +258,10 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
     if isinstance(pattern, Unstructured) and pattern.scope == "global" and not of_one_layer:
         fix = f"For instance pattern={pattern.sparsity:g}: the same share in every layer."
         raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", "a pattern of one layer", fix)
+    if isinstance(pattern, NM) and not METHODS[mask].chooses_groups:
+        able = ["magnitude", *(name for name in choosers if METHODS[name].chooses_groups)]
+        fix = f"Of methods that choose masks, {able} know N:M."
+        raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", "a pattern without groups", fix)
     return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), pattern, between)
 
 

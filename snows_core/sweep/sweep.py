@@ -49,7 +49,10 @@ class LayerSteps:
 
     def of_stage(self, pattern: Pattern, last: bool) -> LayerSteps:
         """Return what is done in a stage of one ``pattern``, the ``last`` or one before it."""
-        return replace(self, update=self.update if last else self.between or self.update, pattern=pattern)
+        update = self.update if last else self.between or self.update
+        # A method that chooses and updates at once does so between two stages, too.
+        choose = update if self.choose is self.update else self.choose
+        return replace(self, update=update, choose=choose, pattern=pattern)
 
 
 class Sweep:
@@ -212,7 +215,7 @@ class Sweep:
                 self._advance(entry)
                 problem = self._problem(entry)
                 if self.steps.choose not in (None, self.steps.update):
-                    problem.mask = self.steps.choose.choose(problem)
+                    problem.mask, problem.pattern = self.steps.choose.choose(problem), None
                 return self.steps.update.solve(problem)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
@@ -224,13 +227,13 @@ class Sweep:
             self._open_caches(max(1, self.batch_size // 2))
 
     def _problem(self, entry: PrunableLayer) -> LayerProblem:
-        mask = self.masks[entry.name]
+        mask, pattern = self.masks[entry.name], None
         if self.steps.choose is not None:  # among the weights that are not zero yet
-            mask = self.network.weight(entry.layer) != 0
+            mask, pattern = self.network.weight(entry.layer) != 0, self.steps.pattern
         # Its own source of random signs, so that a resumed run draws the same; on the CPU, so that every device does.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.network.index[entry.layer.node])
         values = LayerValues(self.pruned, self.dense, self.groups)
-        budget, pattern = self._budget(entry), self.steps.pattern
+        budget = self._budget(entry)
         pattern = pattern.of(entry.name) if isinstance(pattern, PerLayer) else pattern
         before = Before(self.before.get(entry.name), self.masks[entry.name])
         return LayerProblem(self.network, self.ladders[entry.name], mask, values, generator, budget, pattern, before)
