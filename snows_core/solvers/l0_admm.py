@@ -17,8 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# As in the paper, from memory and not read again: rho begins at START; every EVERY steps it grows by the first factor whose
-# share of the kept weights has been reached by those that came into the support or left it since.
+# As in the paper, from memory and not read again: rho begins at START; every EVERY steps it grows by the first factor
+# whose share of the kept weights has been reached by those that came into the support or left it since.
 START = 0.1
 EVERY = 3
 GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
