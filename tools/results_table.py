@@ -26,6 +26,7 @@ run has not seen; products and gradients times images; seconds of one CPU thread
 help stay.
 """
 METHODS = ("magnitude", "layer-wise", "SNOWS")
+EFFORTS = ("quick", "standard", "best")
 REAL = (("accuracy", 1), ("agreement", 1), ("kl", 3), ("cosine", 3), ("cka", 3), ("neighbours", 1))  # and digits
 REAL_INTERVAL = {"04_imagenet_resnet50": 0, "05_vit_l": 5}  # which of these the interval belongs to
 
@@ -87,7 +88,8 @@ def efforts(frame: pd.DataFrame) -> str:
         "| CPU seconds |",
         "|---" * 8 + "|",
     ]
-    for row in means.sort_values("pattern", kind="stable").to_dict("records"):
+    means["rank"] = [EFFORTS.index(effort.split(",")[0]) for effort in means["effort"]]
+    for row in means.sort_values(["pattern", "rank"]).to_dict("records"):
         lines.append(
             f"| {row['pattern']} | {row['effort']} | {row['images']:,} ({row['sets']}) | {row['accuracy']:.1f} "
             f"| {row['agreement']:.1f} | {row['kl']:.3f} | {row['image_products']:,.0f} | {row['cpu_seconds']:.0f} |"

@@ -32,7 +32,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 """What is compared, and the options of `snows prune` for it."""
 
 PROFILE = "imagenet-samples"  # of the notebooks that make and show these records
-BULKY = ("permutation", "order")  # lists in a manifest that the run makes again from its seed
+BULKY = ("permutations", "order")  # lists in a manifest that the run makes again from its seed
 QUANTILE = 1.959964  # of the normal distribution, for intervals of 95 %
 
 
