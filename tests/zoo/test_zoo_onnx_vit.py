@@ -1,11 +1,14 @@
 """onnx_vit.py: tensors of an ONNX file written here, as PyTorch's exporter writes DINOv2, under timm's names."""
 
 import dataclasses
+import json
 
 import pytest
 import timm
 import torch
+from typer.testing import CliRunner
 
+from snows_core.cli import app as cli
 from snows_core.errors import SnowsError
 from snows_core.zoo import experiment, packaged, registry, sources
 from snows_core.zoo.onnx_vit import state_of_vit
@@ -131,3 +134,17 @@ def test_the_row_is_a_vit_s_of_224_pixels_without_classes():
     model = row.load_model(pretrained=False)
     assert model.num_classes == 0 and len(model.blocks) == 12 and model.pos_embed.shape == (1, 257, 384)
     assert sources.preprocessing(row.model).mean == pytest.approx((0.485, 0.456, 0.406))
+
+
+def test_the_command_line_judges_it_by_its_features(row, make_images, tmp_path):
+    make_images(tmp_path / "images" / "train" / "a", 8, size=32)
+    make_images(tmp_path / "images" / "test" / "a", 5, size=32)
+    words = ["prune", "--model", row.name, "--data", f"folder:{tmp_path / 'images'}", "--pattern", "2:4", "--k", "1"]
+    words += ["--images", "8", "--effort", "quick", "--quiet", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    assert "it has no classes; its features are compared" in done.output and "same neighbour %" in done.output
+    found = json.loads((tmp_path / "out" / "manifest.json").read_text())["evaluation"]["pruned"]
+    assert found["images"] == 5 and 0 < found["cosine"] < 1 and found["accuracy"] is None
+    again = CliRunner().invoke(cli.app, ["evaluate", str(tmp_path / "out"), "--quiet"])
+    assert again.exit_code == 0 and f"{found['cosine']:.4g}"[:5] in again.output
