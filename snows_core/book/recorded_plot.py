@@ -84,6 +84,8 @@ def draw_records(frame: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
         if name == "accuracy":
             ax.axhline(best["dense"].iloc[0], **plots.style("dense"), linewidth=1, label="dense")
         ax.set_xticks(range(len(patterns)), [shown_pattern(pattern) for pattern in patterns])
-        plots.labelled(ax, "removed: N:M, or of all weights", words, legend=False)
+        ax.set_xlim(-0.5, len(patterns) - 0.5)
+        ax.grid(False, axis="x")
+        plots.labelled(ax, "pattern: N:M, or share of the weights removed", words, legend=False)
     figure.legend(*axes[0][0].get_legend_handles_labels(), ncols=len(METHODS) + 1, loc="outside lower center")
     return figure
