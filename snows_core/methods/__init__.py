@@ -1,10 +1,14 @@
-"""How one layer is solved: the methods by name, and the interface between them and the sweep."""
+"""How layers are solved: the methods by name, of one layer or the whole network, and their interface to the sweep."""
 
 from snows_core.methods.adaprune import AdaPrune
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.between import BetweenStages
+from snows_core.methods.given_weights import GivenWeights
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
+from snows_core.methods.network_method import NetworkMethod, NetworkSolution
+from snows_core.methods.network_problem import NetworkProblem
+from snows_core.methods.obd import OptimalBrainDamage
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
@@ -22,11 +26,18 @@ METHODS: dict[str, type[LayerMethod]] = {
 }
 """Name to every layer-wise method; each is a ``mask=``, an ``update=``, or both."""
 
+NETWORK_METHODS: dict[str, type[NetworkMethod]] = {
+    "obd": OptimalBrainDamage,
+}
+"""Name to every method that looks at the whole network; each is a ``mask=``, and most are an ``update=``, too."""
+
 __all__ = [
     "METHODS",
+    "NETWORK_METHODS",
     "SCORE_TERMS",
     "BetweenStages",
     "Budget",
+    "GivenWeights",
     "LayerMethod",
     "LayerProblem",
     "LayerSolution",
@@ -34,5 +45,8 @@ __all__ = [
     "LayerValues",
     "MeasureLosses",
     "Needs",
+    "NetworkMethod",
+    "NetworkProblem",
+    "NetworkSolution",
     "Scoring",
 ]
