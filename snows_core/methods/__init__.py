@@ -15,6 +15,7 @@ from snows_core.methods.snows import Snows
 from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
+from snows_core.methods.woodfisher import WoodFisher
 
 METHODS: dict[str, type[LayerMethod]] = {
     "adaprune": AdaPrune,
@@ -28,6 +29,7 @@ METHODS: dict[str, type[LayerMethod]] = {
 
 NETWORK_METHODS: dict[str, type[NetworkMethod]] = {
     "obd": OptimalBrainDamage,
+    "woodfisher": WoodFisher,
 }
 """Name to every method that looks at the whole network; each is a ``mask=``, and most are an ``update=``, too."""
 
