@@ -6,6 +6,7 @@ from snows_core.methods.between import BetweenStages
 from snows_core.methods.given_weights import GivenWeights
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
+from snows_core.methods.mfac import MatrixFree
 from snows_core.methods.network_method import NetworkMethod, NetworkSolution
 from snows_core.methods.network_problem import NetworkProblem
 from snows_core.methods.obd import OptimalBrainDamage
@@ -28,6 +29,7 @@ METHODS: dict[str, type[LayerMethod]] = {
 """Name to every layer-wise method; each is a ``mask=``, an ``update=``, or both."""
 
 NETWORK_METHODS: dict[str, type[NetworkMethod]] = {
+    "mfac": MatrixFree,
     "obd": OptimalBrainDamage,
     "woodfisher": WoodFisher,
 }
