@@ -3,6 +3,7 @@
 from snows_core.methods.adaprune import AdaPrune
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.between import BetweenStages
+from snows_core.methods.cap import CorrelationAware
 from snows_core.methods.chita import Chita
 from snows_core.methods.given_weights import GivenWeights
 from snows_core.methods.layerwise import Layerwise
@@ -30,6 +31,7 @@ METHODS: dict[str, type[LayerMethod]] = {
 """Name to every layer-wise method; each is a ``mask=``, an ``update=``, or both."""
 
 NETWORK_METHODS: dict[str, type[NetworkMethod]] = {
+    "cap": CorrelationAware,
     "chita": Chita,
     "mfac": MatrixFree,
     "obd": OptimalBrainDamage,
