@@ -4,6 +4,7 @@ from snows_core.methods.adaprune import AdaPrune
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.between import BetweenStages
 from snows_core.methods.cap import CorrelationAware
+from snows_core.methods.cbs import CombinatorialSurgeon
 from snows_core.methods.chita import Chita
 from snows_core.methods.given_weights import GivenWeights
 from snows_core.methods.layerwise import Layerwise
@@ -32,6 +33,7 @@ METHODS: dict[str, type[LayerMethod]] = {
 
 NETWORK_METHODS: dict[str, type[NetworkMethod]] = {
     "cap": CorrelationAware,
+    "cbs": CombinatorialSurgeon,
     "chita": Chita,
     "mfac": MatrixFree,
     "obd": OptimalBrainDamage,
