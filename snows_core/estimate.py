@@ -22,9 +22,11 @@ from snows_core.sweep.choose_masks import stage_masks
 from snows_core.sweep.image_scores import needs_images, scoring_of, stand_in
 from snows_core.sweep.joint_problem import joint_options
 from snows_core.sweep.layer_budgets import MEASURED
+from snows_core.sweep.layer_steps import layer_steps
 from snows_core.sweep.memory import memory_budget
-from snows_core.sweep.other_costs import allocation_cost, fisher_cost, refinement_cost
-from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare, with_refinement
+from snows_core.sweep.network_steps import chooses_network_masks, network_steps
+from snows_core.sweep.other_costs import allocation_cost, fisher_cost, gradients_cost, refinement_cost
+from snows_core.sweep.prepare import Prepared, checked_settings, prepare, with_refinement
 from snows_core.sweep.sweep_cost import FEW, SweepCost
 
 COSTS = ("products", "image_products", "seconds")
@@ -62,7 +64,8 @@ def estimate(
     Returns:
         One row per layer to be pruned: layer, k, products, image_products, seconds, graph_bytes (what the graphs of a
         layer take), peak_bytes (with resting values, beside the network itself). Behind them one row each for
-        "(allocation)", "(Fisher)" and "(joint refinement)", where the run has them.
+        "(allocation)", "(Fisher)", "(gradients)" and "(joint refinement)", where the run has them; what a method of the
+        whole network does with gradients is not foretold.
 
     Raises:
         SnowsError: as ``prune``.
@@ -149,6 +152,10 @@ def _other_rows(
     if needs_images(settings) and "fisher" in str(settings.saliency):
         stages = len(prepared.schedule) + 1 - begin
         found["(Fisher)"] = fisher_cost(prepared.network, prepared.layers, example, stages * few)
+    whole = network_steps(prepared, example, settings)
+    if whole is not None:
+        stages = len(prepared.schedule) + 1 - begin
+        found["(gradients)"] = gradients_cost(whole, example, few, stages)
     if settings.refine:
         masks = _masks(prepared, settings, len(prepared.schedule))
         joint = joint_options(settings)
@@ -172,7 +179,7 @@ def _reached(resume: PruneResult, settings: PruneSettings, prepared: Prepared) -
     names = ("pattern", "k", "recipe", "saliency", "mask", "update", "seed", "stages", "stage_k", "sweep_images")
     same = {name: asked[name] for name in names}
     same["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
-    by_weights = not needs_images(settings) and settings.allocation != MEASURED
+    by_weights = not (needs_images(settings) or chooses_network_masks(settings)) and settings.allocation != MEASURED
     known = layer_steps(settings).choose is None and len(prepared.schedule) == 1 and by_weights
     check_resume(resume, same | {"weights": state_digest(prepared.model)}, prepared.masks if known else None)
     return resume.stage, resume.solved

@@ -27,8 +27,15 @@ from snows_core.settings import PruneSettings, Sparsities, SparsityPattern, take
 from snows_core.sweep.image_scores import needs_images
 from snows_core.sweep.joint_problem import JointOptions, Pair, Remask, joint_options
 from snows_core.sweep.layer_budgets import MEASURED
+from snows_core.sweep.layer_steps import layer_steps
 from snows_core.sweep.measured_allocation import measured, with_sparsities
-from snows_core.sweep.prepare import Prepared, checked_settings, layer_steps, prepare, with_refinement
+from snows_core.sweep.network_steps import (
+    check_label_count,
+    chooses_network_masks,
+    labels_record,
+    with_labels_in_order,
+)
+from snows_core.sweep.prepare import Prepared, checked_settings, prepare, with_refinement
 from snows_core.sweep.refine import refine as refine_jointly
 from snows_core.sweep.select import DenseLayer, PrunableLayer
 from snows_core.sweep.stages import Reached, StagedSweep
@@ -45,7 +52,9 @@ def prune(
     resume: PruneResult | None = None,
     **options: Any,
 ) -> PruneResult:
-    """Prune a trained network once, without labels or retraining, keeping the representations behind each layer.
+    """Prune a trained network once, without retraining, keeping the representations behind each layer.
+
+    No method needs labels; those that take gradients of the loss can use them.
 
     Args:
         model: network in eval mode; not changed.
@@ -68,6 +77,7 @@ def prune(
     settings = checked_settings(prune, pattern=pattern, **options)
     steps = layer_steps(settings)
     parts = calibration_parts(images, settings.max_images)
+    check_label_count(settings, sum(map(len, parts)))
     prepared = prepare(model, parts, settings)
     settings = with_refinement(settings, prepared, sum(map(len, parts)))
     device = resolve_device(settings.device, next(prepared.network.module.parameters()).device)
@@ -78,9 +88,11 @@ def prune(
     record["weights"] = state_digest(prepared.model)
     record["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
     record["permutations"] = [done.record() for done in prepared.permutations] if settings.permute else None
+    record["labels"] = labels_record(settings)
     if resume is not None:
         # Masks that a method chooses, or that are made from images, come with the result.
-        by_weights = steps.choose is None and settings.allocation != MEASURED and not needs_images(settings)
+        from_images = needs_images(settings) or chooses_network_masks(settings)
+        by_weights = steps.choose is None and settings.allocation != MEASURED and not from_images
         known = by_weights and len(prepared.schedule) == 1
         check_resume(resume, record | {"seed": settings.seed}, prepared.masks if known else None)
     run, order = _staged_sweep(prepared, parts, steps, settings, device, resume)
@@ -90,6 +102,7 @@ def prune(
     record |= {
         "complete": not run.interrupted,
         "stage_records": run.records,
+        "gradients": None if run.whole is None else run.whole.record,
         "memory": {
             "batch_size": run.sweep.batch_size,
             "storage": str(run.sweep.memory.storage or device),
@@ -118,9 +131,10 @@ def make_masks(
 
     Args:
         model: network in eval mode; not changed.
-        images: one or more example images, to see which layer is which; a saliency that looks at images takes all.
+        images: one or more example images, to see which layer is which; a saliency or mask that looks at images takes
+            all.
         pattern: see :class:`~snows_core.settings.PruneSettings`.
-        **options: single fields of the recipe; they change masks only where the saliency looks at images.
+        **options: single fields of the recipe; they change masks only where the saliency or mask looks at images.
 
     Returns:
         Layer name to bool tensor; ``snows.apply_masks(model, masks)`` is then pruning without any re-fit.
@@ -141,10 +155,12 @@ def make_masks(
         raise invalid_argument("allocation", got, expected, fix)
     if layer_steps(settings).choose is not None:
         fix = "prune(..., update='none').masks holds them."
-        raise invalid_argument("mask", repr(settings.mask), "'magnitude': other masks are chosen during the sweep", fix)
-    if not needs_images(settings):
+        expected = "'magnitude' or a method of the whole network: other masks are chosen during the sweep"
+        raise invalid_argument("mask", repr(settings.mask), expected, fix)
+    if not needs_images(settings) and not chooses_network_masks(settings):
         return prepare(model, calibration_parts(images, limit=2, few=0), settings).masks
     parts = calibration_parts(images, settings.max_images)
+    check_label_count(settings, sum(map(len, parts)))
     prepared = prepare(model, parts, settings)
     device = resolve_device(settings.device, next(prepared.network.module.parameters()).device)
     run, _ = _staged_sweep(prepared, parts, layer_steps(settings), settings, device)
@@ -166,6 +182,7 @@ def _staged_sweep(
     placed = prepared.move(device)
     like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
     whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
+    settings = with_labels_in_order(settings, order)
     if is_measured and resume is None:
         prepared = measured(prepared, whole[: settings.sweep_images], settings)
         placed = prepared.move(device)

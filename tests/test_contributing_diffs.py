@@ -55,6 +55,7 @@ def test_every_section_has_its_diff():
     assert list(DIFFS) == [
         "snows_core/masks/saliency.py",
         "snows_core/methods/scaled.py",
+        "snows_core/methods/taylor.py",
         "snows_core/zoo/registry.py",
         "notebooks/08_small_weights.ipynb",
     ]
@@ -92,6 +93,18 @@ def test_the_method_is_one_file_and_one_line_and_never_worse_than_no_refit(check
         "scaled, plain = (METHODS[name](RECIPES['fast'], 0).solve(problem) for name in ('scaled', 'none'))\n"
         "assert scaled.statistics.loss_end < plain.statistics.loss_end\n"
         "assert torch.equal(scaled.weight != 0, problem.masked != 0)",
+    )
+
+
+def test_the_method_of_the_whole_network_is_one_file_and_one_line(checkout):
+    apply(checkout, "snows_core/methods/taylor.py")
+    run(
+        checkout,
+        "import torch, snows_core as snows\n"
+        "from toys import small_resnet\n"
+        "images = torch.randn(8, 3, 8, 8)\n"
+        "result = snows.prune(small_resnet(), images, pattern='global:0.5', mask='taylor', update='none', k=0)\n"
+        "assert abs(result.sparsity - 0.5) < 0.01 and result.manifest['gradients'] == {'images': 8, 'rows': 8}",
     )
 
 

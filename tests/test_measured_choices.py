@@ -40,7 +40,7 @@ CHOICES = {
         "JUDGED": 128,
     },
     "sweep.moving_masks": {"EVERY": 20, "FROZEN": 0.5, "WORTH": 0.2},
-    "sweep.prepare": {"PRODUCTS_BETWEEN": 4},
+    "sweep.layer_steps": {"PRODUCTS_BETWEEN": 4},
     "sweep.refine": {"FEW": 64, "LOOK": 10, "SETTLED": 0.5},
     "sweep.refine_adam": {"RATE": 5e-3, "SMALLEST": 1e-2},
     "sweep.refine_natural": {

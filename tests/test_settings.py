@@ -269,6 +269,7 @@ DEFAULTS = {
     "stage_k": None,
     "mask": None,
     "update": "snows",
+    "labels": None,
     "permute": None,
     "layers": None,
     "exclude": None,
@@ -314,15 +315,16 @@ def test_every_setting_but_tensors_is_an_option_of_the_commands(command):
     names = {"max_images": "images", "progress": "quiet"}
     shown = inspect.signature(command).parameters
     for name, setting in SETTINGS.items():
-        if name == "masks":
+        if name in ("masks", "labels"):
             assert name not in shown
             continue
         parameter = shown[names.get(name, name)]
         assert parameter.default in (setting.default, None, False)
         if name != "progress":
             assert get_args(parameter.annotation)[1].help.startswith(setting.metadata["help"])
-    written = {"model", "out", "data", "data_root", "weights", "overwrite", "settings"}
-    assert set(shown) - written == {names.get(name, name) for name in SETTINGS} - {"masks"}
+    written = {"model", "out", "data", "data_root", "weights", "num_classes", "overwrite", "settings"}
+    written |= {"test_images", "workers"}
+    assert set(shown) - written == {names.get(name, name) for name in SETTINGS} - {"masks", "labels"}
 
 
 def test_settings_run_as_keywords_and_may_be_read_twice():
@@ -343,6 +345,11 @@ def test_settings_run_as_keywords_and_may_be_read_twice():
         ({"recipe": "quick"}, r"^recipe: got 'quick'; expected one of"),
         ({"mask": 3}, r"^mask: got 3; expected the name of a method"),
         ({"update": " "}, r"^update: got ' '; expected the name of a method"),
+        ({"labels": 3}, r"^labels: got int; expected one class index >= 0 for each calibration image\.$"),
+        ({"labels": "012"}, r"^labels: got str; expected one class index"),
+        ({"labels": [0, -1]}, r"^labels: got -1 among them; expected one class index >= 0 for each calibration image"),
+        ({"labels": torch.eye(2)}, r"^labels: got \[1\.0, 0\.0\] among them; .*argmax\(1\)"),
+        ({"labels": [True]}, r"^labels: got True among them"),
         ({"max_images": 0}, r"^max_images: got 0; expected an integer >= 1 or None\.$"),
         ({"max_images": 2.5}, r"^max_images: got 2\.5; expected an integer >= 1 or None\.$"),
         ({"max_memory": 1e3}, r"^max_memory: got 1000\.0; expected bytes .*Bytes below 1e6 cannot be meant\."),

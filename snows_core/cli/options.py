@@ -203,7 +203,7 @@ _TYPED: dict[str, Any] = {
     "progress": Quiet,
 }
 _SHELL_NAMES = {"max_images": "images", "progress": "quiet"}
-_ONLY_IN_PYTHON = ("masks",)  # tensors
+_ONLY_IN_PYTHON = ("masks", "labels")  # tensors
 _Set = Annotated[
     list[str] | None,
     typer.Option(

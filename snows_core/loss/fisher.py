@@ -18,15 +18,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, fx
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
-from snows_core.activations.cache import run_keeping
 from snows_core.devices import batch_bytes
 from snows_core.loss.curvature import random_signs
 from snows_core.loss.graph_bytes import saved_bytes
-from snows_core.loss.scores import read_scores
-from snows_core.network.graph import Network, Values
+from snows_core.loss.logits import free_copies, network_scores
+from snows_core.network.graph import Network
 
 TOGETHER = 8  # images whose gradients are squared as one: fewer are less noisy, more are faster
 WHO = "saliency 'fisher'"  # for messages
@@ -53,13 +51,12 @@ def diagonal_fisher(
     device = next(network.module.parameters()).device
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with saved_bytes(network) as storages:
-        _logits(network, images[:1].to(device), _free(weights))
+        network_scores(network, images[:1].to(device), free_copies(weights), WHO)
     together = max(1, min(TOGETHER, int(batch_bytes(device) / max(1, sum(storages.values())))))
     for x in torch.split(images, together):
-        x, free = x.to(device), _free(weights)
-        with torch.no_grad():
-            dense = _logits(network, x, {}).softmax(1)  # (n, classes, *positions)
-        logits = _logits(network, x, free)
+        x, free = x.to(device), free_copies(weights)
+        dense = network_scores(network, x, {}, WHO).logits.softmax(1)  # (n, classes, *positions)
+        logits = network_scores(network, x, free, WHO).logits
         for probe in range(1, probes + 1):
             signal = output_signal(dense, logits.detach().softmax(1), generator)
             found = torch.autograd.grad(logits, list(free.values()), signal, retain_graph=probe < probes)
@@ -79,16 +76,3 @@ def output_signal(dense: Tensor, own: Tensor, generator: torch.Generator) -> Ten
     drawn = dense.sqrt() * random_signs(dense, generator)
     drawn = drawn - dense * drawn.sum(1, keepdim=True)  # B e
     return drawn + (dense - own) * random_signs(dense[:, :1], generator)
-
-
-def _free(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: weight.detach().clone().requires_grad_(True) for name, weight in weights.items()}
-
-
-def _logits(network: Network, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-    """Run the whole network; return logits (n, classes, *positions), followed by autograd where weights are free."""
-    values: Values = {network.image: x}
-    answers = [leaf for leaf in pytree.tree_leaves(network.output) if isinstance(leaf, fx.Node)]
-    with torch.set_grad_enabled(bool(weights)):
-        run_keeping(network, network.nodes[1:], values, answers, weights)
-        return read_scores(fx.map_arg(network.output, values.__getitem__), len(x), WHO).logits

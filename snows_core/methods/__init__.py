@@ -1,13 +1,21 @@
-"""How one layer is solved: the methods by name, and the interface between them and the sweep."""
+"""How layers are solved: the methods by name, of one layer or the whole network, and their interface to the sweep."""
 
 from snows_core.methods.adaprune import AdaPrune
 from snows_core.methods.alps import Alps
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.between import BetweenStages
+from snows_core.methods.cap import CorrelationAware
+from snows_core.methods.cbs import CombinatorialSurgeon
+from snows_core.methods.chita import Chita
+from snows_core.methods.given_weights import GivenWeights
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
+from snows_core.methods.mfac import MatrixFree
 from snows_core.methods.nettrim import NetTrim
+from snows_core.methods.network_method import NetworkMethod, NetworkSolution
+from snows_core.methods.network_problem import NetworkProblem
 from snows_core.methods.obc import ExactObs
+from snows_core.methods.obd import OptimalBrainDamage
 from snows_core.methods.obs import LayerwiseObs
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
@@ -16,6 +24,7 @@ from snows_core.methods.sparsegpt import SparseGpt
 from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
+from snows_core.methods.woodfisher import WoodFisher
 
 METHODS: dict[str, type[LayerMethod]] = {
     "adaprune": AdaPrune,
@@ -32,11 +41,23 @@ METHODS: dict[str, type[LayerMethod]] = {
 }
 """Name to every layer-wise method; each is a ``mask=``, an ``update=``, or both."""
 
+NETWORK_METHODS: dict[str, type[NetworkMethod]] = {
+    "cap": CorrelationAware,
+    "cbs": CombinatorialSurgeon,
+    "chita": Chita,
+    "mfac": MatrixFree,
+    "obd": OptimalBrainDamage,
+    "woodfisher": WoodFisher,
+}
+"""Name to every method that looks at the whole network; each is a ``mask=``, and most are an ``update=``, too."""
+
 __all__ = [
     "METHODS",
+    "NETWORK_METHODS",
     "SCORE_TERMS",
     "BetweenStages",
     "Budget",
+    "GivenWeights",
     "LayerMethod",
     "LayerProblem",
     "LayerSolution",
@@ -44,5 +65,8 @@ __all__ = [
     "LayerValues",
     "MeasureLosses",
     "Needs",
+    "NetworkMethod",
+    "NetworkProblem",
+    "NetworkSolution",
     "Scoring",
 ]

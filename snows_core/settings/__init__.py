@@ -1,7 +1,7 @@
 """What a user may choose: the settings of a run, the two recipes, and how functions show them."""
 
 from snows_core.settings.effort import EFFORTS, REFINE_BATCH, Effort, get_effort
-from snows_core.settings.prune_settings import JointSolver, K, PruneSettings, read_k
+from snows_core.settings.prune_settings import JointSolver, PruneSettings
 from snows_core.settings.recipe import (
     CHOICES,
     RECIPES,
@@ -24,7 +24,7 @@ from snows_core.settings.types import (
     SparsityPattern,
     Stages,
 )
-from snows_core.settings.values import LEAST_BYTES, read_max_memory
+from snows_core.settings.values import LEAST_BYTES, K, read_k, read_max_memory
 
 __all__ = [
     "ALLOCATIONS",

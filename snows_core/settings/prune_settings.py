@@ -6,31 +6,30 @@ options of them, and manifests record them. Nothing here needs PyTorch, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from snows_core.errors import closest, integer, invalid_argument, switch
 from snows_core.settings.effort import get_effort
 from snows_core.settings.recipe import Recipe, get_recipe
-from snows_core.settings.types import (
-    ALLOCATIONS,
-    Augment,
-    LayerChoice,
-    Saliency,
-    Sparsities,
-    SparsityPattern,
-    Stages,
+from snows_core.settings.types import ALLOCATIONS, Augment, LayerChoice, Saliency, Sparsities, SparsityPattern, Stages
+from snows_core.settings.values import (
+    DEFAULT_K,
+    K,
+    read_k,
+    read_labels,
+    read_max_memory,
+    read_stages,
+    recorded,
+    recorded_stage,
+    repeatable,
 )
-from snows_core.settings.values import read_max_memory, read_stages, recorded, recorded_stage, repeatable
 
 if TYPE_CHECKING:  # types of arguments, which only PyTorch can check
     import torch
     from torch import Tensor, nn
 
-
-K = int | Literal["auto"]
-"""How many operations behind a layer its loss sees; "auto" chooses for each layer."""
 
 JointSolver = Literal["natural", "newton", "adam"]
 """What takes the steps of joint refinement."""
@@ -72,7 +71,7 @@ class PruneSettings:
         ),
     )
     k: K = field(
-        default=5,
+        default=DEFAULT_K,
         metadata=_meaning(
             "Operations behind a layer that its loss sees; 0 is layer-wise least squares; auto chooses per layer.",
             '"auto" goes by gain per cost (:mod:`snows_core.methods.choose_k`); None is the default.',
@@ -131,11 +130,19 @@ class PruneSettings:
     mask: str | None = field(
         default=None,
         metadata=_meaning(
-            "What chooses masks: magnitude; swaps, which improves them; wanda, obs, obc, sparsegpt, alps, nettrim.",
+            "What chooses masks: magnitude; swaps, which improves them; wanda, obs, obc, sparsegpt, alps, nettrim; of"
+            " the whole network obd, woodfisher, mfac, cbs, chita, cap.",
             "None leaves it to ``effort``: swaps for N:M masks of magnitude (:mod:`snows_core.solvers.swaps`).",
         ),
     )
     update: str = field(default="snows", metadata=_meaning("Method that re-fits the kept weights of a layer."))
+    labels: Sequence[int] | Tensor | None = field(
+        default=None,
+        metadata=_meaning(
+            "Classes of the calibration images, for methods that take gradients of the loss.",
+            "One whole number an image, in the order of ``images``. Default: drawn from the dense network's softmax.",
+        ),
+    )
     permute: bool | None = field(
         default=None,
         metadata=_meaning(
@@ -239,6 +246,7 @@ class PruneSettings:
                 continue
             if not isinstance(value, str) or not value.strip():
                 raise invalid_argument(name, repr(value), "the name of a method")
+        self._keep("labels", read_labels(self.labels))
         if self.permute is not None:
             self._keep("permute", switch("permute", self.permute))
         for name in ("layers", "exclude", "leaf_modules"):
@@ -277,29 +285,10 @@ class PruneSettings:
         special = {
             "pattern": "given masks" if given else str(self.pattern),
             "masks": "given" if given else None,
+            "labels": None if self.labels is None else "given",
             "recipe": asdict(get_recipe(self.recipe)),
             "stages": [recorded_stage(stage) for stage in self.stages]
             if isinstance(self.stages, tuple)
             else self.stages,
         }
         return {f.name: special[f.name] if f.name in special else recorded(getattr(self, f.name)) for f in fields(self)}
-
-
-def read_k(k: K | None) -> K:
-    """Check K.
-
-    Args:
-        k: an integer >= 0, "auto", or None for the default.
-
-    Returns:
-        K.
-
-    Raises:
-        SnowsError: when it is neither an integer >= 0 nor "auto".
-
-    >>> read_k(None), read_k("auto")
-    (5, 'auto')
-    """
-    if k is None:
-        return PruneSettings.k
-    return "auto" if k == "auto" else integer("k", k, otherwise=', or "auto". k=0 is layer-wise least squares')

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from snows_core.errors import integer, invalid_argument, plain
 
+K = int | Literal["auto"]
+"""How many operations behind a layer its loss sees; "auto" chooses for each layer."""
+
+DEFAULT_K = 5
 LEAST_BYTES = 1e6
 """Fewer bytes are no memory bound that anybody means."""
+
+
+def read_k(k: K | None) -> K:
+    """Check K.
+
+    Args:
+        k: an integer >= 0, "auto", or None for the default.
+
+    Returns:
+        K.
+
+    Raises:
+        SnowsError: when it is neither an integer >= 0 nor "auto".
+
+    >>> read_k(None), read_k("auto")
+    (5, 'auto')
+    """
+    if k is None:
+        return DEFAULT_K
+    return "auto" if k == "auto" else integer("k", k, otherwise=', or "auto". k=0 is layer-wise least squares')
 
 
 def read_max_memory(max_memory: float | None) -> float | None:
@@ -48,6 +72,33 @@ def read_stages(stages: Any) -> Any:
         return tuple(plain(stage) for stage in stages)
     text = isinstance(stages, str) and stages.strip().isascii() and stages.strip().isdecimal()
     return integer("stages", int(stages) if text else stages, 1, "a number of stages", ", or a list of patterns")
+
+
+def read_labels(labels: Any) -> tuple[int, ...] | None:
+    """Check classes of images.
+
+    Args:
+        labels: whole numbers, in a tensor or array (N,), or any sequence of them; None for none.
+
+    Returns:
+        Python's own integers, or None.
+
+    Raises:
+        SnowsError: on anything else, and on numbers below 0.
+
+    >>> read_labels([3, 0])
+    (3, 0)
+    """
+    if labels is None:
+        return None
+    listed = labels.tolist() if hasattr(labels, "tolist") else labels
+    expected, fix = "one class index >= 0 for each calibration image", "One-hot labels become indices by argmax(1)."
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        raise invalid_argument("labels", type(labels).__name__, expected)
+    for label in map(plain, listed):
+        if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+            raise invalid_argument("labels", f"{label!r:.40} among them", expected, fix)
+    return tuple(plain(label) for label in listed)
 
 
 def recorded_stage(stage: Any) -> Any:

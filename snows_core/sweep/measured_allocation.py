@@ -46,8 +46,8 @@ def measured(prepared: Prepared, images: Tensor, settings: PruneSettings) -> Pre
     Args:
         prepared: network and layers, on the device of the run.
         images: calibration images in random order (N, C, H, W); the last of those read judge.
-        settings: of the run; its pattern is an overall sparsity. Where its saliency looks at images, magnitudes stand
-            in for it while candidates are compared.
+        settings: of the run; its pattern is an overall sparsity. Where its saliency or mask looks at images, magnitudes
+            stand in for them while candidates are compared.
 
     Returns:
         The same with masks and schedule of those sparsities, and a record of every candidate.
@@ -56,7 +56,7 @@ def measured(prepared: Prepared, images: Tensor, settings: PruneSettings) -> Pre
         KeyboardInterrupt: on Ctrl-C: there is nothing to keep yet.
     """
     pattern = _with_cap(parse_pattern(settings.pattern))
-    asked, settings = settings, replace(settings, saliency=stand_in(settings))
+    asked, settings = settings, replace(settings, saliency=stand_in(settings), mask="magnitude", update="layerwise")
     held = min(JUDGED, len(images) // 4)
     fitted = images[: min(FITTED, len(images) - held)]
     judges = images[len(images) - held :] if held else fitted

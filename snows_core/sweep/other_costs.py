@@ -1,4 +1,4 @@
-"""What a run costs beside its sweeps: joint refinement, a Fisher, sparsities that are measured."""
+"""What a run costs beside its sweeps: joint refinement, a Fisher, gradients, sparsities that are measured."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from snows_core.settings import PruneSettings, get_recipe
 from snows_core.sweep.joint_problem import JointOptions
 from snows_core.sweep.measured_allocation import FINALISTS, FITTED, MIXED, POWERS, TRIED
 from snows_core.sweep.memory import shortest
+from snows_core.sweep.network_steps import NetworkSteps
 from snows_core.sweep.prepare import Prepared
 from snows_core.sweep.refine import LOOKS_SHARE, SOLVERS, Pair, joint_problem
 from snows_core.sweep.refine_natural import REFRESH
@@ -99,6 +100,27 @@ def fisher_cost(network: Network, layers: Sequence[PrunableLayer], images: Tenso
     seconds = shortest(lambda: diagonal_fisher(network, weights, images, generator), 1, images.device)
     state = sum(weight.numel() * weight.element_size() for weight in weights.values())
     return {"seconds": seconds * count / len(images), "graph_bytes": 0.0, "peak_bytes": 3.0 * state}
+
+
+def gradients_cost(whole: NetworkSteps, images: Tensor, count: int, stages: int) -> Cost:
+    """Time the gradients of a method that looks at the whole network, on a few images.
+
+    Args:
+        whole: the methods, with these images.
+        images: a few examples.
+        count: images that are read in a stage.
+        stages: how many there are.
+
+    Returns:
+        The cost of it: two times the bytes of the gradients, as methods hold a working copy.
+    """
+    seconds = shortest(whole.look, 1, images.device)
+    state = sum(weight.numel() * weight.element_size() for weight in whole.dense.values())
+    return {
+        "seconds": seconds * stages * count / len(images),
+        "graph_bytes": 0.0,
+        "peak_bytes": 2.0 * min(whole.room, float(state * count)),
+    }
 
 
 def allocation_cost(prepared: Prepared, settings: PruneSettings, images: Tensor, count: int, budget: float) -> Cost:

@@ -10,27 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.activations.calibration import first_images
-from snows_core.errors import SnowsError, closest, invalid_argument
-from snows_core.masks.patterns import NM, Masks, Pattern, Unstructured, masks_for, parse_pattern
+from snows_core.errors import SnowsError, invalid_argument
+from snows_core.masks.patterns import NM, Masks, Pattern, masks_for, parse_pattern
 from snows_core.masks.saliency import check_name
 from snows_core.masks.schedule import most_stages, schedule
-from snows_core.methods import METHODS, BetweenStages
-from snows_core.methods.base import LayerMethod
 from snows_core.network.copies import unwrap
 from snows_core.network.graph import Network
-from snows_core.settings import PruneSettings, Recipe, get_effort, get_recipe, settings_of
+from snows_core.settings import PruneSettings, get_effort, get_recipe, settings_of
 from snows_core.sweep.choose_masks import choose_masks, read_masks
 from snows_core.sweep.image_scores import stand_in
 from snows_core.sweep.layer_budgets import allocation_record, budgeted, check_allocation
+from snows_core.sweep.layer_steps import layer_steps
 from snows_core.sweep.permute import Permutation, check_permute, permuted
 from snows_core.sweep.refine import check_refinable
 from snows_core.sweep.select import LayerSelection, PrunableLayer, select_layers
-from snows_core.sweep.sweep import LayerSteps
-
-LEAST_SQUARES = ("snows", "layerwise")  # updates that are least squares at K = 0
-# Curvature products of the one Newton step that a layer takes between two stages: what these weights are for is the
-# choice of a mask, which more products hardly change (figures/steps).
-PRODUCTS_BETWEEN = 4
 
 
 @dataclass(frozen=True)
@@ -222,55 +215,3 @@ def stages_of(settings: PruneSettings) -> tuple[Pattern, ...]:
         fix = "Masks that are given are the same in every stage: leave stages out."
         raise invalid_argument("stages", f"{settings.stages!r} with masks=", "one stage beside given masks", fix)
     return schedule(pattern, settings.stages or 1)
-
-
-def layer_steps(settings: PruneSettings) -> LayerSteps:
-    """Return what is done with each layer, by the names of its methods.
-
-    Args:
-        settings: what the caller asked for; ``mask`` is "magnitude" for masks that are made, or given, before the
-            sweep, else a method that chooses masks; ``update`` is a method that re-fits weights.
-
-    Returns:
-        The methods; one object where both are the same.
-
-    Raises:
-        SnowsError: on an unknown name, or a method that does not do what is asked of it.
-    """
-    mask, update = settings.mask or "magnitude", settings.update
-    choosers = [name for name, method in METHODS.items() if method.chooses_masks]
-    updates = [name for name, method in METHODS.items() if method.updates_weights]
-    recipe, k = get_recipe(settings.recipe), settings.k
-    if update not in updates:
-        raise invalid_argument("update", repr(update), f"one of {updates}", closest(update, updates))
-    fitted = METHODS[update](recipe, k)
-    between = _between(update, recipe, settings.stage_k or 0)
-    if mask == "magnitude":
-        return LayerSteps(fitted, between=between)
-    if mask not in choosers:
-        known = ["magnitude", *choosers]
-        raise invalid_argument("mask", repr(mask), f"one of {known}", closest(mask, known))
-    improves = METHODS[mask].improves_masks
-    if settings.masks is not None and not improves:
-        raise invalid_argument("mask", repr(mask), "no masks= beside it", "Masks are either given or chosen.")
-    pattern = parse_pattern(settings.pattern)
-    of_one_layer = improves or settings.allocation is not None
-    if isinstance(pattern, Unstructured) and pattern.scope == "global" and not of_one_layer:
-        fix = f"For instance pattern={pattern.sparsity:g}: the same share in every layer."
-        raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", "a pattern of one layer", fix)
-    if isinstance(pattern, NM) and not METHODS[mask].chooses_groups:
-        able = ["magnitude", *(name for name in choosers if METHODS[name].chooses_groups)]
-        fix = f"Of methods that choose masks, {able} know N:M."
-        raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", "a pattern without groups", fix)
-    return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), pattern, between)
-
-
-def _between(update: str, recipe: Recipe, k: int) -> LayerMethod:
-    """Return the method that re-fits weights between two stages."""
-    if k == 0 and update in LEAST_SQUARES:
-        return BetweenStages(recipe, 0)
-    if not recipe.mini_batches:
-        newton = recipe.newton
-        products = min(newton.cg_iterations, PRODUCTS_BETWEEN)
-        recipe = replace(recipe, newton=replace(newton, steps=min(newton.steps, 1), cg_iterations=products))
-    return METHODS[update](recipe, k)

@@ -13,11 +13,14 @@ from typing import Any
 
 from torch import Tensor
 
+from snows_core.errors import invalid_argument
 from snows_core.masks.patterns import Masks, PerLayer
+from snows_core.methods import GivenWeights
 from snows_core.methods.base import LayerSolution
 from snows_core.settings import PruneSettings
 from snows_core.sweep.choose_masks import stage_masks
 from snows_core.sweep.image_scores import ImageScores, needs_images
+from snows_core.sweep.network_steps import chooses_network_masks, network_steps
 from snows_core.sweep.prepare import Prepared
 from snows_core.sweep.sweep import LayerSteps, Sweep
 
@@ -46,11 +49,11 @@ class StagedSweep:
 
     Args:
         prepared: network and layers.
-        masks: of the only stage, by layer name, on the device of the run; with several stages, or scores that look at
-            images, each stage makes its own.
+        masks: of the only stage, by layer name, on the device of the run; with several stages, or masks that are made
+            from images, each stage makes its own.
         steps: what is done with each layer.
         images: calibration images (N, C, H, W); the sweeps see as many of the first as ``settings.sweep_images`` says.
-        settings: schedule, memory, seed and so on.
+        settings: schedule, memory, seed and so on; labels in the order of the images.
 
     Attributes:
         solutions: what became of each layer so far; costs are those of all stages.
@@ -58,6 +61,7 @@ class StagedSweep:
         solved, pending: see :class:`Reached`.
         interrupted: whether Ctrl-C ended the run.
         sweep: the last one begun.
+        whole: methods that look at the whole network; None where there is none.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class StagedSweep:
         self._scores: ImageScores | None = None
         if needs_images(settings):
             self._scores = ImageScores(prepared.network, prepared.layers, images[: settings.sweep_images], settings)
+        self.whole = network_steps(prepared, images[: settings.sweep_images], settings)
+        self._from_images = self._scores is not None or chooses_network_masks(settings)
 
     @property
     def where(self) -> str:
@@ -87,8 +93,15 @@ class StagedSweep:
 
         Args:
             reached: where an earlier, interrupted run ended.
+
+        Raises:
+            SnowsError: where it ended inside a stage whose weights are not there to begin with any more.
         """
         reached = Reached() if reached is None else reached
+        if reached.stage > 1 and reached.solved and isinstance(self.steps.update, GivenWeights):
+            got = f"a result inside stage {reached.stage}, with update={self.settings.update!r}"
+            expected = "one between two stages, or of the first: this method begins with all weights of the one before"
+            raise invalid_argument("resume", got, expected, "Run it anew, without resume.")
         self.solutions, self.records = dict(reached.solutions), list(reached.records)
         for number in range(reached.stage, len(self.prepared.schedule) + 1):
             known = {name: self.solutions[name] for name in reached.solved} if number == reached.stage else {}
@@ -112,11 +125,13 @@ class StagedSweep:
 
     def stage_masks(self, number: int) -> Masks:
         """Return the masks of a stage, whose weights before are known; those of the only one may be there already."""
-        if len(self.prepared.schedule) == 1 and self._scores is None:
+        if len(self.prepared.schedule) == 1 and not self._from_images:
             return dict(self.masks)
         prepared, settings = self.prepared, self.settings
         weights = {name: done.weight for name, done in self.solutions.items()}
         pattern, saliency = prepared.schedule[number - 1], settings.saliency
+        if self.whole is not None and chooses_network_masks(settings):
+            return self.whole.masks(pattern, weights)
         if self._scores is not None:
             scores = self._scores.at(weights)
             saliency = lambda name, _: scores[name]  # noqa: E731
@@ -129,6 +144,8 @@ class StagedSweep:
         last = number == len(self.prepared.schedule)
         steps = self.steps.of_stage(self.prepared.schedule[number - 1], last)
         before = {name: done.weight for name, done in self.solutions.items()} if number > 1 else {}
+        if self.whole is not None and isinstance(steps.update, GivenWeights):
+            steps.update.weights = self.whole.weights(self.prepared.schedule[number - 1], before, masks)
         if not last and self._between is not None:
             self._between = self._between.again(masks, before, steps)
             return self._between
@@ -154,7 +171,7 @@ class StagedSweep:
             fresh = name not in known
             self.solutions[name] = _with_costs(solution, self.solutions.get(name)) if fresh else solution
         self.solved = frozenset(done)
-        if self.interrupted and (count > 1 or self._scores is not None):
+        if self.interrupted and (count > 1 or self._from_images):
             self.pending = {name: mask for name, mask in masks.items() if name not in done}
 
     def _record(self, number: int, done: Mapping[str, LayerSolution], seconds: float) -> Mapping[str, Any]:

@@ -17,8 +17,8 @@ from snows_core.network import Network
 from snows_core.settings import PruneSettings, get_recipe
 from snows_core.solvers.row_factors import full_factor_bytes
 from snows_core.sweep.choose_masks import choose_masks
+from snows_core.sweep.layer_steps import layer_steps
 from snows_core.sweep.memory import MemoryPlan
-from snows_core.sweep.prepare import layer_steps
 from snows_core.sweep.select import select_layers
 from snows_core.sweep.sweep import Sweep
 

@@ -1,0 +1,123 @@
+"""The whole network to be pruned, and what a method that looks at all of it may ask about it, lazily and once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from snows_core.devices import widest
+from snows_core.loss.gradients import check_labels, drawn_labels, gradient_rows
+from snows_core.loss.joint_curvature import FlatState
+from snows_core.masks.patterns import Masks, Pattern, masks_for
+from snows_core.network.graph import Network
+
+DAMPENING = 0.1  # of an empirical Fisher, relative to the mean of its diagonal; the papers' 1e-5 is absolute
+
+
+@dataclass
+class NetworkProblem:
+    """All layers to be pruned, as one vector of weights (p,) where a method wants it so.
+
+    Attributes:
+        network: the traced network, dense weights.
+        names: layer name to parameter name of the layers to be pruned, in execution order.
+        images: calibration images (N, C, H, W), anywhere.
+        pattern: the sparsity pattern.
+        seed: of drawn labels, random signs, and lots among equal scores.
+        labels: classes of the images (N,); None to draw them from the dense network's softmax.
+        before: layer name to the weight after the stage before; a layer that is not there has its dense one.
+        room: bytes that the gradients may take.
+    """
+
+    network: Network
+    names: Mapping[str, str]
+    images: Tensor
+    pattern: Pattern
+    seed: int
+    labels: Tensor | None
+    before: Mapping[str, Tensor]
+    room: float
+
+    @cached_property
+    def dense(self) -> dict[str, Tensor]:
+        """Layer name to dense weight."""
+        return {layer: self.network.module.get_parameter(name).detach() for layer, name in self.names.items()}
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Layer name to the weight that chooses a mask: after the stage before, or the dense one in the first."""
+        return {layer: self.before.get(layer, weight) for layer, weight in self.dense.items()}
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The same weights by parameter name."""
+        return {self.names[layer]: weight for layer, weight in self.weights.items()}
+
+    @property
+    def sizes(self) -> list[int]:
+        """Weights of each layer."""
+        return [weight.numel() for weight in self.weights.values()]
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Source of random signs and drawn labels, the same whenever it is asked for."""
+        return torch.Generator().manual_seed(self.seed)
+
+    @cached_property
+    def _flat(self) -> FlatState:
+        return FlatState(self.weights, {})
+
+    def vector(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return tensors by layer name, of the weights' shapes, as one vector (p,)."""
+        return torch.cat([tensors[layer].flatten() for layer in self.weights])
+
+    def by_layer(self, vector: Tensor) -> dict[str, Tensor]:
+        """Return a vector (p,) of weights by layer name, in their shapes and memory layout."""
+        return self._flat.state(vector)
+
+    def masks(self, scores: Tensor) -> Masks:
+        """Return the masks that the pattern makes of a vector of scores (p,), none of them negative.
+
+        What is zero in the dense network stays so.
+
+        Raises:
+            SnowsError: on scores that are not finite.
+        """
+        parts = zip(self.weights, torch.split(scores, self.sizes), strict=True)
+        shaped = {layer: part.view(self.weights[layer].shape) for layer, part in parts}
+        asked = {layer: score.masked_fill(self.dense[layer] == 0, -1.0) for layer, score in shaped.items()}
+        made = masks_for(asked, self.pattern, lambda _, score: score, self.seed)
+        return {layer: mask & (self.dense[layer] != 0) for layer, mask in made.items()}
+
+    @cached_property
+    def gradients(self) -> Tensor:
+        """Gradients at the current weights (m, p), one row an image, or a mini-batch where the room asks for that.
+
+        Raises:
+            SnowsError: on labels that are no classes, or a network that gives no logits.
+        """
+        images, like = self.images, next(iter(self.weights.values()))
+        most = max(1, int(self.room // (sum(self.sizes) * like.element_size())))
+        if self.labels is None:
+            labels = drawn_labels(self.network, images, self.generator)
+        else:
+            labels = check_labels(self.network, images, self.labels)
+        rows = gradient_rows(self.network, self.parameters, images, labels, most)
+        if len(rows) < len(images):
+            warnings.warn(
+                f"max_memory: gradients of {len(images)} images do not fit; {len(rows)} of mini-batches stand for them",
+                stacklevel=2,
+            )
+        return rows
+
+    @cached_property
+    def damping(self) -> float:
+        """What is added to the diagonal of the empirical Fisher ``G' G / m``."""
+        precise = widest(self.gradients.device)
+        mean = torch.stack([row.to(precise).square().mean() for row in self.gradients]).mean()
+        return max(DAMPENING * float(mean), torch.finfo(self.gradients.dtype).tiny)
