@@ -140,7 +140,7 @@ def test_labels_follow_their_images_through_the_shuffling():
         ({"labels": [0] * 10, "mask": None}, r"^labels: got 10 labels with mask='magnitude'.*\['cap', 'cbs', 'chita'"),
         (
             {"mask": "cbs", "pattern": "2:4"},
-            r"^mask: got 'cbs' with the pattern 2:4; expected a pattern without groups.*'cap', 'chita', 'mfac', .*know N:M",
+            r"^mask: got 'cbs' with the pattern 2:4; expected a pattern without groups.*'chita', .*know N:M",
         ),
         (
             {"mask": "wanda", "update": "chita"},
