@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
+    from snows_core.methods import methods
     from snows_core.provenance import provenance, versions
     from snows_core.prune import make_masks, prune
     from snows_core.result import PruneResult, apply_masks, load
@@ -51,6 +52,7 @@ __all__ = [
     "load",
     "make_masks",
     "match_variances",
+    "methods",
     "permute_channels",
     "provenance",
     "prune",
@@ -76,6 +78,7 @@ _PLACES = {
     "load": "result",
     "make_masks": "prune",
     "match_variances": "sweep.corrections",
+    "methods": "methods",
     "permute_channels": "sweep.permute",
     "provenance": "provenance",
     "prune": "prune",

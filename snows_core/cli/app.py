@@ -253,6 +253,15 @@ def experiments_command() -> None:
     typer.echo(table(experiments_frame()))
 
 
+@app.command("methods", epilog=example("snows methods"))
+@guarded
+def methods_command() -> None:
+    """List the methods that choose masks and re-fit weights, with paper, cost and limits."""
+    from snows_core.cli.commands import methods_text
+
+    typer.echo(methods_text())
+
+
 def main() -> None:
     """Run the command line; the console script `snows`."""
     app()

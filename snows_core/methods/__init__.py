@@ -1,5 +1,10 @@
 """How one layer is solved: the methods by name, and the interface between them and the sweep."""
 
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
 from snows_core.methods.adaprune import AdaPrune
 from snows_core.methods.alps import Alps
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
@@ -9,6 +14,7 @@ from snows_core.methods.measure import MeasureLosses
 from snows_core.methods.nettrim import NetTrim
 from snows_core.methods.obc import ExactObs
 from snows_core.methods.obs import LayerwiseObs
+from snows_core.methods.origin import MAGNITUDE, Origin, gives
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
@@ -16,6 +22,9 @@ from snows_core.methods.sparsegpt import SparseGpt
 from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METHODS: dict[str, type[LayerMethod]] = {
     "adaprune": AdaPrune,
@@ -44,5 +53,27 @@ __all__ = [
     "LayerValues",
     "MeasureLosses",
     "Needs",
+    "Origin",
     "Scoring",
+    "methods",
 ]
+
+
+def methods() -> pd.DataFrame:
+    """Return what there is to choose masks and to re-fit weights by.
+
+    Returns:
+        One row a method, by name, as ``mask=`` and ``update=`` of :func:`snows_core.prune.prune` and the command line
+        take it: gives ("mask" for ``mask=``, "weights" for ``update=``, or both), paper, year, needs, cost (in the
+        symbols of :mod:`snows_core.methods.origin`) and limits.
+
+    >>> print(methods().loc["sparsegpt", "gives"])
+    mask, weights
+    """
+    import pandas as pd
+
+    rows = {"magnitude": {"gives": gives(True, False), **asdict(MAGNITUDE)}}
+    for name, method in METHODS.items():
+        rows[name] = {"gives": gives(method.chooses_masks, method.updates_weights), **asdict(method.origin)}
+    table = pd.DataFrame.from_dict(rows, orient="index").sort_index()
+    return table.rename_axis("method")
