@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from snows_core.errors import SnowsError
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says the same
+    from snows_core.comparison.grid import compare
+    from snows_core.comparison.results import Comparison
     from snows_core.estimate import estimate
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.masks.patterns import NM, Unstructured
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NM",
+    "Comparison",
     "Metrics",
     "NewtonOptions",
     "PerLayer",
@@ -45,6 +48,7 @@ __all__ = [
     "SnowsError",
     "Unstructured",
     "apply_masks",
+    "compare",
     "estimate",
     "evaluate",
     "flip_and_shift",
@@ -63,6 +67,7 @@ __all__ = [
 # Public name to the module that defines it.
 _PLACES = {
     "NM": "masks.patterns",
+    "Comparison": "comparison.results",
     "Metrics": "evaluate",
     "NewtonOptions": "settings.recipe",
     "PruneResult": "result",
@@ -71,6 +76,7 @@ _PLACES = {
     "Recipe": "settings.recipe",
     "Unstructured": "masks.patterns",
     "apply_masks": "result",
+    "compare": "comparison.grid",
     "estimate": "estimate",
     "evaluate": "evaluate",
     "flip_and_shift": "sweep.refine",
