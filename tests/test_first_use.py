@@ -15,7 +15,7 @@ import pytest
 import snows_core
 
 HEAVY = ("torch", "timm", "torchvision", "pandas", "seaborn", "matplotlib", "sklearn", "numpy", "huggingface_hub")
-COMMANDS = ("prune", "evaluate", "estimate", "reproduce", "train", "experiments", "methods")
+COMMANDS = ("prune", "compare", "evaluate", "estimate", "reproduce", "train", "experiments", "methods")
 
 
 def python(code: str, **environment: str) -> str:

@@ -40,9 +40,9 @@ class Cell:
         return f"{self.pattern} {self.mask} {self.update}"
 
     @property
-    def methods(self) -> dict[str, str]:
-        """``mask=`` and ``update=`` of one sweep that does both."""
-        return {"mask": self.mask, "update": self.mask if self.update == OWN else self.update}
+    def method(self) -> str:
+        """The name of the method that re-fits the weights."""
+        return self.mask if self.update == OWN else self.update
 
 
 def known_masks() -> list[str]:
@@ -106,6 +106,23 @@ def read_patterns(patterns: Any) -> dict[str, Pattern]:
     return dict(zip(typed, read, strict=True))
 
 
+def check_grid(patterns: Any, masks: str | Sequence[str], updates: str | Sequence[str]) -> None:
+    """Refuse names that there are not, before any network is loaded; no patterns may still come.
+
+    Args:
+        patterns: see :func:`read_patterns`.
+        masks: see :func:`read_names`.
+        updates: likewise.
+
+    Raises:
+        SnowsError: as these two.
+    """
+    if patterns:
+        read_patterns(patterns)
+    read_names("masks", masks, known_masks())
+    read_names("updates", updates, known_updates())
+
+
 def _each_once(argument: str, names: list[str]) -> tuple[str, ...]:
     if not names:
         raise invalid_argument(argument, "none", "at least one")
@@ -130,7 +147,7 @@ def misfit(cell: Cell, pattern: Pattern, settings: PruneSettings) -> str:
     if cell.update == OWN and (cell.mask == MAGNITUDE or not METHODS[cell.mask].updates_weights):
         return f"{cell.mask} re-fits no weights"
     try:
-        layer_steps(replace(settings, pattern=pattern, **cell.methods))
+        layer_steps(replace(settings, pattern=pattern, mask=cell.mask, update=cell.method))
     except SnowsError as error:
         return str(error)
     return ""

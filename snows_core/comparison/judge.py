@@ -41,7 +41,8 @@ class Judge:
     def __init__(self, model: nn.Module, test: Any, device: torch.device | str | None = None) -> None:
         self.model, self.device = model, device
         pair = isinstance(test, tuple) and len(test) == 2
-        self.images, self.labels = test if pair else (test, None)
+        self.images: Any = test[0] if pair else test
+        self.labels: Any = test[1] if pair else None
         if isinstance(self.images, Iterator):
             fix = "Pass a tensor, a list of batches, or a DataLoader: every cell reads them anew."
             raise invalid_argument("test", f"a {type(test).__name__}, which is read once", "test images", fix)

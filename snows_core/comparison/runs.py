@@ -103,7 +103,7 @@ class SharedRuns:
             KeyboardInterrupt: after Ctrl-C.
         """
         if cell.update == OWN:
-            return self._swept(self._steps(**cell.methods), self.placed, str(cell))
+            return self._swept(self._steps(cell.mask, cell.method), self.placed, str(cell))
         fitting = self._steps(MAGNITUDE, cell.update)  # on masks that are there
         if cell.mask == MAGNITUDE:
             return self._swept(fitting, self.placed, str(cell))

@@ -75,5 +75,5 @@ def methods() -> pd.DataFrame:
     rows = {"magnitude": {"gives": gives(True, False), **asdict(MAGNITUDE)}}
     for name, method in METHODS.items():
         rows[name] = {"gives": gives(method.chooses_masks, method.updates_weights), **asdict(method.origin)}
-    table = pd.DataFrame.from_dict(rows, orient="index").sort_index()
-    return table.rename_axis("method")
+    table: pd.DataFrame = pd.DataFrame.from_dict(rows, orient="index").sort_index().rename_axis("method")
+    return table
