@@ -83,7 +83,7 @@ class Output:
         return done, runs
 
     def write(self, comparison: Comparison) -> None:
-        """Write a ``comparison``: tables, figures of each image, drawing; what is read to go on comes before the rest."""
+        """Write a ``comparison``: what is read to go on first, then tables and drawing."""
         folder = Path(self.folder)
         done = {cell: row for cell, row in comparison.rows.items() if row.status == DONE}
         tensors = {f"{cell}/{name}": values for cell, row in done.items() for name, values in row.values.items()}
