@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from spies import noted
 from torch import nn
 from toys import random_images, same, small_resnet
 
@@ -24,6 +25,7 @@ from snows_core.errors import SnowsError
 from snows_core.methods.snows import Snows
 from snows_core.methods.wanda import Wanda
 from snows_core.sweep.prepare import checked_settings
+from snows_core.sweep.sweep import Sweep
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 QUICK = {"effort": "quick", "k": 1, "progress": False}
@@ -52,21 +54,38 @@ def counted(monkeypatch, kind, name):
     return calls
 
 
-def test_every_cell_has_the_weights_of_single_runs(network, images):
+def runs_of(network, images, **options):
+    settings = checked_settings(snows.prune, update="none", mask="magnitude", **QUICK)
+    return SharedRuns(network, images, settings, **options)
+
+
+def test_every_cell_has_the_weights_of_a_single_run(network, images):
     patterns = read_patterns(["2:4", 0.5])
-    runs = SharedRuns(network, images, checked_settings(snows.prune, update="none", mask="magnitude", **QUICK))
+    runs = runs_of(network, images)
     for pattern, read in patterns.items():
         runs.begin(read)
-        for mask in ("magnitude", "wanda", "obs"):
-            masks = snows.prune(network, images, pattern, mask=mask, update="none", **QUICK).masks
+        for mask in ("magnitude", "wanda", "swaps", "obs"):
             for update in ("layerwise", "none", "snows"):
-                once = snows.prune(network, images, pattern, masks=masks, update=update, **QUICK)
+                once = snows.prune(network, images, pattern, mask=mask, update=update, **QUICK)
                 done = runs.run(Cell(pattern, mask, update))
                 assert same(runs.write(done).state_dict(), once.state), (pattern, mask, update)
                 assert done.figures["loss"] == once.report["loss_end"].sum()
                 assert done.figures["sparsity"] == pytest.approx(once.sparsity, abs=1e-12)
         own = snows.prune(network, images, pattern, mask="obs", update="obs", **QUICK)
         assert same(runs.write(runs.run(Cell(pattern, "obs", "own"))).state_dict(), own.state)
+
+
+@pytest.mark.parametrize("mask", ["wanda", "swaps", "obs"])
+def test_fixed_masks_are_those_of_the_dense_networks_inputs_and_re_fitted_as_given_ones(network, images, mask):
+    runs = runs_of(network, images, fixed_masks=True)
+    runs.begin(read_patterns("2:4")["2:4"])
+    for update in ("layerwise", "none", "snows"):
+        done = runs.run(Cell("2:4", mask, update))
+        once = snows.prune(network, images, "2:4", masks=done.masks, update=update, **QUICK)
+        assert same(runs.write(done).state_dict(), once.state), update
+    for name, chosen in done.masks.items():  # where a layer alone is pruned, its input is the dense network's
+        alone = snows.prune(network, images, "2:4", mask=mask, update="none", layers=[name], **QUICK)
+        assert torch.equal(chosen, alone.masks[name]), name
 
 
 def test_figures_are_those_of_evaluate(network, images, test):
@@ -80,24 +99,42 @@ def test_figures_are_those_of_evaluate(network, images, test):
     assert found.record["dense"]["accuracy"] == snows.evaluate(network, *test).accuracy
 
 
-def test_a_mask_is_chosen_once_and_the_dense_network_runs_once_a_pattern(network, images, test, monkeypatch):
+def test_a_fixed_mask_is_chosen_once_a_pattern(network, images, test, monkeypatch):
     chosen = counted(monkeypatch, Wanda, "choose")
-    sweeps = importlib.import_module("snows_core.comparison.runs").Sweep
-    dense, original = [], sweeps._advance
+    grid = GRID | {"masks": ["wanda"], "updates": ["none", "layerwise", "adaprune"]}
+    found = snows.compare(network, images, ["2:4", "1:4"], test=test, fixed_masks=True, **grid)
+    assert len(set(chosen)) == 5 and len(chosen) == 2 * 5
+    assert found.table["mask_seconds"].nunique() == 2  # one for each pattern
+    chosen.clear()
+    snows.compare(network, images, ["2:4", "1:4"], test=test, **grid)
+    assert len(chosen) == 2 * 3 * 5, "otherwise every cell's sweep chooses its own"
 
-    def advance(self, entry):
+
+def test_network_and_dense_values_are_made_once_a_pattern(network, images, test, monkeypatch):
+    traced = noted(monkeypatch, "snows_core.sweep.prepare", "Network")
+    dense, advance = [], Sweep._advance
+
+    def watched(self, entry):
         before = self.dense.position
-        original(self, entry)
+        advance(self, entry)
         dense.append(self.dense.position - before)
 
-    monkeypatch.setattr(sweeps, "_advance", advance)
-    grid = GRID | {"masks": ["wanda"], "updates": ["none", "layerwise", "adaprune"]}
-    found = snows.compare(network, images, ["2:4", "1:4"], test=test, **grid)
-    layers = len(set(chosen))
-    assert layers == 5 and len(chosen) == 2 * layers and len(dense) == 2 * 3 * layers
-    first, others = dense[:layers], dense[layers : 3 * layers]
-    assert sum(first) > 0 and not any(others), "the dense values of a pattern were computed again"
-    assert found.table["mask_seconds"].nunique() == 2  # one for each pattern
+    monkeypatch.setattr(Sweep, "_advance", watched)
+    grid = GRID | {"masks": ["magnitude", "wanda"], "updates": ["none", "layerwise", "snows"]}
+    snows.compare(network, images, ["2:4", "1:4"], test=test, **grid)
+    assert len(traced) == 2 and len(dense) == 2 * 6 * 5
+    for of_pattern in (dense[:30], dense[30:]):
+        assert sum(of_pattern[:5]) > 0 and not any(of_pattern[5:]), "dense values were computed again"
+
+
+def test_dense_outputs_on_the_test_images_are_computed_once(network, images, test):
+    calls, network = [], small_resnet()
+    hook = network.register_forward_hook(lambda *_: calls.append(1))
+    judge = Judge(network, test)
+    pruned = snows.apply_masks(small_resnet(), snows.make_masks(small_resnet(), images, "2:4"))
+    judge(pruned), judge(pruned)
+    hook.remove()
+    assert len(calls) == 1
 
 
 def test_the_table_has_a_row_a_cell_in_the_order_of_the_grid(network, images, test):
@@ -194,7 +231,7 @@ def test_a_crash_is_recorded_and_resumed(network, images, test, tmp_path, monkey
 def test_a_mask_that_crashes_is_tried_once_for_all_its_cells(network, images, test, monkeypatch):
     calls = []
     monkeypatch.setattr(Wanda, "choose", lambda *_: calls.append(1) or 1 / 0)
-    found = snows.compare(network, images, "2:4", test=test, **GRID)
+    found = snows.compare(network, images, "2:4", test=test, fixed_masks=True, **GRID)
     assert len(calls) == 1 and len(found.crashed) == 2
     assert found.table["status"].to_list() == ["done", "done", "crashed", "crashed"]
 
@@ -239,6 +276,7 @@ def test_files_hold_the_table_the_provenance_and_each_image(network, images, tes
     [
         ({"k": 2}, "k 1, not 2"),
         ({"seed": 3}, "seed 0, not 3"),
+        ({"fixed_masks": True}, "fixed_masks False, not True"),
         ({"ridge": 0.5}, "ridge 0.001, not 0.5"),
         ({"masks": "wanda"}, "masks magnitude, wanda, not wanda"),
         ({"updates": "none"}, "updates none, layerwise, not none"),
@@ -296,6 +334,7 @@ def test_damaged_files_are_one_sentence(network, images, test, tmp_path):
         ({"effort": "best"}, "effort: got 'best'; expected options among k, recipe"),
         ({"mask": "wanda"}, "mask: got 'wanda'; expected options among"),
         ({"steeps": 2}, "steeps"),
+        ({"fixed_masks": "yes"}, "fixed_masks: got 'yes'"),
         ({"layers": ["nosuch"]}, "layers: got"),
         ({"images": torch.full((4, 3, 8, 8), math.nan)}, "images: got 4 images with NaN"),
         ({"model": "resnet20"}, "model: got str"),
@@ -336,3 +375,16 @@ def test_images_without_labels_are_judged_by_agreement_and_features_by_cosine(ne
     backbone.num_classes = 0
     table = snows.compare(backbone, images, "1:4", test=random_images(12, seed=9), **GRID).table
     assert "kl" not in table and table.loc[table["best"], "cosine"].iloc[0] == table["cosine"].max() < 1
+
+
+def test_of_pixels_an_image_has_its_share(images):
+    dense = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1)).double().eval()
+    labels = torch.randint(0, 3, (20, 8, 8), generator=torch.Generator().manual_seed(0))
+    labels[:10, 0] = 255  # no label
+    test = random_images(20, seed=9), labels
+    pruned = snows.prune(dense, images, "2:4", layers=["2"], update="none", mask="magnitude", **QUICK).model
+    values = Judge(dense, test)(pruned)
+    for image in range(20):
+        once = snows.evaluate(pruned, test[0][[image]], labels[[image]], reference=dense)
+        got = [float(values[name][image]) for name in ("accuracy", "agreement", "kl")]
+        assert got == pytest.approx([once.accuracy / 100, once.agreement / 100, once.kl], rel=1e-9)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,9 @@ from snows_core.cli.options import (
     Data,
     DataRoot,
     ModelName,
+    NumClasses,
     Weights,
+    extended,
     home_expanded,
     typed_settings,
     with_measuring,
@@ -28,50 +31,65 @@ if TYPE_CHECKING:
     from snows_core.comparison import Comparison
 
 SETTINGS = ("k", "recipe", "layers", "exclude", "device", "max_images", "max_memory", "seed", "progress")
+_PATTERN = typer.Option(
+    help="2:4, 0.8, global:0.8:0.95 and so on; may be repeated.",
+    show_default="the experiment's own",
+    autocompletion=completion.patterns,
+)
+_MASKS = typer.Option(help="What chooses masks, with commas between.", autocompletion=completion.masks)
+_UPDATES = typer.Option(
+    help="What re-fits the kept weights, with commas between; own is the mask's method itself.",
+    autocompletion=completion.updates,
+)
+_FIXED = typer.Option("--fixed-masks", help="Choose each mask once, on the dense network's inputs, for all updates.")
+GRID = {  # name: annotation and default
+    "pattern": (Annotated[list[str] | None, _PATTERN], None),
+    "masks": (Annotated[str, _MASKS], "magnitude,wanda,sparsegpt"),
+    "updates": (Annotated[str, _UPDATES], "none,layerwise,snows"),
+    "fixed_masks": (Annotated[bool, _FIXED], False),
+}
+
+
+def with_grid(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say which cells there are.
+
+    Args:
+        command: takes them as ``**typed``.
+
+    Returns:
+        The command itself, with another signature.
+    """
+    kind = Parameter.KEYWORD_ONLY
+    return extended(command, [Parameter(name, kind, annotation=a, default=d) for name, (a, d) in GRID.items()])
 
 
 @guarded
+@with_grid
 @with_measuring
 @partial(with_settings, names=SETTINGS)
 def compare_command(
     model: ModelName,
-    pattern: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="2:4, 0.8, global:0.8:0.95 and so on; may be repeated.",
-            show_default="the experiment's own",
-            autocompletion=completion.patterns,
-        ),
-    ] = None,
-    masks: Annotated[
-        str, typer.Option(help="What chooses masks, with commas between.", autocompletion=completion.masks)
-    ] = "magnitude,wanda,sparsegpt",
-    updates: Annotated[
-        str,
-        typer.Option(
-            help="What re-fits the kept weights, with commas between; own is the mask's method itself.",
-            autocompletion=completion.updates,
-        ),
-    ] = "none,layerwise,snows",
     out: Annotated[
         Path, typer.Option(help="Folder for tables and figure; goes on where it stopped.", callback=home_expanded)
     ] = Path("comparison"),
     data: Data = None,
     data_root: DataRoot = None,
     weights: Weights = None,
+    num_classes: NumClasses = None,
     **typed: Any,
 ) -> None:
     """Prune a network by every mask with every update, and judge all on the same test images.
 
-    A mask is chosen once and kept for all updates. results.csv, results.json and comparison.png are written after each
-    cell; a cell that crashes is recorded and the next one goes on. Differences that the images do not prove are ties.
+    A cell is what `snows prune --effort quick` gives with its mask and update. results.csv, results.json and
+    comparison.png are written after each cell; a cell that crashes is recorded and the next one goes on. Cells that the
+    images do not tell apart from the best one are marked as ties.
     """
     measuring = typed.pop("test_images"), typed.pop("workers")
+    grid = {"patterns": typed.pop("pattern") or [], "masks": typed.pop("masks"), "updates": typed.pop("updates")}
     options = typed_settings(typed)
     from snows_core.cli.source import Source
 
-    source = Source(model, data, data_root, weights, options.pop("device", None), None, *measuring)
-    grid = {"patterns": pattern or [], "masks": masks, "updates": updates}
+    source = Source(model, data, data_root, weights, options.pop("device", None), num_classes, *measuring)
     found = compare_to_folder(source, grid, out, options, typer.echo)
     if not found.complete:
         typer.echo(f"interrupted: {out} holds the cells done so far; the same command goes on there", err=True)

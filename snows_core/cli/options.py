@@ -220,7 +220,7 @@ def with_measuring(command: Callable[..., None]) -> Callable[..., None]:
         The command itself, with another signature.
     """
     made = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in _MEASURING.items()]
-    return _extended(command, made)
+    return extended(command, made)
 
 
 def with_settings(command: Callable[..., None], names: Collection[str] | None = None) -> Callable[..., None]:
@@ -236,11 +236,19 @@ def with_settings(command: Callable[..., None], names: Collection[str] | None = 
     made = [_parameter(setting) for setting in fields(PruneSettings) if setting.name in (names or _IN_A_SHELL)]
     if names is None:
         made.append(Parameter("settings", Parameter.KEYWORD_ONLY, default=None, annotation=_Set))
-    return _extended(command, made)
+    return extended(command, made)
 
 
-def _extended(command: Callable[..., None], made: list[Parameter]) -> Callable[..., None]:
-    """Write parameters in place of ``**typed`` into the signature of a command, which typer reads."""
+def extended(command: Callable[..., None], made: list[Parameter]) -> Callable[..., None]:
+    """Write parameters in place of ``**typed`` into the signature of a command, which typer reads.
+
+    Args:
+        command: takes them as ``**typed``.
+        made: the parameters, keyword-only.
+
+    Returns:
+        The command itself.
+    """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
     command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined] # typer reads it
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *made)}

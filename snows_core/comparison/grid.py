@@ -19,7 +19,7 @@ from snows_core.comparison.judge import Judge
 from snows_core.comparison.results import CRASHED, DONE, MISFIT, Comparison, Row
 from snows_core.comparison.runs import SharedRuns
 from snows_core.devices import resolve_device
-from snows_core.errors import SnowsError, invalid_argument
+from snows_core.errors import SnowsError, invalid_argument, switch
 from snows_core.masks.patterns import Pattern
 from snows_core.network.copies import unwrap
 from snows_core.provenance import provenance, state_digest
@@ -40,14 +40,17 @@ def compare(
     masks: str | Sequence[str] = ("magnitude", "wanda", "sparsegpt"),
     updates: str | Sequence[str] = ("none", "layerwise", "snows"),
     out: str | Path | Output | None = None,
+    fixed_masks: bool = False,
     **options: Any,
 ) -> Comparison:
     """Prune a network by every mask with every update, and judge all on the same test images.
 
-    A cell is one sweep (``effort="quick"``). Its mask is chosen once a pattern, by ``prune(model, images, pattern,
-    mask=mask, update="none")``, and kept for all updates, so that cells of one mask differ in the update alone: each
-    is ``prune(model, images, pattern, masks=masks, update=update)``, to the last bit. The update "own" is the method
-    itself, ``prune(..., mask=mask, update=mask)``, which chooses a layer's mask behind layers that it has re-fitted.
+    A cell is one sweep: ``prune(model, images, pattern, mask=mask, update=update, effort="quick")`` gives its weights,
+    to the last bit. In it a method chooses a layer's mask behind layers that the update has re-fitted, so that one
+    method's masks differ from update to update. With ``fixed_masks`` it chooses them once a pattern, on the dense
+    network's inputs, and every update re-fits the same: ``prune(model, images, pattern, masks=masks, update=update)``.
+    (Chosen behind layers that are pruned and not re-fitted, as by ``update="none"``, masks are much worse.) The update
+    "own" is always the method itself, ``prune(..., mask=mask, update=mask)``.
 
     A cell that fails is recorded and the next one goes on. Ctrl-C ends the comparison and keeps what is done; the same
     call with the same ``out`` goes on there.
@@ -62,6 +65,7 @@ def compare(
         updates: names that give weights, and "own".
         out: folder for results.csv, results.json and per_image.safetensors, written after each cell; an
             :class:`~snows_core.comparison.Output` adds a drawing. Default: nothing is written.
+        fixed_masks: choose each mask once a pattern, for all updates.
         **options: of ``prune`` for all cells: k, recipe and its fields, layers, exclude, leaf_modules, seed,
             max_images, max_memory, device, progress.
 
@@ -80,11 +84,12 @@ def compare(
     if output is not None:
         output.check()
     judge = Judge(model, test, settings.device)
-    runs = SharedRuns(model, images, settings)
+    runs = SharedRuns(model, images, settings, switch("fixed_masks", fixed_masks))
     first = next(model.parameters(), torch.empty(0))
     device = resolve_device(settings.device, first.device)
     configuration = {
         **{"patterns": list(read), "masks": list(names[0]), "updates": list(names[1])},
+        "fixed_masks": runs.fixed_masks,
         "settings": {name: settings.record()[name] for name in SHARED if name not in _CHANGE_NO_NUMBER},
         "device": str(device),
         "weights": state_digest(unwrap(model)),

@@ -1,9 +1,9 @@
 """Prunes one network by one cell after the other, and makes once what cells share.
 
 All cells share the images in their order and the model that receives the weights. Cells of one pattern share the trace,
-the layers, their plan of memory, and the dense network's values at every layer, where they fit
-(:meth:`snows_core.sweep.sweep.Sweep.keep_dense_values`). Cells of one mask share the mask. Gram matrices are not
-shared: they are of the values that the layers pruned before have left, which are others in every cell.
+the layers, masks of magnitude, the plan of memory, and the dense network's values at every layer, where they fit
+(:meth:`snows_core.sweep.sweep.Sweep.keep_dense_values`). With fixed masks, cells of one mask share the mask. Gram
+matrices are not shared: they are of the values that the layers pruned before have left, which are others in every cell.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from snows_core.comparison.cells import MAGNITUDE, OWN, Cell
 from snows_core.devices import resolve_device
 from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Masks, Pattern
+from snows_core.methods import KeepDense
 from snows_core.methods.base import Needs
 from snows_core.network.copies import plain_copy
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, state_digest
-from snows_core.settings import PruneSettings
+from snows_core.settings import PruneSettings, get_recipe
 from snows_core.sweep.prepare import Prepared, layer_steps, prepare
 from snows_core.sweep.sweep import LayerSteps, Sweep
 
@@ -38,7 +39,7 @@ class Pruned:
         weights: parameter name to weight.
         masks: layer name to mask.
         figures: sparsity of the pruned layers, loss (K-step, at the end, a sum over layers), image_products,
-            mask_seconds (of choosing the shared mask) and seconds (of the re-fit; with "own" of both).
+            mask_seconds (of choosing a fixed mask) and seconds (of the sweep, which chooses all other masks).
     """
 
     weights: dict[str, Tensor]
@@ -53,6 +54,7 @@ class SharedRuns:
         model: the dense network; not changed.
         images: calibration images, as ``prune`` takes them.
         settings: of all cells, from :func:`snows_core.sweep.prepare.checked_settings`.
+        fixed_masks: whether a mask is chosen once for all updates.
 
     Attributes:
         count, digest: of the calibration images.
@@ -62,8 +64,10 @@ class SharedRuns:
         SnowsError: on images that are none.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor | Iterable[Any], settings: PruneSettings) -> None:
-        self.model, self.settings = model, settings
+    def __init__(
+        self, model: nn.Module, images: Tensor | Iterable[Any], settings: PruneSettings, fixed_masks: bool = False
+    ) -> None:
+        self.model, self.settings, self.fixed_masks = model, settings, fixed_masks
         self.parts = calibration_parts(images, settings.max_images)
         self.count, self.digest = sum(map(len, self.parts)), images_digest(self.parts)
         self.example = first_images(self.parts, 2)
@@ -79,7 +83,7 @@ class SharedRuns:
         """
         self.pattern = pattern
         self._sweeps: dict[Needs, Sweep] = {}
-        self._chosen: tuple[str, Pruned | Exception] | None = None
+        self._chosen: tuple[str, tuple[Masks, float] | Exception] | None = None
         self.prepared: Prepared = prepare(self.model, [self.example], replace(self.settings, pattern=pattern))
         network = self.prepared.network
         self.device = resolve_device(self.settings.device, next(network.module.parameters()).device)
@@ -102,16 +106,11 @@ class SharedRuns:
         Raises:
             KeyboardInterrupt: after Ctrl-C.
         """
-        if cell.update == OWN:
+        if not self.fixed_masks or cell.mask == MAGNITUDE or cell.update == OWN:
             return self._swept(self._steps(cell.mask, cell.method), self.placed, str(cell))
-        fitting = self._steps(MAGNITUDE, cell.update)  # on masks that are there
-        if cell.mask == MAGNITUDE:
-            return self._swept(fitting, self.placed, str(cell))
-        chosen = self._choose(cell.mask)
-        if cell.update == "none":
-            return chosen
-        done = self._swept(fitting, chosen.masks, str(cell))
-        return replace(done, figures=done.figures | {"mask_seconds": chosen.figures["mask_seconds"]})
+        masks, seconds = self._choose(cell.mask)
+        done = self._swept(self._steps(MAGNITUDE, cell.update), masks, str(cell))  # on masks that are there
+        return replace(done, figures=done.figures | {"mask_seconds": seconds})
 
     def write(self, pruned: Pruned) -> nn.Module:
         """Return a copy of the model, the same every time, with the weights of a cell."""
@@ -122,13 +121,14 @@ class SharedRuns:
                 parameters[name].copy_(weight.to(parameters[name]))
         return self.module
 
-    def _choose(self, mask: str) -> Pruned:
-        """Return the mask of a method, chosen once, in a sweep that re-fits nothing."""
+    def _choose(self, mask: str) -> tuple[Masks, float]:
+        """Return the masks of a method and its seconds, chosen once, on the dense network's inputs."""
         if self._chosen is None or self._chosen[0] != mask:
             try:
-                done = self._swept(self._steps(mask, "none"), self.placed, f"{self.pattern} {mask}")
-                seconds = {"mask_seconds": done.figures["seconds"], "seconds": 0.0}
-                self._chosen = mask, replace(done, figures=done.figures | seconds)
+                steps = self._steps(mask, "none")
+                steps = replace(steps, update=KeepDense(get_recipe(self.settings.recipe), self.settings.k))
+                done = self._swept(steps, self.placed, f"{self.pattern} {mask}")
+                self._chosen = mask, (done.masks, done.figures["seconds"])
             except Exception as error:  # the other cells of this mask fail in the same way
                 self._chosen = mask, error
         found = self._chosen[1]

@@ -9,6 +9,7 @@ from snows_core.methods.adaprune import AdaPrune
 from snows_core.methods.alps import Alps
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.between import BetweenStages
+from snows_core.methods.dense import KeepDense
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
 from snows_core.methods.nettrim import NetTrim
@@ -46,6 +47,7 @@ __all__ = [
     "SCORE_TERMS",
     "BetweenStages",
     "Budget",
+    "KeepDense",
     "LayerMethod",
     "LayerProblem",
     "LayerSolution",

@@ -56,6 +56,11 @@ def test_the_same_command_has_nothing_left_to_do_and_another_is_refused(written,
     assert other.exit_code == 1 and "error: --out: got" in other.stderr and "k 0, not 1" in other.stderr
 
 
+def test_fixed_masks_reach_the_comparison(tmp_path):
+    assert run(*FAST, *GRID, "--fixed-masks", "--out", tmp_path / "out").exit_code == 0
+    assert json.loads((tmp_path / "out/results.json").read_text())["configuration"]["fixed_masks"] is True
+
+
 def test_crashed_cells_are_named_and_the_exit_code_is_one(tmp_path, monkeypatch):
     def broken(self, problem):
         raise RuntimeError("the sky fell")
