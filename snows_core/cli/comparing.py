@@ -137,7 +137,9 @@ def compare_to_folder(
     found = compare(
         model,
         images,
-        **{**grid, "patterns": grid["patterns"] or chosen.pattern},
+        grid["patterns"] or chosen.pattern,
+        masks=grid["masks"],
+        updates=grid["updates"],
         test=judging,
         out=Output(out, record, _drawing(say)),
         **{**usual, **options, "max_images": count},
