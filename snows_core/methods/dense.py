@@ -8,7 +8,12 @@ from snows_core.methods.problem import LayerProblem
 
 
 class KeepDense(LayerMethod):
-    """Keep the dense weights, beside the mask that another method has chosen."""
+    """Keep the dense weights, beside the mask that another method has chosen.
+
+    Args:
+        recipe: its batch size is used.
+        k: of no effect on the weights.
+    """
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the dense weight of a ``problem``, and its mask."""
