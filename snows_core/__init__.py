@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from snows_core.errors import SnowsError
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says the same
+    from snows_core.comparison.grid import compare
+    from snows_core.comparison.results import Comparison
     from snows_core.estimate import estimate
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
+    from snows_core.methods import methods
     from snows_core.provenance import provenance, versions
     from snows_core.prune import make_masks, prune
     from snows_core.result import PruneResult, apply_masks, load
@@ -35,6 +38,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NM",
+    "Comparison",
     "Metrics",
     "NewtonOptions",
     "PerLayer",
@@ -44,6 +48,7 @@ __all__ = [
     "SnowsError",
     "Unstructured",
     "apply_masks",
+    "compare",
     "estimate",
     "evaluate",
     "flip_and_shift",
@@ -51,6 +56,7 @@ __all__ = [
     "load",
     "make_masks",
     "match_variances",
+    "methods",
     "permute_channels",
     "provenance",
     "prune",
@@ -61,6 +67,7 @@ __all__ = [
 # Public name to the module that defines it.
 _PLACES = {
     "NM": "masks.patterns",
+    "Comparison": "comparison.results",
     "Metrics": "evaluate",
     "NewtonOptions": "settings.recipe",
     "PruneResult": "result",
@@ -69,6 +76,7 @@ _PLACES = {
     "Recipe": "settings.recipe",
     "Unstructured": "masks.patterns",
     "apply_masks": "result",
+    "compare": "comparison.grid",
     "estimate": "estimate",
     "evaluate": "evaluate",
     "flip_and_shift": "sweep.refine",
@@ -76,6 +84,7 @@ _PLACES = {
     "load": "result",
     "make_masks": "prune",
     "match_variances": "sweep.corrections",
+    "methods": "methods",
     "permute_channels": "sweep.permute",
     "provenance": "provenance",
     "prune": "prune",

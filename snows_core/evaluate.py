@@ -108,7 +108,7 @@ def evaluate(
         SnowsError: on no images, outputs or labels that are none of the above or do not match, logits that are not
             finite, or images that the network refuses.
     """
-    return _measured(model, _batches(images, labels, batch_size), reference, features, device)[1]
+    return _measured(model, checked_batches(images, labels, batch_size), reference, features, device)[1]
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def evaluate_both(
     Raises:
         SnowsError: as :func:`evaluate`.
     """
-    return _measured(model, _batches(images, None, 1), reference, None, device)
+    return _measured(model, checked_batches(images, None, 1), reference, None, device)
 
 
 def _measured(
@@ -231,8 +231,20 @@ def _copied(model: nn.Module, name: str) -> nn.Module:
         ) from error
 
 
-def _batches(images: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield checked batches of images and labels; empty ones are left out."""
+def checked_batches(images: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield checked batches of images and labels; empty ones are left out.
+
+    Args:
+        images: as :func:`evaluate` takes them.
+        labels: likewise.
+        batch_size: images a batch, for a tensor of images.
+
+    Yields:
+        Images (N, C, H, W), and labels or None.
+
+    Raises:
+        SnowsError: as :func:`evaluate`, on images and labels that are none or do not match.
+    """
     if isinstance(images, Tensor):
         yield from _cut(*split_batch((images, labels), strict=True), batch_size)
         return

@@ -15,7 +15,7 @@ import pytest
 import snows_core
 
 HEAVY = ("torch", "timm", "torchvision", "pandas", "seaborn", "matplotlib", "sklearn", "numpy", "huggingface_hub")
-COMMANDS = ("prune", "evaluate", "estimate", "reproduce", "train", "experiments")
+COMMANDS = ("prune", "compare", "evaluate", "estimate", "reproduce", "train", "experiments", "methods")
 
 
 def python(code: str, **environment: str) -> str:
@@ -80,7 +80,7 @@ def test_type_checkers_see_the_names_that_are_loaded_later():
 def test_a_function_is_never_hidden_by_its_module():
     code = (
         "import snows_core.zoo, importlib\n"
-        "for name in ('evaluate', 'provenance', 'prune', 'estimate'):\n"
+        "for name in ('evaluate', 'provenance', 'prune', 'estimate', 'methods'):\n"
         "    importlib.import_module(f'snows_core.{name}')\n"
         "    assert getattr(snows_core, name).__name__ == name\n"
         "from snows_core import masks, prune\n"
@@ -89,7 +89,7 @@ def test_a_function_is_never_hidden_by_its_module():
     python(code)
 
 
-@pytest.mark.parametrize("name", ["prune", "estimate", "evaluate", "provenance"])
+@pytest.mark.parametrize("name", ["prune", "estimate", "evaluate", "provenance", "methods"])
 def test_the_import_system_puts_the_function_where_the_module_has_its_name(name, monkeypatch):
     module = importlib.import_module(f"snows_core.{name}")
     monkeypatch.delattr(snows_core, name)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from snows_core.cli import completion
+from snows_core.cli.comparing import compare_command
 from snows_core.cli.messages import INTERRUPTED, guarded
 from snows_core.cli.options import (
     Data,
@@ -101,6 +102,15 @@ def prune_command(
         others = "dense" if result.stage == 1 else f"as stage {result.stage - 1} left them"
         typer.echo(f"interrupted: {out} holds the layers solved so far, the others are {others}", err=True)
         raise typer.Exit(INTERRUPTED)
+
+
+app.command(
+    "compare",
+    epilog=example(
+        "snows compare --model resnet20 --pattern 1:4 --masks magnitude,wanda,obc --updates none,layerwise,snows",
+        "snows compare --model resnet20 --pattern 2:4 --pattern 0.8 --masks sparsegpt,obc --updates own,snows",
+    ),
+)(compare_command)
 
 
 @app.command(
@@ -251,6 +261,15 @@ def experiments_command() -> None:
     from snows_core.tables import table
 
     typer.echo(table(experiments_frame()))
+
+
+@app.command("methods", epilog=example("snows methods"))
+@guarded
+def methods_command() -> None:
+    """List the methods that choose masks and re-fit weights, with paper, cost and limits."""
+    from snows_core.cli.commands import methods_text
+
+    typer.echo(methods_text())
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 import tempfile
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from snows_core.cli.source import Say, Source, check_dense, check_device, source
 from snows_core.errors import invalid_argument
 from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate, evaluate_both, metrics_frame
+from snows_core.methods import methods
 from snows_core.prune import prune
 from snows_core.result import PruneResult, check_target, load
 from snows_core.sweep.prepare import checked_settings
@@ -32,6 +34,7 @@ __all__ = [
     "evaluate_folder",
     "experiments_frame",
     "image_count",
+    "methods_text",
     "prune_to_folder",
     "source_of",
 ]
@@ -223,3 +226,19 @@ def experiments_frame() -> pd.DataFrame:
         for e in EXPERIMENTS.values()
     ]
     return pd.DataFrame(rows, columns=["name", "network", "data", "dense %", "pattern", "k", "images", "recorded on"])
+
+
+def methods_text() -> str:
+    """Return the table of methods as text, a few lines a method, at most 120 columns wide."""
+    lines = ["cost of a layer: n images times output positions, o output rows, d inputs of a row", ""]
+    indent = " " * 11
+    for name, row in methods().iterrows():
+        first = f"{name:<11}{row['gives']:<15}"
+        lines += _in_columns(row["cost"], first, " " * len(first))
+        lines += _in_columns(f"{row['paper']}, {row['year']}", indent, indent)
+        lines += _in_columns(f"needs {row['needs']}; {row['limits']}", indent, indent)
+    return "\n".join(lines)
+
+
+def _in_columns(text: str, start: str, behind: str) -> list[str]:
+    return textwrap.wrap(text, 120, initial_indent=start, subsequent_indent=behind, break_on_hyphens=False)

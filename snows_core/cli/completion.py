@@ -32,6 +32,14 @@ EXPERIMENT_NAMES = (
 DATA_NAMES = ("digits", "cifar10", "cifar10-full", "cifar100", "imagenette", "imagenet", "imagenet-samples", "folder:")
 PATTERNS = ("2:4", "1:4", "4:8", "1:8", "0.5", "0.8", "0.9", "global:0.8", "global:0.9:0.95")
 SALIENCY_NAMES = ("magnitude", "curvature", "fisher", "obs", "curvature+fisher", "obs+fisher")
+MASK_NAMES = (
+    *("magnitude", "alps", "nettrim", "obc", "obs", "sparsegpt", "swaps", "wanda"),
+    *("cap", "cbs", "chita", "mfac", "obd", "woodfisher"),
+)
+UPDATE_NAMES = (
+    *("adaprune", "alps", "layerwise", "nettrim", "none", "obc", "obs", "snows", "sparsegpt"),
+    *("cap", "cbs", "chita", "mfac", "woodfisher", "own"),
+)
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 
 
@@ -81,6 +89,23 @@ def recipes(incomplete: str) -> list[str]:
 def saliencies(incomplete: str) -> list[str]:
     """Return the saliencies that have names."""
     return _begin(SALIENCY_NAMES, incomplete)
+
+
+def _listed(names: tuple[str, ...], incomplete: str) -> list[str]:
+    """Return what the last of several names with commas between may be, behind those that are there."""
+    before, comma, last = incomplete.rpartition(",")
+    typed = before.split(",")
+    return [f"{before}{comma}{name}" for name in _begin(names, last) if name not in typed]
+
+
+def masks(incomplete: str) -> list[str]:
+    """Return the methods that choose masks, one behind the other."""
+    return _listed(MASK_NAMES, incomplete)
+
+
+def updates(incomplete: str) -> list[str]:
+    """Return the methods that re-fit weights, one behind the other."""
+    return _listed(UPDATE_NAMES, incomplete)
 
 
 def efforts(incomplete: str) -> list[str]:

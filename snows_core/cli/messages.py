@@ -20,6 +20,7 @@ INTERRUPTED = 130
 # Names that the package gives to what the command line calls otherwise; used where the command has that option.
 _OTHER_NAMES = {
     "folder": "out",
+    "patterns": "pattern",
     "experiment": "model",
     "root": "data_root",
     "n": "images",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import Field, fields
 from inspect import Parameter
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from snows_core.cli import completion
+from snows_core.cli.memory_size import parse_memory
 from snows_core.errors import LIMIT, closest, invalid_argument
 from snows_core.settings import CHOICES, NewtonOptions, PruneSettings, Recipe, changeable, get_effort, settings_of
 
@@ -39,26 +38,6 @@ def _parse_k(text: str) -> str | int:
     if text != "auto" and not (text.isascii() and text.isdecimal() and int(text) < LIMIT):
         raise typer.BadParameter(f"got {text!r}; expected an integer >= 0, or auto")
     return text if text == "auto" else int(text)
-
-
-_UNITS = ("", "k", "m", "g", "t", "p", "e")  # each 1000 times the one before, or 1024 times as in GiB
-_BYTES = re.compile(
-    r"\s*(?P<number>\d+\.?\d*|\.\d+)\s*(?P<unit>[kmgtpe]?)(?P<binary>(?<=[kmgtpe])i(?=b))?b?\s*", re.IGNORECASE
-)
-
-
-def _parse_memory(text: str) -> float:
-    """Read bytes (2e9), bytes with a unit (500MB, 3GB, 1.5GiB), or a fraction of what is free (0.5)."""
-    try:
-        size = float(text)
-    except ValueError:
-        found = _BYTES.fullmatch(text)
-        base = 1024 if found and found["binary"] else 1000
-        size = int(float(found["number"]) * base ** _UNITS.index(found["unit"].lower())) if found else math.nan
-    if not (math.isfinite(size) and size > 0):
-        expected = "bytes as 2e9, 500MB or 3GB, or a fraction of the free memory as 0.5"
-        raise typer.BadParameter(f"got {text!r}; expected {expected}")
-    return size
 
 
 def read_settings(texts: Iterable[str]) -> dict[str, Any]:
@@ -145,7 +124,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 MaxMemory = Annotated[
     Any,
     typer.Option(
-        parser=_parse_memory,
+        parser=parse_memory,
         metavar="BYTES|FRACTION",
         help=f"{_MEANING['max_memory']} Also 500MB, 3GB.",
         show_default="chosen from what is free",
@@ -204,6 +183,7 @@ _TYPED: dict[str, Any] = {
 }
 _SHELL_NAMES = {"max_images": "images", "progress": "quiet"}
 _ONLY_IN_PYTHON = ("masks", "labels")  # tensors
+_IN_A_SHELL = tuple(s.name for s in fields(PruneSettings) if s.name not in _ONLY_IN_PYTHON)
 _Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -241,25 +221,35 @@ def with_measuring(command: Callable[..., None]) -> Callable[..., None]:
         The command itself, with another signature.
     """
     made = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in _MEASURING.items()]
-    return _extended(command, made)
+    return extended(command, made)
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+def with_settings(command: Callable[..., None], names: Collection[str] | None = None) -> Callable[..., None]:
     """Give a command an option for each setting of a run that a shell can write, and --set for fields of the recipe.
 
     Args:
         command: takes them as ``**typed``, to be read by :func:`read_options`.
+        names: only these settings, without --set, to be read by :func:`typed_settings`.
 
     Returns:
         The command itself, with another signature.
     """
-    made = [_parameter(setting) for setting in fields(PruneSettings) if setting.name not in _ONLY_IN_PYTHON]
-    made.append(Parameter("settings", Parameter.KEYWORD_ONLY, default=None, annotation=_Set))
-    return _extended(command, made)
+    made = [_parameter(setting) for setting in fields(PruneSettings) if setting.name in (names or _IN_A_SHELL)]
+    if names is None:
+        made.append(Parameter("settings", Parameter.KEYWORD_ONLY, default=None, annotation=_Set))
+    return extended(command, made)
 
 
-def _extended(command: Callable[..., None], made: list[Parameter]) -> Callable[..., None]:
-    """Write parameters in place of ``**typed`` into the signature of a command, which typer reads."""
+def extended(command: Callable[..., None], made: list[Parameter]) -> Callable[..., None]:
+    """Write parameters in place of ``**typed`` into the signature of a command, which typer reads.
+
+    Args:
+        command: takes them as ``**typed``.
+        made: the parameters, keyword-only.
+
+    Returns:
+        The command itself.
+    """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
     command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined] # typer reads it
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *made)}
@@ -288,9 +278,8 @@ def read_options(typed: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SnowsError: on a value that cannot be meant, and on --augment without steps to augment.
     """
-    python = {shell: name for name, shell in _SHELL_NAMES.items()}
-    options = {python.get(name, name): value for name, value in typed.items() if value not in (None, [])}
-    options |= {"progress": not options["progress"], **read_settings(options.pop("settings", ()))}
+    options = typed_settings({name: value for name, value in typed.items() if name != "settings"})
+    options |= read_settings(typed.get("settings") or ())
     if options.pop("augment"):
         if not options.get("refine", get_effort(options["effort"]).passes):
             expected = "steps of refinement, during which images are changed"
@@ -298,3 +287,10 @@ def read_options(typed: Mapping[str, Any]) -> dict[str, Any]:
         options["augment"] = True
     settings_of(PruneSettings, **{name: value for name, value in options.items() if name != "augment"})
     return options
+
+
+def typed_settings(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was typed by the names of settings, without what was not typed."""
+    python = {shell: name for name, shell in _SHELL_NAMES.items()}
+    options = {python.get(name, name): value for name, value in typed.items() if value not in (None, [])}
+    return options | {"progress": not options["progress"]}

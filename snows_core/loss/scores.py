@@ -181,17 +181,54 @@ class Tally:
         Raises:
             SnowsError: when the two networks' outputs differ in shape.
         """
-        if scores.logits.shape != target.logits.shape or scores.one_logit != target.one_logit:
-            shapes = [f"{tuple(s.logits.shape)}{' (one logit)' if s.one_logit else ''}" for s in (target, scores)]
-            fix = "Compare with the dense network that the model was pruned from."
-            raise invalid_argument(
-                "reference", f"outputs of shape {shapes[0]}", f"{shapes[1]}, as the model gives", fix
-            )
-        logits, wanted = scores.logits, target.logits.to(scores.logits)
+        logits, wanted = _alike(scores, target)
         self.compared += logits.shape[0] * logits[0, 0].numel()
         self.same += int((logits.argmax(1) == wanted.argmax(1)).sum())
         log_q, log_p = (_log_softmax(values) for values in (logits, wanted))
         self.divergence += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
+
+
+def per_image(scores: Scores, target: Scores, labels: Tensor | None) -> dict[str, Tensor]:
+    """Return how good each image's answer is, where a :class:`Tally` adds up; of pixels the mean over an image's.
+
+    Args:
+        scores: what the network gave.
+        target: what the dense network gave.
+        labels: see ``read_labels``; None where there are none.
+
+    Returns:
+        Tensors (N,), float64, on the CPU: "accuracy" (1 where the answer is right; beside labels alone), "agreement"
+        (1 where it is the dense network's) and "kl", KL(target || scores) in nats.
+
+    Raises:
+        SnowsError: as ``read_labels``, or when the two networks' outputs differ in shape.
+    """
+    logits, wanted = _alike(scores, target)
+    chosen = logits.argmax(1)
+    log_q, log_p = (_log_softmax(values) for values in (logits, wanted))
+    divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+    found = {"agreement": _of_images(chosen == wanted.argmax(1)), "kl": _of_images(divergence)}
+    if labels is not None:
+        indices, counted = read_labels(labels, scores)
+        hits = chosen == indices
+        found["accuracy"] = _of_images(hits)
+        if counted is not None:  # pixels without a label are neither right nor wrong
+            found["accuracy"] = _of_images(hits & counted) / _of_images(counted).clamp(min=1e-12)
+    return found
+
+
+def _of_images(values: Tensor) -> Tensor:
+    """Return one float64 number an image, the mean over its positions, on the CPU."""
+    return values.flatten(1).cpu().double().mean(1) if values.ndim > 1 else values.cpu().double()
+
+
+def _alike(scores: Scores, target: Scores) -> tuple[Tensor, Tensor]:
+    """Return the logits of two networks, of one shape."""
+    if scores.logits.shape != target.logits.shape or scores.one_logit != target.one_logit:
+        shapes = [f"{tuple(s.logits.shape)}{' (one logit)' if s.one_logit else ''}" for s in (target, scores)]
+        fix = "Compare with the dense network that the model was pruned from."
+        raise invalid_argument("reference", f"outputs of shape {shapes[0]}", f"{shapes[1]}, as the model gives", fix)
+    return scores.logits, target.logits.to(scores.logits)
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

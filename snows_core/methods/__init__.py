@@ -1,5 +1,10 @@
 """How layers are solved: the methods by name, of one layer or the whole network, and their interface to the sweep."""
 
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
 from snows_core.methods.adaprune import AdaPrune
 from snows_core.methods.alps import Alps
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
@@ -7,6 +12,7 @@ from snows_core.methods.between import BetweenStages
 from snows_core.methods.cap import CorrelationAware
 from snows_core.methods.cbs import CombinatorialSurgeon
 from snows_core.methods.chita import Chita
+from snows_core.methods.dense import KeepDense
 from snows_core.methods.given_weights import GivenWeights
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
@@ -17,6 +23,7 @@ from snows_core.methods.network_problem import NetworkProblem
 from snows_core.methods.obc import ExactObs
 from snows_core.methods.obd import OptimalBrainDamage
 from snows_core.methods.obs import LayerwiseObs
+from snows_core.methods.origin import MAGNITUDE, Origin, gives
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
@@ -25,6 +32,9 @@ from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
 from snows_core.methods.wanda import Wanda
 from snows_core.methods.woodfisher import WoodFisher
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METHODS: dict[str, type[LayerMethod]] = {
     "adaprune": AdaPrune,
@@ -58,6 +68,7 @@ __all__ = [
     "BetweenStages",
     "Budget",
     "GivenWeights",
+    "KeepDense",
     "LayerMethod",
     "LayerProblem",
     "LayerSolution",
@@ -68,5 +79,29 @@ __all__ = [
     "NetworkMethod",
     "NetworkProblem",
     "NetworkSolution",
+    "Origin",
     "Scoring",
+    "methods",
 ]
+
+
+def methods() -> pd.DataFrame:
+    """Return what there is to choose masks and to re-fit weights by.
+
+    Returns:
+        One row a method, by name, as ``mask=`` and ``update=`` of :func:`snows_core.prune.prune` and the command line
+        take it: gives ("mask" for ``mask=``, "weights" for ``update=``, or both), paper, year, needs, cost (in the
+        symbols of :mod:`snows_core.methods.origin`) and limits.
+
+    >>> print(methods().loc["sparsegpt", "gives"])
+    mask, weights
+    """
+    import pandas as pd
+
+    rows = {"magnitude": {"gives": gives(True, False), **asdict(MAGNITUDE)}}
+    for name, method in METHODS.items():
+        rows[name] = {"gives": gives(method.chooses_masks, method.updates_weights), **asdict(method.origin)}
+    for name, whole in NETWORK_METHODS.items():
+        rows[name] = {"gives": gives(True, whole.updates_weights), **asdict(whole.origin)}
+    table: pd.DataFrame = pd.DataFrame.from_dict(rows, orient="index").sort_index().rename_axis("method")
+    return table

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from snows_core.methods.base import LayerMethod, LayerSolution
+from snows_core.methods.origin import GRAM, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.least_squares import grouped_product
 
@@ -19,6 +20,14 @@ RATE = 0.02  # the largest step, relative to the root mean square of the kept we
 
 class AdaPrune(LayerMethod):
     """Re-fit a layer's kept weights by Adam."""
+
+    origin = Origin(
+        paper="Hubara, Chmiel, Island, Banner, Naor & Soudry: Accelerated Sparse Neural Training",
+        year=2021,
+        needs=GRAM,
+        cost="n d^2 + 300 o d^2",
+        limits="comes near the minimum of layerwise, never below it",
+    )
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the weight after the last step."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from snows_core.methods.base import LayerMethod, LayerSolution
 from snows_core.methods.choosing import damped_problem, highest
+from snows_core.methods.origin import GRAM, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.damped_gram import DampedGram
 from snows_core.solvers.l0_admm import pattern_admm
@@ -28,6 +29,15 @@ ITERATIONS, TOLERANCE = 200, 1e-9  # conjugate gradients: at most so many, down 
 
 class Alps(LayerMethod):
     """Choose a layer's mask by ADMM, and re-fit the weights that it keeps by conjugate gradients."""
+
+    origin = Origin(
+        paper="Meng, Behdin, Wang & Mazumder: ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for "
+        "Large Language Models",
+        year=2024,
+        needs=GRAM,
+        cost="n d^2 + d^3 + t o d^2 with t steps of ADMM",
+        limits="sees the layer's own output alone; a global threshold is for other masks",
+    )
 
     chooses_masks = True
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from snows_core.loss.options import LossOptions
 from snows_core.methods.choose_k import ladder
+from snows_core.methods.origin import Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.network.graph import Layer, Network, Segment
 from snows_core.settings import K, Recipe
@@ -101,8 +102,10 @@ class LayerMethod(ABC):
         improves_masks: whether a method that chooses masks begins at ``problem.before.mask``, made by a pattern of any
             scope or given by the caller, instead of making its own.
         chooses_groups: whether a method that chooses masks can keep N of every M.
+        origin: its paper, cost and limits, for the table of methods; every class of the table has its own.
     """
 
+    origin: ClassVar[Origin]
     chooses_masks: ClassVar[bool] = False
     updates_weights: ClassVar[bool] = True
     improves_masks: ClassVar[bool] = False

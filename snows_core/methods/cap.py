@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from snows_core.masks.patterns import Masks
 from snows_core.methods.network_method import NetworkMethod
 from snows_core.methods.network_problem import NetworkProblem
+from snows_core.methods.origin import Origin
 from snows_core.solvers.block_fisher import ROOM, inverse_blocks
 from snows_core.solvers.block_removal import removal_costs, without
 
@@ -27,6 +28,14 @@ BLOCK = 64  # weights of a block at most
 
 class CorrelationAware(NetworkMethod):
     """Choose by removal one by one in each block, and update by all removals of it."""
+
+    origin = Origin(
+        paper="Kuznedelev et al.: CAP, Correlation-Aware Pruning for Highly-Accurate Sparse Vision Models",
+        year=2022,
+        needs="gradients of the loss",
+        cost="a backward pass an image, then (64 n + 64^2) p of p weights",
+        limits="blocks along the rows do not know of one another",
+    )
 
     def choose(self, problem: NetworkProblem) -> Masks:
         """Return the masks of the costs of a ``problem``."""

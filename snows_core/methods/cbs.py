@@ -22,11 +22,20 @@ from snows_core.masks.patterns import Masks, Unstructured
 from snows_core.methods.chita import regression_of
 from snows_core.methods.network_method import NetworkMethod
 from snows_core.methods.network_problem import NetworkProblem
+from snows_core.methods.origin import Origin
 from snows_core.solvers.pairwise_swaps import swap_removed
 
 
 class CombinatorialSurgeon(NetworkMethod):
     """Choose by swaps on the quadratic of a joint removal, and update by its minimum."""
+
+    origin = Origin(
+        paper="Yu et al.: The Combinatorial Brain Surgeon",
+        year=2022,
+        needs="gradients of the loss",
+        cost="a backward pass an image, then n p of p weights a swap",
+        limits="no N:M; one start, that of magnitude",
+    )
 
     chooses_groups = False
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from snows_core.masks.patterns import Masks
 from snows_core.methods.network_method import NetworkMethod, NetworkSolution
 from snows_core.methods.network_problem import NetworkProblem
+from snows_core.methods.origin import Origin
 from snows_core.solvers.l0_regression import Regression, l0_regression
 
 WHOLE = 2**24  # weights up to which the network is one block; of more, each layer is one
@@ -23,6 +24,14 @@ WHOLE = 2**24  # weights up to which the network is one block; of more, each lay
 
 class Chita(NetworkMethod):
     """Choose and re-fit all weights by sparse regression."""
+
+    origin = Origin(
+        paper="Benbaki et al.: Fast as CHITA, Neural Network Pruning with Combinatorial Optimization",
+        year=2023,
+        needs="gradients of the loss",
+        cost="a backward pass an image, then n p of p weights a step",
+        limits="with far fewer gradients than weights its mask is nearly that of magnitude",
+    )
 
     def choose(self, problem: NetworkProblem) -> Masks:
         """Return the masks of the support of a ``problem``."""
@@ -38,7 +47,7 @@ class Chita(NetworkMethod):
         return problem.by_layer(regression_of(problem).back_solve(problem.vector(masks)))
 
     def solve(self, problem: NetworkProblem) -> NetworkSolution:
-        """Choose a support, and return the ridge regression on it."""
+        """Choose a support of a ``problem``, and return the ridge regression on it."""
         regression = regression_of(problem)
         found = l0_regression(regression, lambda scores: problem.vector(problem.masks(scores)))
         masks = {layer: mask.bool() for layer, mask in problem.by_layer(found.support).items()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from snows_core.methods.base import LayerMethod, LayerSolution, Needs
+from snows_core.methods.origin import GRAM, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.row_factors import RowFactors
@@ -41,6 +42,15 @@ def least_squares(
 
 class Layerwise(LayerMethod):
     """Re-fit a layer by masked least squares, whatever K its report is for."""
+
+    origin = Origin(
+        paper="Dong, Chen & Pan: Learning to Prune Deep Neural Networks via Layer-wise Optimal Brain Surgeon (its "
+        "loss, solved exactly)",
+        year=2017,
+        needs=GRAM,
+        cost="n d^2 + o d^3 where every row has a mask of its own",
+        limits="sees the layer's own output alone",
+    )
 
     @property
     def needs(self) -> Needs:

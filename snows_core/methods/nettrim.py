@@ -22,6 +22,7 @@ from torch import Tensor
 
 from snows_core.methods.base import LayerSolution
 from snows_core.methods.choosing import RefittedChoice, damped_problem, highest, removed_count
+from snows_core.methods.origin import GRAM, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.l1_admm import L1LeastSquares, sparsest
 from snows_core.solvers.least_squares import grouped_product
@@ -29,6 +30,15 @@ from snows_core.solvers.least_squares import grouped_product
 
 class NetTrim(RefittedChoice):
     """Choose a layer's mask and weights by an l1 problem."""
+
+    origin = Origin(
+        paper="Aghasi, Abdi, Nguyen & Romberg: Net-Trim: Convex Pruning of Deep Neural Networks with Performance "
+        "Guarantee",
+        year=2017,
+        needs=GRAM,
+        cost="n d^2 + d^3 + t o d^2 with t steps of ADMM",
+        limits="no N:M; its l1 norm draws kept weights towards zero",
+    )
 
     chooses_groups: ClassVar[bool] = False
 

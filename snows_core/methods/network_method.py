@@ -16,6 +16,7 @@ from torch import Tensor
 
 from snows_core.masks.patterns import Masks
 from snows_core.methods.network_problem import NetworkProblem
+from snows_core.methods.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ class NetworkMethod(ABC):
     A new one is a file with a class of this kind, and one line in :data:`snows_core.methods.NETWORK_METHODS`.
 
     Attributes:
+        origin: its paper, cost and limits, for the table of methods.
         updates_weights: whether it re-fits the kept weights, too (``update=``).
         reads_labels: whether it takes gradients of the loss, with labels given or drawn.
         chooses_groups: whether it can choose N:M masks.
     """
 
+    origin: ClassVar[Origin]
     updates_weights: ClassVar[bool] = True
     reads_labels: ClassVar[bool] = True
     chooses_groups: ClassVar[bool] = True
@@ -60,6 +63,6 @@ class NetworkMethod(ABC):
         return {layer: torch.where(masks[layer], weight, 0.0) for layer, weight in problem.weights.items()}
 
     def solve(self, problem: NetworkProblem) -> NetworkSolution:
-        """Choose and update at once."""
+        """Choose and update a ``problem`` at once."""
         masks = self.choose(problem)
         return NetworkSolution(masks, self.update(problem, masks))

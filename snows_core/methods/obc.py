@@ -17,6 +17,7 @@ from torch import Tensor
 
 from snows_core.masks.patterns import NM
 from snows_core.methods.choosing import RefittedChoice, damped_problem, pattern_of, removed_count
+from snows_core.methods.origin import GRAM, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.methods.swaps import groups_of
 from snows_core.solvers.exact_obs import cheapest_removals, removal_in_groups, removal_order
@@ -24,6 +25,15 @@ from snows_core.solvers.exact_obs import cheapest_removals, removal_in_groups, r
 
 class ExactObs(RefittedChoice):
     """Choose a layer's mask by ExactOBS, and re-fit the weights that it keeps."""
+
+    origin = Origin(
+        paper="Frantar & Alistarh: Optimal Brain Compression: A Framework for Accurate Post-Training Quantization "
+        "and Pruning",
+        year=2022,
+        needs=GRAM,
+        cost="n d^2 + o d^3",
+        limits="wide layers take long; sees the layer's own output alone",
+    )
 
     def choose(self, problem: LayerProblem) -> Tensor:
         """Return the mask of greedy exact removals."""

@@ -14,10 +14,19 @@ from snows_core.loss.gauss_newton_diagonal import gauss_newton_diagonal
 from snows_core.masks.patterns import Masks
 from snows_core.methods.network_method import NetworkMethod
 from snows_core.methods.network_problem import NetworkProblem
+from snows_core.methods.origin import Origin
 
 
 class OptimalBrainDamage(NetworkMethod):
     """Keep the weights of largest saliency."""
+
+    origin = Origin(
+        paper="LeCun, Denker & Solla: Optimal Brain Damage",
+        year=1989,
+        needs="images",
+        cost="a backward pass a logit and image, o of them; no matrix",
+        limits="no pair of weights is looked at; gives no weights",
+    )
 
     updates_weights = False
     reads_labels = False

@@ -22,11 +22,20 @@ from __future__ import annotations
 from torch import Tensor
 
 from snows_core.methods.choosing import RefittedChoice, damped_problem, highest
+from snows_core.methods.origin import GRAM, Origin
 from snows_core.methods.problem import LayerProblem
 
 
 class LayerwiseObs(RefittedChoice):
     """Choose a layer's mask by its dense sensitivities, and re-fit the weights that it keeps."""
+
+    origin = Origin(
+        paper="Dong, Chen & Pan: Learning to Prune Deep Neural Networks via Layer-wise Optimal Brain Surgeon",
+        year=2017,
+        needs=GRAM,
+        cost="n d^2 + o d^3 where every row has a mask of its own",
+        limits="sensitivities are those of the dense layer, not brought up to date",
+    )
 
     def choose(self, problem: LayerProblem) -> Tensor:
         """Return the mask of the highest sensitivities."""

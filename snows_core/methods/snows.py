@@ -22,6 +22,7 @@ from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics,
 from snows_core.methods.choose_k import choose_segment
 from snows_core.methods.enough import Enough, enough_for
 from snows_core.methods.layerwise import CLOSED_FORM, least_squares
+from snows_core.methods.origin import Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.network.graph import Segment
 from snows_core.solvers.newton_cg import newton
@@ -35,6 +36,15 @@ Preconditioner = Callable[[Tensor], Tensor] | None
 
 class Snows(LayerMethod):
     """Newton-CG on the K-step reconstruction loss of a layer."""
+
+    origin = Origin(
+        paper="Lucas & Mazumder: Preserving Deep Representations in One-Shot Pruning: A Hessian-Free Second-Order "
+        "Optimization Framework",
+        year=2025,
+        needs="the Gram matrix, and the K operations behind the layer",
+        cost="layerwise, then about 8 curvature products; one is a pass forward and back through K operations",
+        limits="re-fits a mask, chooses none",
+    )
 
     @property
     def needs(self) -> Needs:

@@ -21,6 +21,7 @@ from snows_core.masks.lowest import comparable, lowest
 from snows_core.masks.patterns import NM
 from snows_core.methods.base import LayerMethod, LayerSolution
 from snows_core.methods.choosing import damped_problem, removed_count
+from snows_core.methods.origin import GRAM, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.methods.swaps import groups_of
 from snows_core.solvers.column_sweep import BLOCK, column_sweep
@@ -30,6 +31,14 @@ COLUMNS = 128  # of an unstructured mask that are chosen together, as published 
 
 class SparseGpt(LayerMethod):
     """Choose a layer's mask column by column, and make up for what is removed in the columns behind."""
+
+    origin = Origin(
+        paper="Frantar & Alistarh: SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
+        year=2023,
+        needs=GRAM,
+        cost="n d^2 + d^3 + o d^2",
+        limits="ends above the minimum of layerwise on its mask",
+    )
 
     chooses_masks = True
 

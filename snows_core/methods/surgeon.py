@@ -50,7 +50,7 @@ class Surgeon(NetworkMethod):
         return self._moved(problem, masks, inverse, inverse.diagonal())
 
     def solve(self, problem: NetworkProblem) -> NetworkSolution:
-        """Choose and update with one inverse."""
+        """Choose and update a ``problem`` with one inverse."""
         inverse = self.inverse(problem)
         diagonal = inverse.diagonal()
         masks = self._chosen(problem, diagonal)

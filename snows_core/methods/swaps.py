@@ -17,6 +17,7 @@ from torch import Tensor
 from snows_core.masks.patterns import NM
 from snows_core.methods.base import LayerMethod, LayerSolution, Needs
 from snows_core.methods.enough import enough_for
+from snows_core.methods.origin import Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.swaps import Swapped, swap_inputs
 
@@ -25,6 +26,15 @@ PART = 16  # inputs of an unstructured row that exchange with one another, at mo
 
 class Swaps(LayerMethod):
     """Improve a layer's mask by swaps; the kept weights stay as they are."""
+
+    origin = Origin(
+        paper="after Zimmer et al.: SparseSwaps: Tractable LLM Pruning Mask Refinement at Scale; here with gains "
+        "after a re-fit",
+        year=2025,
+        needs="the Gram matrix, and a mask to begin with",
+        cost="n d^2 + o d^3 + s d^2 with s swaps",
+        limits="improves a mask, of magnitude if none is given; re-fits no weight",
+    )
 
     chooses_masks = True
     updates_weights = False

@@ -11,11 +11,20 @@ from torch import Tensor
 
 from snows_core.masks.patterns import NM
 from snows_core.methods.base import LayerMethod, LayerSolution
+from snows_core.methods.origin import Origin
 from snows_core.methods.problem import LayerProblem
 
 
 class Wanda(LayerMethod):
     """Choose a layer's mask by weight times input norm; the kept weights stay as they are."""
+
+    origin = Origin(
+        paper="Sun, Liu, Bair & Kolter: A Simple and Effective Pruning Approach for Large Language Models",
+        year=2024,
+        needs="the norms of the inputs",
+        cost="n d^2 as computed here, n d would do",
+        limits="compares weights within a row; re-fits none; a global threshold is for other masks",
+    )
 
     chooses_masks = True
     updates_weights = False

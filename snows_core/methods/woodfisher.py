@@ -8,6 +8,7 @@ equation 3 (:mod:`snows_core.solvers.block_fisher`), blocks within a layer, scor
 from __future__ import annotations
 
 from snows_core.methods.network_problem import NetworkProblem
+from snows_core.methods.origin import Origin
 from snows_core.methods.surgeon import Inverse, Surgeon
 from snows_core.solvers.block_fisher import BlockInverse
 
@@ -16,6 +17,14 @@ BLOCK = 64  # weights of a block at most
 
 class WoodFisher(Surgeon):
     """Choose and update by the block-diagonal inverse of the empirical Fisher."""
+
+    origin = Origin(
+        paper="Singh & Alistarh: WoodFisher, Efficient Second-Order Approximation for Neural Network Compression",
+        year=2020,
+        needs="gradients of the loss",
+        cost="a backward pass an image, then 64 n p of p weights",
+        limits="weights of different blocks do not know of one another; moves of joint removals are added up",
+    )
 
     def inverse(self, problem: NetworkProblem) -> Inverse:
         """Return the inverse of the blocks of a ``problem``."""

@@ -108,10 +108,10 @@ class Sweep:
         Args:
             masks: of that stage.
             before: layer name to the weight after this stage.
-            steps: the same methods for the pattern of that stage.
+            steps: the same methods for the pattern of that stage, or others whose needs differ in row factors alone.
         """
         other = copy(self)
-        other.masks, other.before, other.steps = masks, before, steps
+        other.masks, other.before, other.steps, other.needs = masks, before, steps, steps.update.needs
         other.solutions, other.interrupted = {}, False
         other._open_caches(self.batch_size, self.dense if self._keeps_dense else None)
         return other

@@ -16,7 +16,7 @@ from snows_core.cli import commands
 from snows_core.errors import SnowsError
 
 FAST = ["--model", "digits-resnet20", "--images", "16", "--layers", "layer3.2.conv2", "--quiet"]
-COMMANDS = ["prune", "evaluate", "estimate", "reproduce", "train", "experiments"]
+COMMANDS = ["prune", "compare", "evaluate", "estimate", "reproduce", "train", "experiments", "methods"]
 
 
 def run(*arguments):
@@ -28,7 +28,7 @@ def test_help_has_an_example_and_defaults(command):
     shown = run(command, "--help")
     assert shown.exit_code == 0
     assert f"Example:\n    snows {command}" in shown.output
-    if command != "experiments":
+    if command not in ("experiments", "methods"):
         assert "[default: " in shown.output
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from snows_core.cli import app as cli
 from snows_core.cli import completion
+from snows_core.comparison.cells import known_masks, known_updates
 from snows_core.masks.patterns import parse_pattern
 from snows_core.masks.saliency import IMAGE_SALIENCIES, SALIENCIES
 from snows_core.settings import get_recipe
@@ -22,6 +23,7 @@ def test_the_lists_are_those_of_the_package():
     assert completion.EXPERIMENT_NAMES == tuple(EXPERIMENTS)
     assert completion.DATA_NAMES == tuple(name.replace("<path>", "") for name in DATASETS)
     assert completion.shipped("") == list(SHIPPED)
+    assert list(completion.MASK_NAMES) == known_masks() and list(completion.UPDATE_NAMES) == known_updates()
     for pattern in completion.PATTERNS:
         parse_pattern(pattern)
     assert all(get_recipe(name) for name in completion.recipes(""))
@@ -41,6 +43,11 @@ def test_names_are_offered_by_their_beginning():
     assert completion.settings("steps=") == completion.settings("nosuch=") == []
 
 
+def test_names_with_commas_between_are_offered_one_behind_the_other():
+    assert completion.masks("obs,w") == ["obs,wanda"] and completion.updates("none,sn") == ["none,snows"]
+    assert completion.masks("obs,ob") == ["obs,obc"], "no name twice"
+
+
 def test_networks_of_a_library_are_offered_once_it_is_named(monkeypatch):
     assert "timm/resnet50" in completion.models("timm/resnet5")
     assert "torchvision/vit_b_16" in completion.models("torchvision/vit")
@@ -57,6 +64,8 @@ def test_networks_of_a_library_are_offered_once_it_is_named(monkeypatch):
         ("snows prune --data cif", ["cifar10", "cifar10-full", "cifar100"]),
         ("snows train digits-vit", ["digits-vit-b", "digits-vit-l"]),
         ("snows ex", ["experiments"]),
+        ("snows compare --masks wanda,ob", ["wanda,obc", "wanda,obs"]),
+        ("snows compare --updates s", ["snows", "sparsegpt"]),
         ("snows prune --max", ["--max-memory"]),
     ],
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from snows_core.cli.options import _parse_k, _parse_memory, checked_seed, home_expanded, read_settings
+from snows_core.cli.memory_size import parse_memory
+from snows_core.cli.options import _parse_k, checked_seed, home_expanded, read_settings
 from snows_core.errors import SnowsError
 from snows_core.settings import changeable, get_recipe
 
@@ -29,13 +30,13 @@ from snows_core.settings import changeable, get_recipe
     ],
 )
 def test_memory_is_bytes_units_or_a_fraction(text, size):
-    assert _parse_memory(text) == size
+    assert parse_memory(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "much", "0", "-1", "-3GB", "0GB", "nan", "inf", "3XB", "GB", "3GB4", "1e999"])
 def test_what_is_no_memory_is_refused(text):
     with pytest.raises(typer.BadParameter, match="expected bytes as 2e9, 500MB or 3GB, or a fraction"):
-        _parse_memory(text)
+        parse_memory(text)
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "", "all", "²", "five", "9" * 30])

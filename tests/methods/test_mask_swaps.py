@@ -1,5 +1,7 @@
 """The mask method "swaps" through ``prune``: where it begins, what holds of its masks, and what they gain."""
 
+import importlib
+
 import pytest
 import torch
 from numpy_layers import refitted
@@ -127,7 +129,8 @@ def test_the_gram_matrix_is_that_of_the_images_that_the_refit_reads(monkeypatch,
     start = problem.mask
     problem.pattern, problem.before = Unstructured(0.5), Before(mask=start)
     problem.mask = torch.ones_like(problem.mask)
-    monkeypatch.setattr("snows_core.methods.swaps.enough_for", lambda *_: Enough(gram=8))
+    swaps = importlib.import_module("snows_core.methods.swaps")  # snows_core.methods is the table of all methods
+    monkeypatch.setattr(swaps, "enough_for", lambda *_: Enough(gram=8))
     mask = METHODS["swaps"](RECIPES["fast"], k).choose(problem)
     gram, response = problem.normal_equations(images)
     rows, places = problem.weight.flatten(1), groups_of(problem.weight, None)

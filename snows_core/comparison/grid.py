@@ -1,0 +1,167 @@
+"""A grid of masks and updates on one network, judged on the same images: the entry ``snows.compare``."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from snows_core.comparison.cells import Cell, cells_of, known_masks, known_updates, misfit, read_names, read_patterns
+from snows_core.comparison.folder import Output
+from snows_core.comparison.judge import Judge
+from snows_core.comparison.results import CRASHED, DONE, MISFIT, Comparison, Row
+from snows_core.comparison.runs import SharedRuns
+from snows_core.devices import resolve_device
+from snows_core.errors import SnowsError, invalid_argument, switch
+from snows_core.masks.patterns import Pattern
+from snows_core.network.copies import unwrap
+from snows_core.provenance import provenance, state_digest
+from snows_core.settings import PruneSettings, changeable
+from snows_core.sweep.prepare import checked_settings
+
+# Settings of every cell; the others say what a grid varies, or would make more than one sweep on one mask of a cell.
+SHARED = ("k", "recipe", "layers", "exclude", "leaf_modules", "seed", "max_images", "max_memory", "device", "progress")
+_CHANGE_NO_NUMBER = ("max_memory", "device", "progress")
+
+
+def compare(
+    model: nn.Module,
+    images: Tensor | Iterable[Any],
+    patterns: Any = PruneSettings.pattern,
+    *,
+    test: Any,
+    masks: str | Sequence[str] = ("magnitude", "wanda", "sparsegpt"),
+    updates: str | Sequence[str] = ("none", "layerwise", "snows"),
+    out: str | Path | Output | None = None,
+    fixed_masks: bool = False,
+    **options: Any,
+) -> Comparison:
+    """Prune a network by every mask with every update, and judge all on the same test images.
+
+    A cell is one sweep: ``prune(model, images, pattern, mask=mask, update=update, effort="quick")`` gives its weights,
+    to the last bit. In it a method chooses a layer's mask behind layers that the update has re-fitted, so that one
+    method's masks differ from update to update. With ``fixed_masks`` it chooses them once a pattern, on the dense
+    network's inputs, and every update re-fits the same: ``prune(model, images, pattern, masks=masks, update=update)``.
+    (Chosen behind layers that are pruned and not re-fitted, as by ``update="none"``, masks are much worse.) The update
+    "own" is always the method itself, ``prune(..., mask=mask, update=mask)``.
+
+    A cell that fails is recorded and the next one goes on. Ctrl-C ends the comparison and keeps what is done; the same
+    call with the same ``out`` goes on there.
+
+    Args:
+        model: network in eval mode; not changed.
+        images: calibration images, as :func:`snows_core.prune.prune` takes them.
+        patterns: one pattern, or a list of them.
+        test: test images: a tensor (N, C, H, W), a tuple of it and labels (N,), or a DataLoader or list of batches
+            that gives the same images each time it is read.
+        masks: names of :func:`snows_core.methods.methods` that give masks; also one text with commas.
+        updates: names that give weights, and "own".
+        out: folder for results.csv, results.json and per_image.safetensors, written after each cell; an
+            :class:`~snows_core.comparison.Output` adds a drawing. Default: nothing is written.
+        fixed_masks: choose each mask once a pattern, for all updates.
+        **options: of ``prune`` for all cells: k, recipe and its fields, layers, exclude, leaf_modules, seed,
+            max_images, max_memory, device, progress.
+
+    Returns:
+        The comparison; its ``table`` has one row a cell, with the best cell of each pattern and those that the test
+        images do not tell apart from it.
+
+    Raises:
+        SnowsError: on an unknown name, images or labels that do not fit, another option, or a folder with another
+            comparison; nothing is pruned then.
+    """
+    settings = _settings(options)
+    read = read_patterns(patterns)
+    names = read_names("masks", masks, known_masks()), read_names("updates", updates, known_updates())
+    output = out if isinstance(out, Output | None) else Output(out)
+    if output is not None:
+        output.check()
+    judge = Judge(model, test, settings.device)
+    runs = SharedRuns(model, images, settings, switch("fixed_masks", fixed_masks))
+    first = next(model.parameters(), torch.empty(0))
+    device = resolve_device(settings.device, first.device)
+    configuration = {
+        **{"patterns": list(read), "masks": list(names[0]), "updates": list(names[1])},
+        "fixed_masks": runs.fixed_masks,
+        "settings": {name: settings.record()[name] for name in SHARED if name not in _CHANGE_NO_NUMBER},
+        "device": str(device),
+        "weights": state_digest(unwrap(model)),
+        "calibration": {"images": runs.count, "digest": runs.digest},
+        "test": {"images": judge.count, "digest": judge.digest},
+    }
+    configuration = json.loads(json.dumps(configuration))
+    done, earlier = ({}, []) if output is None else output.known(configuration)
+    record = {
+        "configuration": configuration,
+        "dense": {name: 100 * float(values.mean()) for name, values in judge.dense.items()},
+        "runs": [*earlier, provenance(seed=settings.seed, device=str(device))],
+    }
+    rows = {cell: done.get(cell, Row()) for cell in cells_of(read, *names)}
+    found = Comparison(rows, record)
+    _run(found, read, runs, judge, output)
+    return found
+
+
+def _settings(options: dict[str, Any]) -> PruneSettings:
+    """Return the settings of all cells, for a first one that any network allows."""
+    for name in options:
+        if name not in (*SHARED, *changeable()) and hasattr(PruneSettings, name):
+            fix = "Cells differ in pattern, mask and update alone; each is one sweep."
+            raise invalid_argument(name, repr(options[name]), f"options among {', '.join(SHARED)}", fix)
+    return checked_settings(compare, effort="quick", update="none", mask="magnitude", **options)
+
+
+def _run(
+    found: Comparison, patterns: dict[str, Pattern], runs: SharedRuns, judge: Judge, output: Output | None
+) -> None:
+    """Fill the rows that are not done yet; write after each."""
+    begun = unfit = ""
+    todo = [cell for cell, row in found.rows.items() if row.status != DONE]
+    bar = tqdm(todo, desc="comparing", unit="cell", disable=not runs.settings.progress)
+    runs.settings = replace(runs.settings, progress=False)  # one bar is enough
+    try:
+        if not todo and output is not None:
+            output.write(found)
+        for cell in bar:
+            bar.set_postfix_str(str(cell))
+            pattern = patterns[cell.pattern]
+            reason = misfit(cell, pattern, runs.settings)
+            if not reason and begun != cell.pattern:
+                begun, unfit = cell.pattern, _begin(runs, pattern)
+            reason = reason or unfit
+            found.rows[cell] = Row(MISFIT, reason) if reason else _judged(cell, runs, judge)
+            if output is not None:
+                output.write(found)
+    except KeyboardInterrupt:
+        pass  # what is done is kept; the others are "not run"
+    finally:
+        bar.close()
+
+
+def _begin(runs: SharedRuns, pattern: Pattern) -> str:
+    """Make ready for a pattern; return why it fits no layer, or an empty text."""
+    try:
+        runs.begin(pattern)
+    except SnowsError as error:
+        if str(error).startswith("pattern: "):
+            return str(error)
+        raise
+    return ""
+
+
+def _judged(cell: Cell, runs: SharedRuns, judge: Judge) -> Row:
+    """Return the row of a cell, whatever becomes of it."""
+    try:
+        pruned = runs.run(cell)
+        return Row(DONE, figures=pruned.figures, values=judge(runs.write(pruned)))
+    except Exception as error:  # a grid is not given up for one cell
+        words = str(error).strip().splitlines() or [""]
+        reason = words[0] if isinstance(error, SnowsError) else f"{type(error).__name__}: {words[0]}"
+        return Row(CRASHED, reason, trace=traceback.format_exc())
