@@ -44,8 +44,8 @@ def test_names_are_offered_by_their_beginning():
 
 
 def test_names_with_commas_between_are_offered_one_behind_the_other():
-    assert completion.masks("obs,w") == ["obs,wanda"] and completion.updates("none,sn") == ["none,snows"]
-    assert completion.masks("obs,ob") == ["obs,obc"], "no name twice"
+    assert completion.masks("obs,w") == ["obs,wanda", "obs,woodfisher"] and completion.updates("none,sn") == ["none,snows"]
+    assert completion.masks("obs,ob") == ["obs,obc", "obs,obd"], "no name twice"
 
 
 def test_networks_of_a_library_are_offered_once_it_is_named(monkeypatch):
@@ -64,7 +64,7 @@ def test_networks_of_a_library_are_offered_once_it_is_named(monkeypatch):
         ("snows prune --data cif", ["cifar10", "cifar10-full", "cifar100"]),
         ("snows train digits-vit", ["digits-vit-b", "digits-vit-l"]),
         ("snows ex", ["experiments"]),
-        ("snows compare --masks wanda,ob", ["wanda,obc", "wanda,obs"]),
+        ("snows compare --masks wanda,ob", ["wanda,obc", "wanda,obs", "wanda,obd"]),
         ("snows compare --updates s", ["snows", "sparsegpt"]),
         ("snows prune --max", ["--max-memory"]),
     ],
