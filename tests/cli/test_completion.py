@@ -44,7 +44,8 @@ def test_names_are_offered_by_their_beginning():
 
 
 def test_names_with_commas_between_are_offered_one_behind_the_other():
-    assert completion.masks("obs,w") == ["obs,wanda", "obs,woodfisher"] and completion.updates("none,sn") == ["none,snows"]
+    assert completion.masks("obs,w") == ["obs,wanda", "obs,woodfisher"]
+    assert completion.updates("none,sn") == ["none,snows"]
     assert completion.masks("obs,ob") == ["obs,obc", "obs,obd"], "no name twice"
 
 
