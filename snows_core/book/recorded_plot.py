@@ -86,6 +86,6 @@ def draw_records(frame: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
         ax.set_xticks(range(len(patterns)), [shown_pattern(pattern) for pattern in patterns])
         ax.set_xlim(-0.5, len(patterns) - 0.5)
         ax.grid(False, axis="x")
-        plots.labelled(ax, "pattern: N:M, or share of the weights removed", words, legend=False)
+        plots.labelled(ax, "pattern (N:M, or share removed)", words, legend=False)
     figure.legend(*axes[0][0].get_legend_handles_labels(), ncols=len(METHODS) + 1, loc="outside lower center")
     return figure
