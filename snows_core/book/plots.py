@@ -36,8 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "magnitude": {"color": _WONG["grey"], "marker": "v", "linestyle": ":"},
     "layer-wise": {"color": _WONG["orange"], "marker": "s", "linestyle": "-."},
     "SNOWS": {"color": _WONG["blue"], "marker": "o", "linestyle": "-"},
-    "quick": {"color": _WONG["sky"], "marker": "^", "linestyle": "--"},  # SNOWS by effort
-    "standard": {"color": _WONG["blue"], "marker": "o", "linestyle": "-"},
+    "quick": {"color": _WONG["sky"], "marker": "^", "linestyle": "--"},  # SNOWS with less effort than usual
     "paper": {"color": _WONG["purple"], "marker": "D", "linestyle": "-"},
     "Gauss-Newton": {"color": _WONG["sky"], "marker": "^", "linestyle": "-"},
     "Fisher": {"color": _WONG["green"], "marker": "P", "linestyle": "--"},

@@ -79,7 +79,7 @@ def draw_records(frame: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
             y = rows.loc[there, name].astype(float)
             bars = rows.loc[there, ["low", "high"]].T.to_numpy(float) if name in WITH_INTERVAL else None
             reach = None if bars is None else np.abs(bars - y.to_numpy())
-            look = plots.style(method) | {"linestyle": ""}
+            look = plots.style("SNOWS" if method == "standard" else method) | {"linestyle": ""}
             ax.errorbar(x, y, yerr=reach, capsize=2, label=method, **look)
         if name == "accuracy":
             ax.axhline(best["dense"].iloc[0], **plots.style("dense"), linewidth=1, label="dense")
