@@ -12,13 +12,33 @@ if TYPE_CHECKING:
     from snows_core.book import plots
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
+    from snows_core.book.real_networks import read_records, read_runs, record_missing, recorded_in
+    from snows_core.book.recorded_plot import draw_records, shown_table
     from snows_core.book.slider import slider
 
-__all__ = ["NotebookOutputs", "check_needs", "load_profile", "plots", "slider"]
+__all__ = [
+    "NotebookOutputs",
+    "check_needs",
+    "draw_records",
+    "load_profile",
+    "plots",
+    "read_records",
+    "read_runs",
+    "record_missing",
+    "recorded_in",
+    "shown_table",
+    "slider",
+]
 
 require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
 
-_PLACES = {"NotebookOutputs": "page", "check_needs": "profiles", "load_profile": "profiles", "slider": "slider"}
+_PLACES = {
+    "NotebookOutputs": "page",
+    **dict.fromkeys(("check_needs", "load_profile"), "profiles"),
+    **dict.fromkeys(("read_records", "read_runs", "record_missing", "recorded_in"), "real_networks"),
+    **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
+    "slider": "slider",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -81,6 +81,11 @@ class RealRun:
 def read_runs(rows: Sequence[Sequence[Any]], network: str, k: int) -> list[RealRun]:
     """Return runs from rows of pattern, method and images, as a notebook's parameters hold them.
 
+    Args:
+        rows: see above.
+        network: name of an experiment.
+        k: operations behind a layer in its loss.
+
     >>> read_runs([["2:4", "quick", 128]], "efficientnet-lite0", 5)[0].images
     128
     """

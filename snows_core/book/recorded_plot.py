@@ -31,16 +31,25 @@ def shown_pattern(pattern: str) -> str:
     return f"{100 * float(pattern.split(':')[1]):.0f} %" if pattern.startswith("global:") else pattern
 
 
-def shown_table(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+def columns_of(frame: pd.DataFrame) -> Mapping[str, str]:
+    """Return what is shown of a network: ``FEATURES`` of one without classes, else ``CLASSES``.
+
+    Args:
+        frame: of ``read_records``, one network.
+    """
+    return CLASSES if frame["accuracy"].notna().all() else FEATURES
+
+
+def shown_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return recorded runs as a table to read: rounded, with intervals in words.
 
     Args:
         frame: of ``read_records``, one network.
-        columns: ``CLASSES`` or ``FEATURES``.
 
     Returns:
         One row a run, by pattern and method.
     """
+    columns = columns_of(frame)
     shown = pd.DataFrame({"pattern": frame["pattern"].map(shown_pattern), "method": frame["method"].astype(str)})
     shown["images"] = frame["images"]
     for name, words in columns.items():
@@ -55,16 +64,16 @@ def shown_table(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame
     return shown.set_index(["pattern", "method"])
 
 
-def draw_records(frame: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
+def draw_records(frame: pd.DataFrame) -> Figure:
     """Draw recorded runs: a panel a column, patterns along, one marker a method, intervals where there are.
 
     Args:
         frame: of ``read_records``, one network; of several runs of a pattern and method that with most images.
-        columns: ``CLASSES`` or ``FEATURES``.
 
     Returns:
         The figure.
     """
+    columns = columns_of(frame)
     best = frame.sort_values("images").groupby(["pattern", "method"], observed=True).last().reset_index()
     patterns = sorted(best["pattern"].unique(), key=lambda name: (name.startswith("global"), name))
     if "1:4" in patterns:  # the harder one behind the easier

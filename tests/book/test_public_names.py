@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted([*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "notebooks" / "solutions").glob("*.ipynb")])
 PACKAGE = "snows_core"
-ROOMS = ("activations", "book", "export", "loss", "masks", "methods", "network", "settings", "solvers", "sweep", "zoo")
+ROOMS = (
+    *("activations", "book", "comparison", "export", "loss", "masks", "methods", "network", "settings", "solvers"),
+    *("sweep", "zoo"),
+)
 
 
 def code_of(path: Path) -> ast.Module:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from snows_core.book.real_networks import METHODS
-from snows_core.book.recorded_plot import CLASSES, FEATURES, draw_records, shown_table
+from snows_core.book.recorded_plot import draw_records, shown_table
 
 
 def frame(**changes):
@@ -26,16 +26,16 @@ def frame(**changes):
 
 
 def test_the_table_is_rounded_and_has_intervals_in_words():
-    shown = shown_table(frame(), CLASSES)
+    shown = shown_table(frame())
     row = shown.loc[("70 %", "quick")]
     assert row["top-1 accuracy (%)"] == 60.0 and row["95 % interval"] == "57.0 to 64.0"
     assert (row["KL (nats)"], row["CPU s"], row["GB"], row["images"]) == (0.123, 100, 5.0, 128)
-    features = shown_table(frame(kl=None), FEATURES)
+    features = shown_table(frame(kl=None, accuracy=None))
     assert features["cosine of the features"].iloc[0] == 0.912 and "KL (nats)" not in features
 
 
 def test_the_figure_has_a_point_a_run_with_its_interval_and_the_run_of_most_images():
-    figure = draw_records(frame(), CLASSES)
+    figure = draw_records(frame())
     left, right = figure.axes
     assert [tick.get_text() for tick in left.get_xticklabels()] == ["2:4", "1:4", "70 %"]
     points = {
