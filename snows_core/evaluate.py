@@ -22,6 +22,7 @@ from snows_core.network.example import run_on_example
 if TYPE_CHECKING:
     import pandas as pd
 
+OF_FEATURES = ("cosine", "cka", "neighbours")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -50,8 +51,8 @@ class Metrics:
     neighbours: float | None = None
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """Return the figures as a plain dictionary, for JSON and tables."""
-        return asdict(self)
+        """Return the figures as a plain dictionary, for JSON and tables; those of features only where there are any."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in OF_FEATURES}
 
 
 def metrics_frame(dense: Metrics, pruned: Metrics | None = None) -> pd.DataFrame:

@@ -194,7 +194,7 @@ def read_records(folder: Path) -> pd.DataFrame:
         names = ("accuracy", "agreement", "kl", "cosine", "cka", "neighbours")
         rows.append(
             {name: record["run"][name] for name in ("network", "pattern", "method", "images", "seed")}
-            | {name: pruned[name] for name in names}
+            | {name: pruned.get(name) for name in names}
             | {"low": 100 * low, "high": 100 * high, "dense": dense["accuracy"], "judged_on": pruned["images"]}
             | {"cpu_seconds": record["cpu_seconds"], "peak_gb": record["peak_gb"]}
         )

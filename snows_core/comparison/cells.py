@@ -13,6 +13,9 @@ from snows_core.settings import PruneSettings
 from snows_core.sweep.layer_steps import layer_steps
 
 MAGNITUDE = "magnitude"
+UPDATES = {name: method.updates_weights for name, method in METHODS.items()}
+UPDATES |= {name: method.updates_weights for name, method in NETWORK_METHODS.items()}
+"""Name of every method to whether it re-fits weights."""
 OWN = "own"
 """The update of the method that chose the mask, both in one sweep: the method itself."""
 
@@ -52,7 +55,7 @@ def known_masks() -> list[str]:
 
 def known_updates() -> list[str]:
     """Return the names of all that re-fits weights, and "own"."""
-    return [*(name for name, method in {**METHODS, **NETWORK_METHODS}.items() if method.updates_weights), OWN]
+    return [*(name for name, updates in UPDATES.items() if updates), OWN]
 
 
 def read_names(argument: str, names: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -144,7 +147,7 @@ def misfit(cell: Cell, pattern: Pattern, settings: PruneSettings) -> str:
         pattern: its pattern.
         settings: of the comparison.
     """
-    if cell.update == OWN and (cell.mask == MAGNITUDE or not {**METHODS, **NETWORK_METHODS}[cell.mask].updates_weights):
+    if cell.update == OWN and (cell.mask == MAGNITUDE or not UPDATES[cell.mask]):
         return f"{cell.mask} re-fits no weights"
     try:
         layer_steps(replace(settings, pattern=pattern, mask=cell.mask, update=cell.method))

@@ -115,7 +115,7 @@ def load_cifar(name: str, root: str | Path | None, wanted: Preparation, download
 def _is_taken(name: str, tree: Sequence[Path]) -> bool:
     """Return whether the images come from the tree: from any that is there, but the full set from a complete one."""
     if name == "cifar10-full":
-        return tuple(len(files_in(part)) for part in tree) == COMPLETE
+        return tuple(len(files_in(part)) if part.is_dir() else 0 for part in tree) == COMPLETE
     return any(part.is_dir() for part in tree)
 
 
