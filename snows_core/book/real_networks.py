@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from snows_core.book.page import figure_dir
+from snows_core.comparison.pairs import QUANTILE
 from snows_core.errors import SnowsError, closest, invalid_argument
 from snows_core.files import write_text
 
@@ -33,7 +34,6 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 PROFILE = "imagenet-samples"  # of the notebooks that make and show these records
 BULKY = ("permutations", "order")  # lists in a manifest that the run makes again from its seed
-QUANTILE = 1.959964  # of the normal distribution, for intervals of 95 %
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 from snows_core.devices import batch_bytes
 from snows_core.loss.curvature import random_signs
 from snows_core.loss.graph_bytes import saved_bytes
-from snows_core.loss.logits import free_copies, network_scores
+from snows_core.loss.logits import add_squared_gradients, free_copies, network_scores
 from snows_core.network.graph import Network
 
 TOGETHER = 8  # images whose gradients are squared as one: fewer are less noisy, more are faster
@@ -59,9 +59,7 @@ def diagonal_fisher(
         logits = network_scores(network, x, free, WHO).logits
         for probe in range(1, probes + 1):
             signal = output_signal(dense, logits.detach().softmax(1), generator)
-            found = torch.autograd.grad(logits, list(free.values()), signal, retain_graph=probe < probes)
-            for name, gradient in zip(free, found, strict=True):
-                total[name] += gradient.square()
+            add_squared_gradients(total, logits, free, signal, keep_graph=probe < probes)
     return {name: squares / (len(images) * probes) for name, squares in total.items()}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from snows_core.loss.fisher import output_signal
 from snows_core.loss.gradients import WHO
-from snows_core.loss.logits import free_copies, network_scores
+from snows_core.loss.logits import add_squared_gradients, free_copies, network_scores
 from snows_core.network.graph import Network
 
 FEW = 16  # logits of an image up to which each class has a backward pass of its own
@@ -46,9 +46,7 @@ def gauss_newton_diagonal(
     for x in torch.split(images, 1):
         logits = network_scores(network, x.to(device), free, WHO).logits
         for signal in _signals(logits.detach().softmax(1), generator):
-            found = torch.autograd.grad(logits, list(free.values()), signal, retain_graph=True)
-            for name, gradient in zip(free, found, strict=True):
-                total[name] += gradient.square()
+            add_squared_gradients(total, logits, free, signal, keep_graph=True)
     return {name: squares / len(images) for name, squares in total.items()}
 
 

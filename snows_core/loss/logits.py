@@ -38,3 +38,20 @@ def network_scores(network: Network, x: Tensor, weights: Mapping[str, Tensor], w
 def free_copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of weights that autograd follows."""
     return {name: weight.detach().clone().requires_grad_(True) for name, weight in weights.items()}
+
+
+def add_squared_gradients(
+    total: dict[str, Tensor], logits: Tensor, free: Mapping[str, Tensor], signal: Tensor, keep_graph: bool
+) -> None:
+    """Add the squares of the gradients that one vector at the logits gives.
+
+    Args:
+        total: parameter name to the sum so far, changed in place.
+        logits: (n, classes, *positions), followed by autograd.
+        free: parameter name to the weight that autograd follows, in the order of ``total``.
+        signal: of the logits' shape.
+        keep_graph: whether another vector follows.
+    """
+    found = torch.autograd.grad(logits, list(free.values()), signal, retain_graph=keep_graph)
+    for name, gradient in zip(free, found, strict=True):
+        total[name] += gradient.square()
