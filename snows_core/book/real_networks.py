@@ -47,6 +47,8 @@ class RealRun:
         images: calibration images.
         k: operations behind a layer in its loss.
         seed: of the calibration images.
+        max_memory: as `--max-memory` takes it; changes no number but seconds and memory. None is the default of
+            `snows prune`.
     """
 
     network: str
@@ -55,6 +57,7 @@ class RealRun:
     images: int
     k: int
     seed: int = 0
+    max_memory: str | None = None
 
     @property
     def stem(self) -> str:
@@ -75,21 +78,23 @@ class RealRun:
         if self.method not in METHODS:
             raise invalid_argument("method", self.method, f"one of {', '.join(METHODS)}", closest(self.method, METHODS))
         words = ["--model", self.network, "--pattern", self.pattern, *METHODS[self.method]]
-        return [*words, "--k", str(self.k), "--images", str(self.images), "--seed", str(self.seed)]
+        words += ["--k", str(self.k), "--images", str(self.images), "--seed", str(self.seed)]
+        return words if self.max_memory is None else [*words, "--max-memory", self.max_memory]
 
 
-def read_runs(rows: Sequence[Sequence[Any]], network: str, k: int) -> list[RealRun]:
+def read_runs(rows: Sequence[Sequence[Any]], network: str, k: int, max_memory: str | None = None) -> list[RealRun]:
     """Return runs from rows of pattern, method and images, as a notebook's parameters hold them.
 
     Args:
         rows: see above.
         network: name of an experiment.
         k: operations behind a layer in its loss.
+        max_memory: of every run.
 
     >>> read_runs([["2:4", "quick", 128]], "efficientnet-lite0", 5)[0].images
     128
     """
-    return [RealRun(network, pattern, method, images, k) for pattern, method, images in rows]
+    return [RealRun(network, pattern, method, images, k, max_memory=max_memory) for pattern, method, images in rows]
 
 
 def recorded_in(stem: str) -> Path:

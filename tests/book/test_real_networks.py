@@ -51,6 +51,11 @@ def test_a_run_that_fails_leaves_no_record_and_says_why(tmp_path):
         RealRun("digits-resnet20", "2:4", "slow", 8, 0).options()
 
 
+def test_a_bound_on_memory_is_said_only_where_it_was_given():
+    assert RealRun("vit", "2:4", "quick", 8, 3, max_memory="5GB").options()[-2:] == ["--max-memory", "5GB"]
+    assert "--max-memory" not in RealRun("vit", "2:4", "quick", 8, 3).options()
+
+
 def test_features_get_the_interval_of_equal_neighbours(tmp_path):
     pruned = {"images": 500, "accuracy": None, "agreement": None, "kl": None, "cosine": 0.9, "cka": 0.8}
     pruned["neighbours"] = 40.0
