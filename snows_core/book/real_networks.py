@@ -49,6 +49,7 @@ class RealRun:
         seed: of the calibration images.
         max_memory: as `--max-memory` takes it; changes no number but seconds and memory. None is the default of
             `snows prune`.
+        exclude: layers to leave dense, a glob as `--exclude` takes it, beside those that the experiment leaves.
     """
 
     network: str
@@ -58,6 +59,7 @@ class RealRun:
     k: int
     seed: int = 0
     max_memory: str | None = None
+    exclude: str | None = None
 
     @property
     def stem(self) -> str:
@@ -67,7 +69,8 @@ class RealRun:
         'efficientnet-lite0-2of4-quick-128-0'
         """
         pattern = self.pattern.replace(":", "of" if self.pattern[0].isdigit() else "-")
-        return f"{self.network}-{pattern}-{self.method}-{self.images}-{self.seed}"
+        left = "" if self.exclude is None else f"-without-{self.exclude.strip('*').strip('._')}"
+        return f"{self.network}-{pattern}{left}-{self.method}-{self.images}-{self.seed}"
 
     def options(self) -> list[str]:
         """Return the words behind `snows prune`, but for the folder of the result.
@@ -79,14 +82,15 @@ class RealRun:
             raise invalid_argument("method", self.method, f"one of {', '.join(METHODS)}", closest(self.method, METHODS))
         words = ["--model", self.network, "--pattern", self.pattern, *METHODS[self.method]]
         words += ["--k", str(self.k), "--images", str(self.images), "--seed", str(self.seed)]
-        return words if self.max_memory is None else [*words, "--max-memory", self.max_memory]
+        words += [] if self.max_memory is None else ["--max-memory", self.max_memory]
+        return words if self.exclude is None else [*words, "--exclude", self.exclude]
 
 
 def read_runs(rows: Sequence[Sequence[Any]], network: str, k: int, max_memory: str | None = None) -> list[RealRun]:
     """Return runs from rows of pattern, method and images, as a notebook's parameters hold them.
 
     Args:
-        rows: see above.
+        rows: see above; a fourth word is a glob of layers to leave dense.
         network: name of an experiment.
         k: operations behind a layer in its loss.
         max_memory: of every run.
@@ -94,7 +98,10 @@ def read_runs(rows: Sequence[Sequence[Any]], network: str, k: int, max_memory: s
     >>> read_runs([["2:4", "quick", 128]], "efficientnet-lite0", 5)[0].images
     128
     """
-    return [RealRun(network, pattern, method, images, k, max_memory=max_memory) for pattern, method, images in rows]
+    return [
+        RealRun(network, pattern, method, images, k, max_memory=max_memory, exclude=left[0] if left else None)
+        for pattern, method, images, *left in rows
+    ]
 
 
 def recorded_in(stem: str) -> Path:
@@ -185,20 +192,22 @@ def read_records(folder: Path) -> pd.DataFrame:
         folder: of ``record_missing``; need not exist.
 
     Returns:
-        Columns network, pattern, method, images, seed, accuracy, agreement (percent), low and high (Wilson's 95 %
-        interval of the accuracy, or of the agreement where there are no classes), kl, cosine, cka, neighbours, dense,
-        cpu_seconds, peak_gb, sparsity.
+        Columns network, pattern (with " without GLOB" where layers were left dense), method, images, seed, accuracy,
+        agreement (percent), low and high (Wilson's 95 % interval of the accuracy, or of the same neighbours where there
+        are no classes), kl, cosine, cka, neighbours, dense, judged_on (images), cpu_seconds, peak_gb.
     """
     rows = []
     for file in sorted(folder.glob("*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         found = record["manifest"]["evaluation"]
         pruned, dense = found["pruned"], found["dense"]
+        left = record["run"].get("exclude")
         share = pruned["neighbours"] if pruned["accuracy"] is None else pruned["accuracy"]
         low, high = wilson(share / 100, pruned["images"])
         names = ("accuracy", "agreement", "kl", "cosine", "cka", "neighbours")
         rows.append(
-            {name: record["run"][name] for name in ("network", "pattern", "method", "images", "seed")}
+            {name: record["run"][name] for name in ("network", "method", "images", "seed")}
+            | {"pattern": record["run"]["pattern"] + ("" if left is None else f" without {left}")}
             | {name: pruned.get(name) for name in names}
             | {"low": 100 * low, "high": 100 * high, "dense": dense["accuracy"], "judged_on": pruned["images"]}
             | {"cpu_seconds": record["cpu_seconds"], "peak_gb": record["peak_gb"]}

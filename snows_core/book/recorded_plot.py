@@ -25,10 +25,12 @@ STEP = 0.18  # between methods, along the axis of patterns
 def shown_pattern(pattern: str) -> str:
     """Return a pattern as readers know it.
 
-    >>> shown_pattern("global:0.7:0.95"), shown_pattern("2:4")
-    ('70 %', '2:4')
+    >>> shown_pattern("global:0.7:0.95"), shown_pattern("2:4"), shown_pattern("global:0.7405:0.95 without *dw")
+    ('70 %', '2:4', '74 %, *dw dense')
     """
-    return f"{100 * float(pattern.split(':')[1]):.0f} %" if pattern.startswith("global:") else pattern
+    pattern, _, left = pattern.partition(" without ")
+    shown = f"{100 * float(pattern.split(':')[1]):.0f} %" if pattern.startswith("global:") else pattern
+    return f"{shown}, {left} dense" if left else shown
 
 
 def columns_of(frame: pd.DataFrame) -> Mapping[str, str]:
@@ -92,7 +94,7 @@ def draw_records(frame: pd.DataFrame) -> Figure:
             ax.errorbar(x, y, yerr=reach, capsize=2, label=method, **look)
         if name == "accuracy":
             ax.axhline(best["dense"].iloc[0], **plots.style("dense"), linewidth=1, label="dense")
-        ax.set_xticks(range(len(patterns)), [shown_pattern(pattern) for pattern in patterns])
+        ax.set_xticks(range(len(patterns)), [shown_pattern(pattern).replace(", ", ",\n") for pattern in patterns])
         ax.set_xlim(-0.5, len(patterns) - 0.5)
         ax.grid(False, axis="x")
         plots.labelled(ax, "pattern (N:M, or share removed)", words, legend=False)

@@ -56,6 +56,19 @@ def test_a_bound_on_memory_is_said_only_where_it_was_given():
     assert "--max-memory" not in RealRun("vit", "2:4", "quick", 8, 3).options()
 
 
+def test_layers_left_dense_stand_in_name_command_and_table(tmp_path):
+    (run,) = read_runs([["global:0.74:0.95", "quick", 8, "*conv_dw"]], "lite", 3)
+    assert (
+        run.options()[-2:] == ["--exclude", "*conv_dw"]
+        and run.stem == "lite-global-0.74-0.95-without-conv_dw-quick-8-0"
+    )
+    pruned = {"images": 500, "accuracy": 40.0, "agreement": 45.0, "kl": 1.0}
+    record = {"run": vars(run), "cpu_seconds": 1.0, "peak_gb": 1.0}
+    record["manifest"] = {"evaluation": {"dense": {"accuracy": 87.0}, "pruned": pruned}}
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    assert read_records(tmp_path)["pattern"].tolist() == ["global:0.74:0.95 without *conv_dw"]
+
+
 def test_features_get_the_interval_of_equal_neighbours(tmp_path):
     pruned = {"images": 500, "accuracy": None, "agreement": None, "kl": None, "cosine": 0.9, "cka": 0.8}
     pruned["neighbours"] = 40.0
