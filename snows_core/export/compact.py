@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,7 +54,7 @@ class Compacted:
         words += f", {stayed:,} without use stay (see table)" if stayed else ""
         return f"{words}; outputs differ by {self.change:.1e} of the largest"
 
-    def save(self, folder: Any, overwrite: bool = False) -> Any:
+    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write the network into a folder, in forms that load without this package.
 
         Args:
@@ -86,11 +87,11 @@ def compact(model: nn.Module | PruneResult, images: Tensor | Iterable[Any]) -> C
     Raises:
         SnowsError: on a network that cannot be traced, or images that do not fit it.
 
-    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).eval()
-    >>> _ = net[0].weight.data[1].zero_()
-    >>> small = compact(net, torch.randn(4, 2))
-    >>> small.model[0], int(small.table["removed"].sum())
-    (Linear(in_features=2, out_features=2, bias=True), 1)
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)).eval()
+    >>> _ = net[1].weight.data[1].zero_()
+    >>> small = compact(net, torch.randn(2, 1, 2, 2))
+    >>> small.model[1], int(small.table["removed"].sum())
+    (Linear(in_features=4, out_features=2, bias=True), 1)
     """
     if isinstance(model, PruneResult):
         model = model.module
@@ -98,7 +99,7 @@ def compact(model: nn.Module | PruneResult, images: Tensor | Iterable[Any]) -> C
         raise invalid_argument("model", type(model).__name__, "a torch.nn.Module, or what snows.prune returned")
     original = plain_copy(unwrap(model))
     example = _example(original, images)
-    current, rows = original, {}
+    current, rows = original, dict[str, dict[str, Any]]()
     for _ in range(MOST_PASSES):
         network = Network(current, example=example)
         found = removals(network, unit_groups(network, current, example))
@@ -132,14 +133,16 @@ def _narrowed(model: nn.Module, found: list[Removal], example: Tensor) -> tuple[
     narrow(smaller, found)
     if _is_same(model, smaller, example):
         return smaller, found
-    current, done = model, []
+    current, done = model, list[Removal]()
     for removal in found:
-        trial = plain_copy(current)
-        narrow(trial, [removal])
-        if removal.count and not _is_same(model, trial, example):
-            nothing = torch.zeros_like(removal.dropped)
-            removal = Removal(removal.group, nothing, removal.idle + removal.count, REFUSED)
-        current = trial if removal.count else current
+        if removal.count:
+            trial = plain_copy(current)
+            narrow(trial, [removal])
+            if _is_same(model, trial, example):
+                current = trial
+            else:
+                nothing = torch.zeros_like(removal.dropped)
+                removal = Removal(removal.group, nothing, removal.idle + removal.count, REFUSED)
         done.append(removal)
     return current, done
 

@@ -98,6 +98,8 @@ def _without_weights(network: Network, group: UnitGroup) -> Tensor:
     found = []
     rows: Mapping[str, Tensor] = {part.tensor: part.places for part in group.parts if part.axis == 0}
     for layer in group.producers:
+        if not layer.weight_name:  # computed
+            continue
         weight = ~network.weight(layer).flatten(1).any(1).cpu()
         places = rows.get(layer.weight_name)
         if places is not None:

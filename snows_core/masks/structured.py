@@ -20,7 +20,7 @@ from snows_core.errors import invalid_argument, plain
 from snows_core.masks.lowest import comparable, seed_of, without_lowest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slices:
     """The places of one layer's weight that belong to each unit.
 
@@ -50,7 +50,7 @@ class Slices:
         mask.index_fill_(self.axis, gone.to(mask.device), False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Units:
     """Units that stay or go, and the layers that hold them.
 
@@ -123,18 +123,20 @@ class Structured:
         return replace(self, groups=groups)
 
     def misfit(self, weight: Tensor, groups: int = 1) -> str:
-        """Return an empty string: which layers take this pattern is for the network to say, not for a ``weight``."""
+        """Return an empty string: the network says which layers take it, not a ``weight`` and its ``groups``."""
         return ""
 
     def mask(self, scores: Tensor, seed: int = 0) -> Tensor:
-        """Refuse to make a mask of one layer's ``scores``: units belong to several layers.
+        """Refuse to make a mask of one layer alone, because units belong to several.
+
+        Args:
+            scores: of one layer.
+            seed: of lots.
 
         Raises:
             SnowsError: in any case.
         """
-        raise invalid_argument(
-            "pattern", str(self), "a pattern of one layer", "make_masks(model, ...) makes its masks."
-        )
+        raise invalid_argument("pattern", str(self), "a pattern of one layer", "snows.make_masks makes its masks.")
 
     def masks(self, scores: Mapping[str, Tensor], seed: int = 0, as_norms: bool = False) -> dict[str, Tensor]:
         """Return the masks of all layers for their scores.

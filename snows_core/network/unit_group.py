@@ -9,7 +9,7 @@ from torch import Tensor
 from snows_core.network.graph import Layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UnitPart:
     """The places of one tensor that belong to each unit.
 
@@ -24,7 +24,7 @@ class UnitPart:
     places: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
     """How a layer reads units.
 
@@ -41,7 +41,7 @@ class Reading:
     value: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UnitGroup:
     """Units that come and go together.
 

@@ -14,6 +14,7 @@ import snows_core as snows
 from snows_core.errors import SnowsError
 from snows_core.network.graph import Network
 from snows_core.network.units import unit_groups
+from snows_core.zoo.networks import digits_resnet20
 
 
 def groups_of(model, images):
@@ -43,7 +44,7 @@ def checked(model, images, removed=None):
         after = small.model(images)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items()), "the model is changed"
     assert type(small.model) is type(model)
-    assert float(before.abs().max()) > 0 and float(before.std()) > 0
+    assert float(before.abs().max()) > 0
     gap = float((after - before).abs().max() / before.abs().max())
     assert gap < 1e-10  # sums of float64 in another order, over some tens of layers
     if removed is not None:
@@ -56,7 +57,7 @@ NETWORKS = {
         timm.models.resnet.Bottleneck, (1, 2, 1, 1), num_classes=5, channels=(8, 16, 16, 24)
     ),
     "depthwise": lambda: timm.create_model("mobilenetv2_035", num_classes=5),
-    "squeeze-excite": lambda: timm.create_model("efficientnet_b0", num_classes=5, channel_multiplier=0.3),
+    "squeeze-excite": lambda: timm.create_model("mobilenetv3_small_050", num_classes=5),
     "convnext": lambda: timm.create_model("convnext_atto", num_classes=5, depths=(1, 1, 1, 1), dims=(8, 16, 24, 32)),
     "vit": lambda: timm.create_model(
         "vit_tiny_patch16_224", img_size=32, patch_size=8, num_classes=5, depth=2, embed_dim=48, num_heads=4
@@ -70,7 +71,7 @@ NETWORKS = {
         depths=(2, 2),
         num_heads=(2, 4),
     ),
-    "densenet": lambda: timm.models.densenet.DenseNet(8, (2, 2), num_classes=5, num_init_features=8, bn_size=2),
+    "densenet": lambda: timm.models.densenet.DenseNet(8, (2, 2), num_classes=5, bn_size=2),
     "torchvision vit": lambda: torchvision.models.VisionTransformer(32, 8, 2, 4, 32, 48, num_classes=5),
 }
 
@@ -190,21 +191,21 @@ def test_heads_of_pytorchs_own_attention_stay():
 
 
 def test_what_leaves_other_units_without_use_takes_them_along():
-    model = awake(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)))
+    layers = (nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    model = awake(nn.Sequential(*layers))
     with torch.no_grad():
-        model[4].weight[:, 1] = 0.0
-        model[2].weight[[0, 2, 3, 4], 3] = 0.0  # only the neuron that goes reads the third one before it
-    small = checked(model, torch.randn(7, 4, dtype=torch.float64), 2)
-    assert small.model[0].out_features == 5 and small.model[2].weight.shape == (4, 5)
+        model[5].weight[:, 1] = 0.0
+        model[3].weight[[0, 2, 3, 4], 3] = 0.0  # only the neuron that goes reads the third one before it
+    small = checked(model, random_images(7, size=2), 2)
+    assert small.model[1].out_features == 5 and small.model[3].weight.shape == (4, 5)
 
 
 def test_one_unit_stays_of_a_layer_that_does_nothing():
-    model = awake(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)))
+    model = awake(nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 2)))
     with torch.no_grad():
-        model[2].weight.zero_()
-        model[2].bias.copy_(torch.tensor([1.0, 2.0]))
-    small = snows.compact(model, torch.randn(3, 4, dtype=torch.float64))
-    assert small.model[0].out_features == 1 and torch.equal(small.model(torch.ones(1, 4).double())[0], model[2].bias)
+        model[3].weight.zero_()
+    small = checked(model, random_images(2, size=2), 5)
+    assert small.model[1].out_features == 1
 
 
 class Fixed(nn.Module):
@@ -238,10 +239,11 @@ def test_groups_of_channels_keep_their_size():
     assert "one by one" in table.loc["0", "reason"]
 
 
+@pytest.mark.usefixtures("few_images_are_fine")
 def test_a_result_is_compacted_to_the_size_that_the_formula_says():
     """Two rows of k x k kernels of every second channel: half of each of the 18 inner convolutions of ResNet-20."""
     torch.manual_seed(0)
-    model, images = snows.zoo.digits_resnet20().eval(), torch.randn(8, 1, 8, 8)
+    model, images = digits_resnet20().eval(), torch.randn(8, 1, 8, 8)
     result = snows.prune(model, images, "structured:0.5", update="none", effort="quick", progress=False)
     small = snows.compact(result, images)
     inner = sum(p.numel() for name, p in model.named_parameters() if name.startswith("layer") and ".conv" in name)

@@ -175,7 +175,7 @@ def test_osscar_masks_with_its_own_update_and_others(update):
 
 
 def test_stages_and_refinement_end_at_the_same_share():
-    result = snows.prune(small_resnet(), random_images(32), "structured:0.5", progress=False, k=1, stages=2)
+    result = snows.prune(small_resnet(), random_images(32), "structured:0.5", progress=False, k=1, stages=2, refine=4)
     shares = [record["sparsity"] for record in result.manifest["stage_records"]]
     assert len(shares) == 2 and shares[0] <= shares[1] == pytest.approx(0.5, abs=0.01)
     assert all(not result.state[key][~result.masks[name]].any() for name, key in result.weight_names.items())
