@@ -15,7 +15,7 @@ from snows_core.errors import SnowsError, invalid_argument
 from snows_core.export.narrow import narrow
 from snows_core.export.removal import Removal, removals
 from snows_core.network.copies import plain_copy, unwrap
-from snows_core.network.example import same_function
+from snows_core.network.example import run_on_example, same_function
 from snows_core.network.graph import Network
 from snows_core.network.units import unit_groups
 from snows_core.result import PruneResult
@@ -99,6 +99,7 @@ def compact(model: nn.Module | PruneResult, images: Tensor | Iterable[Any]) -> C
         raise invalid_argument("model", type(model).__name__, "a torch.nn.Module, or what snows.prune returned")
     original = plain_copy(unwrap(model))
     example = _example(original, images)
+    run_on_example(original, example.to(next((p.dtype for p in original.parameters()), example.dtype)))
     current, rows = original, dict[str, dict[str, Any]]()
     for _ in range(MOST_PASSES):
         network = Network(current, example=example)

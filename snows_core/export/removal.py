@@ -67,8 +67,7 @@ def removals(network: Network, groups: Sequence[UnitGroup]) -> list[Removal]:
 def _removal(network: Network, group: UnitGroup) -> Removal:
     nothing = torch.zeros(group.units, dtype=torch.bool)
     if group.bound:
-        zero = int(_without_weights(network, group).sum())
-        return Removal(group, nothing, zero, group.bound)
+        return Removal(group, nothing, int(_without_weights(network, group).sum()), group.bound)
     dropped = torch.stack([_can_go(network, reading) for reading in group.readings]).all(0)
     last = bool(dropped.all())
     if last:

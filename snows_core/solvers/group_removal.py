@@ -78,7 +78,8 @@ class _State:
         at = self.places[groups]  # (n, b)
         blocks = inverse[at[:, :, None], at[:, None, :]]  # (n, b, b)
         columns = weight[:, at].permute(1, 2, 0)  # (n, b, out)
-        return (columns * torch.linalg.solve(blocks, columns)).sum((1, 2)) * self.scale
+        costs: Tensor = (columns * torch.linalg.solve(blocks, columns)).sum((1, 2)) * self.scale
+        return costs
 
     def remove(self, group: int) -> None:
         """Take a kept group out."""
