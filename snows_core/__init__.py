@@ -17,8 +17,10 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.comparison.results import Comparison
     from snows_core.estimate import estimate
     from snows_core.evaluate import Metrics, evaluate
+    from snows_core.export.compact import Compacted, compact
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
+    from snows_core.masks.structured import Structured
     from snows_core.methods import methods
     from snows_core.provenance import provenance, versions
     from snows_core.prune import make_masks, prune
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NM",
+    "Compacted",
     "Comparison",
     "Metrics",
     "NewtonOptions",
@@ -46,8 +49,10 @@ __all__ = [
     "PruneSettings",
     "Recipe",
     "SnowsError",
+    "Structured",
     "Unstructured",
     "apply_masks",
+    "compact",
     "compare",
     "estimate",
     "evaluate",
@@ -67,6 +72,7 @@ __all__ = [
 # Public name to the module that defines it.
 _PLACES = {
     "NM": "masks.patterns",
+    "Compacted": "export.compact",
     "Comparison": "comparison.results",
     "Metrics": "evaluate",
     "NewtonOptions": "settings.recipe",
@@ -74,8 +80,10 @@ _PLACES = {
     "PruneSettings": "settings.prune_settings",
     "PerLayer": "masks.per_layer",
     "Recipe": "settings.recipe",
+    "Structured": "masks.structured",
     "Unstructured": "masks.patterns",
     "apply_masks": "result",
+    "compact": "export.compact",
     "compare": "comparison.grid",
     "estimate": "estimate",
     "evaluate": "evaluate",

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from snows_core.cli import completion
+from snows_core.cli.compacting import compact_command
 from snows_core.cli.comparing import compare_command
 from snows_core.cli.messages import INTERRUPTED, guarded
 from snows_core.cli.options import (
@@ -111,6 +112,9 @@ app.command(
         "snows compare --model resnet20 --pattern 2:4 --pattern 0.8 --masks sparsegpt,obc --updates own,snows",
     ),
 )(compare_command)
+
+
+app.command("compact", epilog=example("snows compact pruned --out compact"))(compact_command)
 
 
 @app.command(

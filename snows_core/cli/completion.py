@@ -30,15 +30,15 @@ EXPERIMENT_NAMES = (
     "mobilenetv2",
 )
 DATA_NAMES = ("digits", "cifar10", "cifar10-full", "cifar100", "imagenette", "imagenet", "imagenet-samples", "folder:")
-PATTERNS = ("2:4", "1:4", "4:8", "1:8", "0.5", "0.8", "0.9", "global:0.8", "global:0.9:0.95")
+PATTERNS = ("2:4", "1:4", "4:8", "1:8", "0.5", "0.8", "0.9", "global:0.8", "global:0.9:0.95", "structured:0.5")
 SALIENCY_NAMES = ("magnitude", "curvature", "fisher", "obs", "curvature+fisher", "obs+fisher")
 MASK_NAMES = (
     *("magnitude", "alps", "nettrim", "obc", "obs", "sparsegpt", "swaps", "wanda"),
-    *("cap", "cbs", "chita", "mfac", "obd", "woodfisher"),
+    *("cap", "cbs", "chita", "eigendamage", "mfac", "obd", "osscar", "upvit", "woodfisher"),
 )
 UPDATE_NAMES = (
     *("adaprune", "alps", "layerwise", "nettrim", "none", "obc", "obs", "snows", "sparsegpt"),
-    *("cap", "cbs", "chita", "mfac", "woodfisher", "own"),
+    *("cap", "cbs", "chita", "mfac", "osscar", "woodfisher", "own"),
 )
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 

@@ -29,6 +29,7 @@ from snows_core.masks.lowest import (
 from snows_core.masks.per_layer import PerLayer as PerLayer
 from snows_core.masks.per_layer import read_per_layer
 from snows_core.masks.saliency import make_scores
+from snows_core.masks.structured import Structured as Structured
 from snows_core.settings import Saliency, SparsityPattern
 
 Masks = dict[str, Tensor]
@@ -209,12 +210,12 @@ class Unstructured:
         return removed, {}
 
 
-Pattern = NM | Unstructured | PerLayer
+Pattern = NM | Unstructured | PerLayer | Structured
 """Decides how many weights stay in which group."""
 
 
 def parse_pattern(pattern: SparsityPattern | Mapping[str, float] | str | float) -> Pattern:
-    """Read a pattern: objects, "2:4", 0.8, "0.8", "80%", "global:0.8", "global:0.8:0.95" (cap), sparsities by layer.
+    """Read a pattern: objects, "2:4", 0.8, "80%", "global:0.8", "global:0.8:0.95" (cap), "structured:0.5", a mapping.
 
     Sparsities by layer are a mapping from names or globs, or a text such as "layer1.*=0.5,layer2.conv1=0.9".
 
@@ -227,7 +228,7 @@ def parse_pattern(pattern: SparsityPattern | Mapping[str, float] | str | float) 
     >>> parse_pattern("2:4"), str(parse_pattern("global:0.9:0.95"))
     (NM(n=2, m=4), 'unstructured 0.9 global cap 0.95')
     """
-    if isinstance(pattern, NM | Unstructured | PerLayer):
+    if isinstance(pattern, NM | Unstructured | PerLayer | Structured):
         return pattern
     if isinstance(pattern, Mapping):
         return PerLayer(pattern)
@@ -244,10 +245,14 @@ def parse_pattern(pattern: SparsityPattern | Mapping[str, float] | str | float) 
     ):
         sparsity, cap = match[1] or match[3], match[2] or match[4] or 1.0
         return Unstructured(float(sparsity), "global", float(cap))
+    if match := re.fullmatch(rf"(?:structured|channels)[: ]{number}(%?)", text):
+        return Structured(float(Fraction(match[1]) / (100 if match[2] else 1)))
     if match := re.fullmatch(rf"(?:layer:|unstructured )?{number}(%?)", text):
         return Unstructured(float(Fraction(match[1]) / (100 if match[2] else 1)))
     raise invalid_argument(
-        "pattern", repr(pattern), '"n:m", a sparsity such as 0.8, "global:0.8", NM(n, m) or Unstructured(s)'
+        "pattern",
+        repr(pattern),
+        '"n:m", a sparsity such as 0.8, "global:0.8", "structured:0.5", NM(n, m) or Unstructured(s)',
     )
 
 
@@ -270,6 +275,8 @@ def masks_for(
         SnowsError: on an unknown saliency, or scores of another shape or with NaN or infinite values.
     """
     scores = make_scores(weights, saliency)
+    if isinstance(pattern, Structured):
+        return pattern.masks(scores, seed, as_norms=saliency == "magnitude")
     if isinstance(pattern, Unstructured | PerLayer):
         return pattern.masks(scores, seed)
     return {name: pattern.mask(score, seed_of(seed, name)) for name, score in scores.items()}

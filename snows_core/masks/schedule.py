@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from snows_core.errors import integer, invalid_argument
-from snows_core.masks.patterns import NM, Pattern, PerLayer, Unstructured, parse_pattern
+from snows_core.masks.patterns import NM, Pattern, PerLayer, Structured, Unstructured, parse_pattern
 from snows_core.settings import Stages
 
 
@@ -72,7 +72,7 @@ def allocated(stages: Sequence[Pattern], shares: PerLayer) -> tuple[Pattern, ...
     return (*(shares.towards(math.log(_kept(stage)) / last) for stage in stages[:-1]), shares)
 
 
-def _geometric(pattern: Unstructured | PerLayer, count: int) -> tuple[Pattern, ...]:
+def _geometric(pattern: Unstructured | PerLayer | Structured, count: int) -> tuple[Pattern, ...]:
     if isinstance(pattern, PerLayer):
         return (*(pattern.towards(i / count) for i in range(1, count)), pattern)
     kept = 1 - pattern.sparsity
@@ -112,6 +112,8 @@ def _of_one_kind(stage: Pattern, pattern: Pattern) -> bool:
     """Tell whether two patterns differ in how much they keep alone (and in the cap of a layer), not in which layers."""
     if isinstance(stage, NM) and isinstance(pattern, NM):
         return stage.m == pattern.m
+    if isinstance(stage, Structured) and isinstance(pattern, Structured):
+        return True
     if isinstance(stage, Unstructured) and isinstance(pattern, Unstructured):
         return stage.scope == pattern.scope
     if isinstance(stage, PerLayer) and isinstance(pattern, PerLayer):

@@ -13,6 +13,7 @@ from snows_core.methods.cap import CorrelationAware
 from snows_core.methods.cbs import CombinatorialSurgeon
 from snows_core.methods.chita import Chita
 from snows_core.methods.dense import KeepDense
+from snows_core.methods.eigendamage import EigenDamage
 from snows_core.methods.given_weights import GivenWeights
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
@@ -24,12 +25,14 @@ from snows_core.methods.obc import ExactObs
 from snows_core.methods.obd import OptimalBrainDamage
 from snows_core.methods.obs import LayerwiseObs
 from snows_core.methods.origin import MAGNITUDE, Origin, gives
+from snows_core.methods.osscar import Osscar
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
 from snows_core.methods.sparsegpt import SparseGpt
 from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
+from snows_core.methods.upvit import UnifiedPruning
 from snows_core.methods.wanda import Wanda
 from snows_core.methods.woodfisher import WoodFisher
 
@@ -55,8 +58,11 @@ NETWORK_METHODS: dict[str, type[NetworkMethod]] = {
     "cap": CorrelationAware,
     "cbs": CombinatorialSurgeon,
     "chita": Chita,
+    "eigendamage": EigenDamage,
     "mfac": MatrixFree,
     "obd": OptimalBrainDamage,
+    "osscar": Osscar,
+    "upvit": UnifiedPruning,
     "woodfisher": WoodFisher,
 }
 """Name to every method that looks at the whole network; each is a ``mask=``, and most are an ``update=``, too."""

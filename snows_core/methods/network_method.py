@@ -42,12 +42,19 @@ class NetworkMethod(ABC):
         updates_weights: whether it re-fits the kept weights, too (``update=``).
         reads_labels: whether it takes gradients of the loss, with labels given or drawn.
         chooses_groups: whether it can choose N:M masks.
+        chooses_units: whether it can choose structured masks: whole channels, neurons and heads.
+        chooses_weights: whether it can choose any others.
+        layer_update: name of the layer-wise method that its update is, where its paper re-fits layer by layer; its own
+            :meth:`update` is not asked then.
     """
 
     origin: ClassVar[Origin]
     updates_weights: ClassVar[bool] = True
     reads_labels: ClassVar[bool] = True
     chooses_groups: ClassVar[bool] = True
+    chooses_units: ClassVar[bool] = False
+    chooses_weights: ClassVar[bool] = True
+    layer_update: ClassVar[str] = ""
 
     @abstractmethod
     def choose(self, problem: NetworkProblem) -> Masks:

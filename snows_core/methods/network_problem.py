@@ -13,7 +13,7 @@ from torch import Tensor
 from snows_core.devices import widest
 from snows_core.loss.gradients import check_labels, drawn_labels, gradient_rows
 from snows_core.loss.joint_curvature import FlatState
-from snows_core.masks.patterns import Masks, Pattern, masks_for
+from snows_core.masks.patterns import Masks, Pattern, Structured, masks_for
 from snows_core.network.graph import Network
 
 DAMPENING = 0.1  # of an empirical Fisher, relative to the mean of its diagonal; the papers' 1e-5 is absolute
@@ -90,9 +90,54 @@ class NetworkProblem:
         """
         parts = zip(self.weights, torch.split(scores, self.sizes), strict=True)
         shaped = {layer: part.view(self.weights[layer].shape) for layer, part in parts}
-        asked = {layer: score.masked_fill(self.dense[layer] == 0, -1.0) for layer, score in shaped.items()}
+        nothing = 0.0 if isinstance(self.pattern, Structured) else -1.0  # scores of a unit's weights add up
+        asked = {layer: score.masked_fill(self.dense[layer] == 0, nothing) for layer, score in shaped.items()}
         made = masks_for(asked, self.pattern, lambda _, score: score, self.seed)
         return {layer: mask & (self.dense[layer] != 0) for layer, mask in made.items()}
+
+    @property
+    def structured(self) -> Structured:
+        """The pattern of a method that knows structured ones alone.
+
+        Raises:
+            ValueError: where it is another one.
+        """
+        if not isinstance(self.pattern, Structured):
+            raise ValueError(f"a method that chooses units is given a structured pattern, not {self.pattern}")
+        return self.pattern
+
+    def unit_masks(self, scores: Mapping[str, Tensor]) -> Masks:
+        """Return the masks of the units of highest score.
+
+        Args:
+            scores: group name to (units,).
+        """
+        pattern = self.structured
+        kept = {group.name: pattern.keep(group, scores[group.name], self.seed) for group in pattern.groups}
+        return self.masks_of_units(kept)
+
+    def masks_of_units(self, kept: Mapping[str, Tensor]) -> Masks:
+        """Return the masks for the units that stay.
+
+        Args:
+            kept: group name to (units,) bool.
+
+        Returns:
+            Layer name to mask; what is zero in the dense network stays so.
+        """
+        masks = self.structured.masks_of(kept, self.weights)
+        return {layer: mask & (self.dense[layer] != 0) for layer, mask in masks.items()}
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """Labels given, or drawn from the dense network's softmax, (N, *positions).
+
+        Raises:
+            SnowsError: on labels that are no classes, or a network that gives no logits.
+        """
+        if self.labels is None:
+            return drawn_labels(self.network, self.images, self.generator)
+        return check_labels(self.network, self.images, self.labels)
 
     @cached_property
     def gradients(self) -> Tensor:
@@ -103,11 +148,7 @@ class NetworkProblem:
         """
         images, like = self.images, next(iter(self.weights.values()))
         most = max(1, int(self.room // (sum(self.sizes) * like.element_size())))
-        if self.labels is None:
-            labels = drawn_labels(self.network, images, self.generator)
-        else:
-            labels = check_labels(self.network, images, self.labels)
-        rows = gradient_rows(self.network, self.parameters, images, labels, most)
+        rows = gradient_rows(self.network, self.parameters, images, self.classes, most)
         if len(rows) < len(images):
             warnings.warn(
                 f"max_memory: gradients of {len(images)} images do not fit; {len(rows)} of mini-batches stand for them",

@@ -30,6 +30,7 @@ class OptimalBrainDamage(NetworkMethod):
 
     updates_weights = False
     reads_labels = False
+    chooses_units = True
 
     def choose(self, problem: NetworkProblem) -> Masks:
         """Return the masks of the saliencies of a ``problem``."""

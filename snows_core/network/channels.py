@@ -77,7 +77,7 @@ class Channels:
     """
 
     def __init__(self, network: Network, example: Tensor) -> None:
-        self._shapes = _shapes(network, example)
+        self._shapes = shapes_of(network, example)
         self._layers = {layer.node: layer for layer in network.layers}
         self._places: dict[fx.Node, tuple[_Flow, Layout]] = {}
         self._flows: list[_Flow] = []
@@ -86,7 +86,7 @@ class Channels:
         outputs: list[fx.Node] = []
         fx.map_arg(network.output, outputs.append)
         self._bind(outputs, "the network's output")
-        readers = _readers(network)
+        readers = readers_of(network)
         for flow in self._flows:
             if shared := next((move.name for move in flow.moves if readers[move.name] > 1), ""):
                 flow.bound = flow.bound or f"'{shared}', which is used more than once"
@@ -164,8 +164,8 @@ class Channels:
 
 
 @torch.no_grad()
-def _shapes(network: Network, example: Tensor) -> dict[fx.Node, torch.Size]:
-    """Run a network on a few images and return the shape of every value that is a tensor."""
+def shapes_of(network: Network, example: Tensor) -> dict[fx.Node, torch.Size]:
+    """Run a ``network`` on a few images, the ``example``, and return the shape of every value that is a tensor."""
     values: Values = {network.image: example}
     shapes = {network.image: example.shape}
     liveness = Liveness(network.nodes)
@@ -177,8 +177,8 @@ def _shapes(network: Network, example: Tensor) -> dict[fx.Node, torch.Size]:
     return shapes
 
 
-def _readers(network: Network) -> Counter[str]:
-    """Count the nodes that read each parameter or buffer, under any of its names."""
+def readers_of(network: Network) -> Counter[str]:
+    """Count the nodes of a ``network`` that read each parameter or buffer, under any of its names."""
     root = network.module
     own = dict(root.named_parameters(remove_duplicate=False)) | dict(root.named_buffers(remove_duplicate=False))
     names: dict[int, list[str]] = {}

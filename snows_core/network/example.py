@@ -1,13 +1,18 @@
-"""A few images run through a model, to see that they fit it."""
+"""A few images run through a model, to see that they fit it, and that another model answers them alike."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from snows_core.errors import SnowsError
+
+# Largest change of an output that may pass for rounding, as a share of the largest output.
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
+ROUNDING_HALF = 0.1
 
 
 def run_on_example(model: torch.nn.Module, example: Tensor) -> Any:
@@ -24,3 +29,37 @@ def run_on_example(model: torch.nn.Module, example: Tensor) -> Any:
             "Use the channels, size and dtype that the model was trained with."
         ) from error
     return output
+
+
+class Change(NamedTuple):
+    """How far the answers of two networks lie apart.
+
+    Attributes:
+        largest: largest difference of an output, as a share of the largest output.
+        passes: whether it passes for rounding in the number format of the outputs.
+    """
+
+    largest: float
+    passes: bool
+
+
+def same_function(model: nn.Module, other: nn.Module, example: Tensor) -> Change:
+    """Compare what two networks answer to a few images.
+
+    Args:
+        model: a network in eval mode.
+        other: another one, which answers with tensors of the same shapes.
+        example: images (N, C, H, W); they take the type of the model's parameters.
+
+    Returns:
+        How far the answers lie apart.
+    """
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), example.dtype)
+    answers = [pytree.tree_leaves(run_on_example(one, example.to(dtype))) for one in (model, other)]
+    largest, passes = 0.0, True
+    for value, again in zip(*answers, strict=True):
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+            gap = float((value - again).abs().max()) / max(float(value.abs().max()), torch.finfo(value.dtype).tiny)
+            largest = max(largest, gap)
+            passes = passes and gap <= ROUNDING.get(value.dtype, ROUNDING_HALF)  # not so for NaN
+    return Change(largest, passes)

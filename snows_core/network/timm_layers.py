@@ -14,6 +14,11 @@ from torch.nn import functional as F
 
 _SAME_PADDED = ("timm.layers.conv2d_same", "Conv2dSame")
 _NORM_ACT = ("timm.layers.norm_act", "BatchNormAct2d")
+_ATTENTIONS = (  # the second is where older versions of timm have the first
+    ("timm.layers.attention", "Attention"),
+    ("timm.models.vision_transformer", "Attention"),
+    ("timm.models.swin_transformer", "WindowAttention"),
+)
 
 
 def is_same_padded(module: Any) -> TypeGuard[nn.Conv2d]:
@@ -29,6 +34,11 @@ def is_plain_same_padded(module: Any) -> TypeGuard[nn.Conv2d]:
 def is_norm_act(module: Any) -> bool:
     """Tell whether a module is timm's ``BatchNormAct2d`` itself: batch norm, dropout and activation in one."""
     return _place(type(module)) == _NORM_ACT
+
+
+def is_attention(module: Any) -> bool:
+    """Tell whether a module is timm's attention of a ViT or of Swin itself, with layers ``qkv`` and ``proj``."""
+    return _place(type(module)) in _ATTENTIONS
 
 
 def _place(kind: type) -> tuple[str, str]:

@@ -58,8 +58,10 @@ class PruneSettings:
         default="2:4",
         metadata=_meaning(
             "N:M as 2:4, a share of zeros in each layer as 0.8, or with one threshold for all layers as global:0.8;"
-            " global:0.8:0.95 leaves at least 5 % in every layer; layer1.*=0.5,layer2.conv1=0.9 says it by layer.",
-            'Also ``NM(2, 4)``, ``Unstructured(0.8, "global", cap=0.95)`` and a mapping, ``{"layer1.*": 0.5}``.',
+            " global:0.8:0.95 leaves at least 5 % in every layer; layer1.*=0.5,layer2.conv1=0.9 says it by layer;"
+            " structured:0.5 takes half of all channels, hidden neurons and attention heads whole.",
+            'Also ``NM(2, 4)``, ``Unstructured(0.8, "global", cap=0.95)``, ``Structured(0.5)`` and a mapping, '
+            '``{"layer1.*": 0.5}``.',
         ),
     )
     allocation: str | None = field(

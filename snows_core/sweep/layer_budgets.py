@@ -7,7 +7,7 @@ from typing import Any
 
 from snows_core.errors import invalid_argument
 from snows_core.masks.allocation import allocate
-from snows_core.masks.patterns import NM, Pattern, PerLayer, Unstructured, parse_pattern
+from snows_core.masks.patterns import NM, Pattern, PerLayer, Structured, Unstructured, parse_pattern
 from snows_core.masks.schedule import allocated
 from snows_core.network.graph import Network
 from snows_core.settings import PruneSettings
@@ -21,7 +21,7 @@ def check_allocation(settings: PruneSettings) -> None:
     """Refuse an allocation beside what leaves nothing to allocate.
 
     Raises:
-        SnowsError: with N:M, sparsities that are given by layer, or given masks.
+        SnowsError: with N:M or structured patterns, sparsities that are given by layer, or given masks.
     """
     if settings.allocation is None:
         return
@@ -31,6 +31,9 @@ def check_allocation(settings: PruneSettings) -> None:
         raise invalid_argument("allocation", f"{got} with masks=", expected, "Masks are either given or made.")
     if isinstance(pattern, NM):
         fix = "N:M takes the same share of every layer; for instance pattern=0.75."
+        raise invalid_argument("allocation", f"{got} with the pattern {pattern}", expected, fix)
+    if isinstance(pattern, Structured):
+        fix = "Every group of channels, neurons or heads loses the same share."
         raise invalid_argument("allocation", f"{got} with the pattern {pattern}", expected, fix)
     if isinstance(pattern, PerLayer):
         fix = "The pattern says what each layer loses: leave allocation out."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from snows_core.errors import closest, invalid_argument
-from snows_core.masks.patterns import NM, Unstructured, parse_pattern
+from snows_core.masks.patterns import NM, Structured, Unstructured, parse_pattern
 from snows_core.methods import METHODS, NETWORK_METHODS, BetweenStages, GivenWeights
 from snows_core.methods.base import LayerMethod
 from snows_core.settings import PruneSettings, Recipe, get_recipe
@@ -38,6 +38,7 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
     recipe, k, between_k = get_recipe(settings.recipe), settings.k, settings.stage_k or 0
     fitted: LayerMethod
     between: LayerMethod
+    update = NETWORK_METHODS[update].layer_update or update if update in NETWORK_METHODS else update
     if update in NETWORK_METHODS:
         fitted, between = GivenWeights(recipe, k), GivenWeights(recipe, between_k)
     else:
@@ -82,13 +83,21 @@ def _check_labels(settings: PruneSettings, mask: str, update: str) -> None:
 
 
 def _check_groups(settings: PruneSettings, mask: str) -> None:
-    """Refuse N:M masks of a method that cannot choose them."""
+    """Refuse N:M and structured masks of a method that cannot choose them, and others of one that only knows these."""
     pattern = parse_pattern(settings.pattern)
     choosers = {name: method for name, method in METHODS.items() if method.chooses_masks} | NETWORK_METHODS
-    if isinstance(pattern, NM) and not choosers[mask].chooses_groups:
+    units = {name for name, method in NETWORK_METHODS.items() if method.chooses_units}
+    if isinstance(pattern, Structured):
+        able, expected = ["magnitude", *(name for name in choosers if name in units)], "a method that chooses units"
+        fix = f"{able} choose whole channels, neurons and heads."
+    elif isinstance(pattern, NM):
         able = ["magnitude", *(name for name, method in choosers.items() if method.chooses_groups)]
-        fix = f"Of methods that choose masks, {able} know N:M."
-        raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", "a pattern without groups", fix)
+        expected, fix = "a pattern without groups", f"Of methods that choose masks, {able} know N:M."
+    else:
+        able = [name for name in choosers if name not in units or NETWORK_METHODS[name].chooses_weights]
+        expected, fix = "a structured pattern", 'For instance pattern="structured:0.5".'
+    if mask not in able:
+        raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", expected, fix)
 
 
 def _between(update: str, recipe: Recipe, k: int) -> LayerMethod:

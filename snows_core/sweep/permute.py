@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from snows_core.activations.calibration import calibration_parts, first_images
 from snows_core.errors import invalid_argument
@@ -19,14 +18,10 @@ from snows_core.masks.saliency import make_scores
 from snows_core.network.channel_moves import Move
 from snows_core.network.channels import RESIDUAL, Channels
 from snows_core.network.copies import plain_copy, unwrap
-from snows_core.network.example import run_on_example
+from snows_core.network.example import same_function
 from snows_core.network.graph import Network
 from snows_core.settings import LayerChoice, PruneSettings, Saliency, SparsityPattern
 from snows_core.sweep.choice import matching
-
-# Largest change of an output that may pass for rounding, as a share of the largest output.
-ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
-ROUNDING_HALF = 0.1
 
 
 @dataclass(frozen=True)
@@ -194,7 +189,7 @@ def permuted(
                     chain.producer.name, consumers, found.order.cpu(), found.before / total, found.after / total
                 )
             )
-    if done and not _is_same_function(model, copied, example):
+    if done and not same_function(model, copied, example).passes:
         warnings.warn("permute: the outputs would change; the channels stay in their order", stacklevel=2)
         return Permuted(plain_copy(model), [])
     return Permuted(copied, done)
@@ -207,15 +202,3 @@ def _move(moves: Iterable[Move], order: Tensor, tensors: dict[str, Tensor]) -> N
         places = order[:, None] * move.block + torch.arange(move.block, device=order.device)  # (channels, block)
         tensor = tensors[move.name]
         tensor.copy_(tensor.index_select(move.axis, places.flatten().to(tensor.device)))
-
-
-def _is_same_function(model: nn.Module, other: nn.Module, example: Tensor) -> bool:
-    """Tell whether two networks answer a few images alike, up to rounding."""
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), example.dtype)
-    answers = [pytree.tree_leaves(run_on_example(one, example.to(dtype))) for one in (model, other)]
-    for value, again in zip(*answers, strict=True):
-        if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-            gap = float((value - again).abs().max()) / max(float(value.abs().max()), torch.finfo(value.dtype).tiny)
-            if not gap <= ROUNDING.get(value.dtype, ROUNDING_HALF):
-                return False
-    return True

@@ -24,6 +24,7 @@ from snows_core.sweep.layer_steps import layer_steps
 from snows_core.sweep.permute import Permutation, check_permute, permuted
 from snows_core.sweep.refine import check_refinable
 from snows_core.sweep.select import LayerSelection, PrunableLayer, select_layers
+from snows_core.sweep.select_units import check_units, with_units
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSe
     settings = with_effort(replace(settings, pattern=parse_pattern(settings.pattern)))
     layer_steps(settings)  # refuses names that no method has, before any work
     check_allocation(settings)
+    check_units(settings)
     check_permute(settings)
     check_name(settings.saliency)
     stages_of(settings)
@@ -178,6 +180,7 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
         selection, masks = read_masks(network, selection, pattern, given)
         return Prepared(model, network, selection, masks, stages, is_refinable=is_refinable)
     selection, stages = budgeted(network, selection, stages, settings.allocation)
+    selection, stages = with_units(network, model, example, selection, stages)
     # Scores that look at images come with the sweep: until then magnitudes stand for them, in counts and checks.
     selection, masks = choose_masks(network, selection, stages[-1], stand_in(settings), settings.seed)
     record = allocation_record(settings.allocation, stages[-1])

@@ -18,7 +18,8 @@ from snows_core.sweep.sweep import Sweep
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 INNER = ["layer1.conv1", "layer1.conv2", "layer2.conv1", "layer2.downsample.0"]
 IMAGES = random_images(10)
-UPDATING = [name for name, method in NETWORK_METHODS.items() if method.updates_weights]
+OF_WEIGHTS = {name: method for name, method in NETWORK_METHODS.items() if method.chooses_weights}  # others: of units
+UPDATING = [name for name, method in OF_WEIGHTS.items() if method.updates_weights]
 READING = [name for name, method in NETWORK_METHODS.items() if method.reads_labels]
 
 
@@ -37,7 +38,7 @@ SHARES = {
 }
 MET = [
     (name, pattern)
-    for name, method in NETWORK_METHODS.items()
+    for name, method in OF_WEIGHTS.items()
     for pattern in SHARES
     if pattern != "2:4" or method.chooses_groups
 ]
@@ -69,7 +70,7 @@ def test_every_method_meets_every_pattern_and_repeats_itself(name, pattern):
     assert result.manifest["gradients"] == ({"images": 10, "rows": 10} if name in READING else None)
 
 
-@pytest.mark.parametrize("name", NETWORK_METHODS)
+@pytest.mark.parametrize("name", OF_WEIGHTS)
 def test_any_update_follows_the_masks(name):
     masks = run(name).masks
     for update in ("layerwise", "snows"):
@@ -168,7 +169,7 @@ def test_methods_by_name():
     assert all(issubclass(method, NetworkMethod) and method.__doc__ for method in NETWORK_METHODS.values())
     steps = layer_steps(PruneSettings(0.5, mask="chita", update="chita", k=3))
     assert steps.choose is None and steps.update.k == 3 and steps.between.k == 0
-    assert [name for name in NETWORK_METHODS if name not in UPDATING] == ["obd"]
+    assert [name for name in OF_WEIGHTS if name not in UPDATING] == ["obd"]
 
 
 def interrupt(monkeypatch, count):
@@ -217,7 +218,7 @@ def test_measured_sparsities_are_for_these_masks_and_compared_with_those_of_magn
 
 def test_transformers_and_single_precision():
     images = random_images(8, 4, dtype=torch.float32)
-    for name in NETWORK_METHODS:
+    for name in OF_WEIGHTS:
         own = name if name in UPDATING else "none"
         result = run(name, 0.5, small_vit().float(), images, update=own, layers="blocks.*")
         assert result.sparsity == pytest.approx(0.5, abs=0.01)

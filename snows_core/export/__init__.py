@@ -1,0 +1,6 @@
+"""What pruned networks become for use elsewhere: smaller ones, and files that load without this package."""
+
+from snows_core.export.compact import Compacted, compact
+from snows_core.export.files import check_compact_target, save
+
+__all__ = ["Compacted", "check_compact_target", "compact", "save"]
