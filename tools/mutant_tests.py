@@ -71,7 +71,7 @@ TESTS: dict[str, dict[str, str]] = {
         "wanda": "methods/methods",
         "cap": "methods/network_methods methods/network_prune",
         "cbs": "methods/network_methods methods/network_prune",
-        "chita": "methods/network_methods methods/network_prune",
+        "chita": "methods/network_methods methods/network_prune methods/chita_stages",
         "given_weights": "methods/network_prune",
         "mfac": "methods/network_methods",
         "network_method": "methods/network_methods methods/network_prune",

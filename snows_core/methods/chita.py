@@ -4,8 +4,9 @@ Benbaki et al. 2023, "Fast as CHITA: Neural Network Pruning with Combinatorial O
 network's loss with the empirical Fisher is a regression of ``A w`` on ``A w0`` with one gradient a row
 (:mod:`snows_core.solvers.l0_regression`, which says what of their algorithm is there). The first-order term of their
 objective is left out: for drawn labels it has mean zero at the dense weights. So is coordinate descent after hard
-thresholding. Their CHITA++ takes a regression a stage, at the weights of the stage before: ``stages=`` with
-``mask="chita", update="chita"``.
+thresholding. Their CHITA++ takes a regression a stage, with gradients at the weights that the stage before left:
+``mask="chita", update="chita", stages=5``; with ``update="snows"`` the weights between stages are those of least
+squares, or of K-step steps with ``stage_k``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Chita(NetworkMethod):
         year=2023,
         needs="gradients of the loss",
         cost="a backward pass an image, then n p of p weights a step",
-        limits="with far fewer gradients than weights its mask is nearly that of magnitude",
+        limits="with far fewer gradients than weights its mask is nearly that of magnitude; one stage fails at high "
+        "sparsity, stages=5 is CHITA++",
     )
 
     def choose(self, problem: NetworkProblem) -> Masks:
