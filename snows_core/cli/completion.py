@@ -37,8 +37,8 @@ MASK_NAMES = (
     *("cap", "cbs", "chita", "mfac", "obd", "woodfisher"),
 )
 UPDATE_NAMES = (
-    *("adaprune", "alps", "layerwise", "nettrim", "none", "obc", "obs", "snows", "sparsegpt"),
-    *("cap", "cbs", "chita", "mfac", "woodfisher", "own"),
+    *("adaprune", "alps", "layerwise", "nettrim", "none", "obc", "obs", "snows", "snows-adam", "snows-fisher"),
+    *("snows-gauss-newton", "snows-hessian", "sparsegpt", "cap", "cbs", "chita", "mfac", "woodfisher", "own"),
 )
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 

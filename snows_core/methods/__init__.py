@@ -27,6 +27,9 @@ from snows_core.methods.origin import MAGNITUDE, Origin, gives
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
+from snows_core.methods.snows_adam import SnowsAdam
+from snows_core.methods.snows_curvature import SnowsGaussNewton, SnowsHessian
+from snows_core.methods.snows_fisher import SnowsFisher
 from snows_core.methods.sparsegpt import SparseGpt
 from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
@@ -45,6 +48,10 @@ METHODS: dict[str, type[LayerMethod]] = {
     "obc": ExactObs,
     "obs": LayerwiseObs,
     "snows": Snows,
+    "snows-adam": SnowsAdam,
+    "snows-fisher": SnowsFisher,
+    "snows-gauss-newton": SnowsGaussNewton,
+    "snows-hessian": SnowsHessian,
     "sparsegpt": SparseGpt,
     "swaps": Swaps,
     "wanda": Wanda,

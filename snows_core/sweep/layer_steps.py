@@ -11,7 +11,8 @@ from snows_core.methods.base import LayerMethod
 from snows_core.settings import PruneSettings, Recipe, get_recipe
 from snows_core.sweep.sweep import LayerSteps
 
-LEAST_SQUARES = ("snows", "layerwise")  # updates that are least squares at K = 0
+# Updates that are least squares at K = 0.
+LEAST_SQUARES = ("layerwise", *(name for name, method in METHODS.items() if issubclass(method, METHODS["snows"])))
 # Curvature products of the one Newton step that a layer takes between two stages: what these weights are for is the
 # choice of a mask, which more products hardly change (figures/steps).
 PRODUCTS_BETWEEN = 4
