@@ -13,6 +13,8 @@ from snows_core.methods.cap import CorrelationAware
 from snows_core.methods.cbs import CombinatorialSurgeon
 from snows_core.methods.chita import Chita
 from snows_core.methods.dense import KeepDense
+from snows_core.methods.dimap import ModuleAware
+from snows_core.methods.falcon import Falcon
 from snows_core.methods.given_weights import GivenWeights
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
@@ -62,6 +64,8 @@ NETWORK_METHODS: dict[str, type[NetworkMethod]] = {
     "cap": CorrelationAware,
     "cbs": CombinatorialSurgeon,
     "chita": Chita,
+    "dimap": ModuleAware,
+    "falcon": Falcon,
     "mfac": MatrixFree,
     "obd": OptimalBrainDamage,
     "woodfisher": WoodFisher,

@@ -18,7 +18,7 @@ from snows_core.masks.patterns import Masks
 from snows_core.methods.network_method import NetworkMethod, NetworkSolution
 from snows_core.methods.network_problem import NetworkProblem
 from snows_core.methods.origin import Origin
-from snows_core.solvers.l0_regression import Regression, l0_regression
+from snows_core.solvers.l0_regression import Project, Regression, l0_regression
 
 WHOLE = 2**24  # weights up to which the network is one block; of more, each layer is one
 
@@ -39,6 +39,10 @@ class Chita(NetworkMethod):
         """Return the masks of the support of a ``problem``."""
         return self.solve(problem).masks
 
+    def projection(self, problem: NetworkProblem) -> Project:
+        """Return what keeps as many scores as the pattern of a ``problem`` allows."""
+        return lambda scores: problem.vector(problem.masks(scores))
+
     def update(self, problem: NetworkProblem, masks: Masks) -> dict[str, Tensor]:
         """Return the ridge regression on masks.
 
@@ -51,7 +55,7 @@ class Chita(NetworkMethod):
     def solve(self, problem: NetworkProblem) -> NetworkSolution:
         """Choose a support of a ``problem``, and return the ridge regression on it."""
         regression = regression_of(problem)
-        found = l0_regression(regression, lambda scores: problem.vector(problem.masks(scores)))
+        found = l0_regression(regression, self.projection(problem))
         masks = {layer: mask.bool() for layer, mask in problem.by_layer(found.support).items()}
         return NetworkSolution(masks, problem.by_layer(regression.back_solve(found.support)))
 

@@ -42,12 +42,14 @@ class NetworkMethod(ABC):
         updates_weights: whether it re-fits the kept weights, too (``update=``).
         reads_labels: whether it takes gradients of the loss, with labels given or drawn.
         chooses_groups: whether it can choose N:M masks.
+        bounds_flops: whether it can bound the operations of what it keeps (``flops=``).
     """
 
     origin: ClassVar[Origin]
     updates_weights: ClassVar[bool] = True
     reads_labels: ClassVar[bool] = True
     chooses_groups: ClassVar[bool] = True
+    bounds_flops: ClassVar[bool] = False
 
     @abstractmethod
     def choose(self, problem: NetworkProblem) -> Masks:
