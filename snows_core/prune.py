@@ -89,6 +89,7 @@ def prune(
     record["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
     record["permutations"] = [done.record() for done in prepared.permutations] if settings.permute else None
     record["labels"] = labels_record(settings)
+    record["flops"] = None if (most := asked["flops"]) is None else {"at most": most}
     if resume is not None:
         # Masks that a method chooses, or that are made from images, come with the result.
         from_images = needs_images(settings) or chooses_network_masks(settings)
@@ -103,6 +104,7 @@ def prune(
         "complete": not run.interrupted,
         "stage_records": run.records,
         "gradients": None if run.whole is None else run.whole.record,
+        "flops": None if run.whole is None or not record["flops"] else record["flops"] | run.whole.operations,
         "memory": {
             "batch_size": run.sweep.batch_size,
             "storage": str(run.sweep.memory.storage or device),

@@ -161,6 +161,6 @@ def test_methods_without_curvature_are_charged_no_product():
     images = random_images(4)
     charged = {
         update: snows.estimate(small_resnet(), images, "2:4", k=2, update=update, effort="quick")["products"].sum()
-        for update in ("snows", "layerwise", "adaprune", "none")
+        for update in ("snows", "layerwise", "adaprune", "snows-adam", "none")
     }
     assert charged.pop("snows") > 0 and set(charged.values()) == {0}

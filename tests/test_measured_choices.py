@@ -28,6 +28,8 @@ CHOICES = {
         "SHARE": 0.3,
     },
     "methods.snows": {"STAGNANT": 6, "SHARE": 0.005},
+    "methods.snows_adam": {"STEPS": 60, "RATE": 0.05},
+    "methods.snows_fisher": {"SHARE": 0.6},
     "methods.swaps": {"PART": 16},
     "sweep.measured_allocation": {
         "POINTS": 8,

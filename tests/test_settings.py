@@ -259,6 +259,7 @@ SETTINGS = {f.name: f for f in fields(PruneSettings)}
 DEFAULTS = {
     "pattern": "2:4",
     "allocation": None,
+    "flops": None,
     "k": 5,
     "recipe": "fast",
     "masks": None,

@@ -231,9 +231,11 @@ def experiments_frame() -> pd.DataFrame:
 def methods_text() -> str:
     """Return the table of methods as text, a few lines a method, at most 120 columns wide."""
     lines = ["cost of a layer: n images times output positions, o output rows, d inputs of a row", ""]
-    indent = " " * 13
-    for name, row in methods().iterrows():
-        first = f"{name:<13}{row['gives']:<15}"
+    listed = methods()
+    width = max(map(len, listed.index)) + 2
+    indent = " " * width
+    for name, row in listed.iterrows():
+        first = f"{name:<{width}}{row['gives']:<15}"
         lines += _in_columns(row["cost"], first, " " * len(first))
         lines += _in_columns(f"{row['paper']}, {row['year']}", indent, indent)
         lines += _in_columns(f"needs {row['needs']}; {row['limits']}", indent, indent)

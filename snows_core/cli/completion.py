@@ -34,11 +34,12 @@ PATTERNS = ("2:4", "1:4", "4:8", "1:8", "0.5", "0.8", "0.9", "global:0.8", "glob
 SALIENCY_NAMES = ("magnitude", "curvature", "fisher", "obs", "curvature+fisher", "obs+fisher")
 MASK_NAMES = (
     *("magnitude", "alps", "nettrim", "obc", "obs", "sparsegpt", "swaps", "wanda"),
-    *("cap", "cbs", "chita", "eigendamage", "mfac", "obd", "osscar", "upvit", "woodfisher"),
+    *("cap", "cbs", "chita", "dimap", "eigendamage", "falcon", "mfac", "obd", "osscar", "upvit", "woodfisher"),
 )
 UPDATE_NAMES = (
-    *("adaprune", "alps", "layerwise", "nettrim", "none", "obc", "obs", "snows", "sparsegpt"),
-    *("cap", "cbs", "chita", "mfac", "osscar", "woodfisher", "own"),
+    *("adaprune", "alps", "layerwise", "nettrim", "none", "obc", "obs", "snows", "snows-adam", "snows-fisher"),
+    *("snows-gauss-newton", "snows-hessian", "sparsegpt", "cap", "cbs", "chita", "falcon", "mfac", "osscar"),
+    *("woodfisher", "own"),
 )
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 

@@ -150,6 +150,7 @@ _TYPED: dict[str, Any] = {
             help=_MEANING["allocation"], show_default="the pattern's scope", autocompletion=completion.allocations
         ),
     ],
+    "flops": Annotated[float | None, typer.Option(help=_MEANING["flops"], show_default="none")],
     "k": Annotated[
         Any,
         typer.Option(parser=_parse_k, metavar="INTEGER|auto", help=_MEANING["k"], show_default=_EXPERIMENTS_OWN),

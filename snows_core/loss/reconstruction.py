@@ -8,6 +8,7 @@ The loss of one batch is in :mod:`snows_core.loss.batch_loss`, its curvature in 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import Tensor
 from snows_core.activations.cache import LazyBatches, whole_batches
 from snows_core.loss.batch_loss import BatchLoss
 from snows_core.loss.curvature import BatchCurvature, Product, linearise, row_squares, weight_squares
+from snows_core.loss.empirical_fisher import empirical_fisher
 from snows_core.loss.folded_segment import FoldedSegment
 from snows_core.loss.options import LossOptions
 from snows_core.loss.precision import tensor_cores
@@ -62,6 +64,7 @@ class ReconstructionLoss:
         self.retain = self.options.retained(len(contexts))
         self.folded = FoldedSegment(network, segment, self.options.tap_rule)
         # With piecewise linear operations only, Hessian and Gauss-Newton are one matrix; the latter is cheaper.
+        self.by_fisher = False
         self.by_gauss_newton = self.options.curvature == "gauss-newton" or all(map(is_piecewise_linear, segment.nodes))
         self.tap_weights = tap_weights(targets, len(segment.taps), self.options.normalise)
         self.sizes = [len(batch[0]) for batch in targets] if sizes is None else list(sizes)
@@ -80,6 +83,12 @@ class ReconstructionLoss:
             replace(self.options, retain=min(self.retain, len(batches))),
             [self.sizes[i] for i in batches],
         )
+
+    def with_fisher(self) -> ReconstructionLoss:
+        """Return the same loss whose products are with the empirical Fisher, its costs counted from nothing."""
+        other = copy.copy(self)
+        other.by_fisher, other.products, other.image_products = True, 0, 0
+        return other
 
     def batch(self, number: int) -> BatchLoss:
         """Return the loss of the batch of a ``number``; those of all batches add up to this one."""
@@ -102,6 +111,12 @@ class ReconstructionLoss:
     def value(self, weight: Tensor, batches: int | None = None) -> float:
         """Return the loss at a weight over the first ``batches``, without gradients; see :meth:`per_tap`."""
         return sum(self.per_tap(weight, batches))
+
+    def gradient(self, weight: Tensor) -> tuple[float, Tensor]:
+        """Return the loss at a weight (zero off the mask), and its gradient there; no graph is kept."""
+        parts = [self.batch(number).gradient(weight) for number in range(len(self.contexts))]
+        slope = torch.stack([slope for _, slope in parts]).sum(0)
+        return sum(torch.stack([loss for loss, _ in parts]).tolist()), torch.where(self.mask, slope, 0.0)
 
     def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linearisation:
         """Return loss, gradient and curvature products at a weight (zero off the mask).
@@ -140,6 +155,8 @@ class ReconstructionLoss:
         return Linearisation(sum(torch.stack(losses).tolist()), torch.where(self.mask, gradient, 0.0), total)
 
     def _curved(self, weight: Tensor, number: int) -> BatchCurvature:
+        if self.by_fisher:
+            return empirical_fisher(self.batch(number), weight, self.sizes[number], self.images)
         return linearise(self.batch(number), weight, self.by_gauss_newton, self.options.precision)
 
     def _product_mode(self) -> AbstractContextManager[None]:

@@ -72,6 +72,22 @@ def allocated(stages: Sequence[Pattern], shares: PerLayer) -> tuple[Pattern, ...
     return (*(shares.towards(math.log(_kept(stage)) / last) for stage in stages[:-1]), shares)
 
 
+def share_at(share: float, stage: Pattern, last: Pattern) -> float:
+    """Return what share a stage may keep of something of which the last one keeps ``share``, as weights go.
+
+    Where a stage keeps the share ``c^t`` of all weights and the last one c, it is ``share^t``.
+
+    Args:
+        share: of the last stage, in (0, 1).
+        stage: one sparsity for all.
+        last: pattern of the last stage.
+
+    >>> round(share_at(0.16, Unstructured(0.5), Unstructured(0.75)), 12)
+    0.4
+    """
+    return math.exp(math.log(share) * math.log(_kept(stage)) / math.log(_kept(last)))
+
+
 def _geometric(pattern: Unstructured | PerLayer | Structured, count: int) -> tuple[Pattern, ...]:
     if isinstance(pattern, PerLayer):
         return (*(pattern.towards(i / count) for i in range(1, count)), pattern)

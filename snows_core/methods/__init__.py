@@ -13,7 +13,9 @@ from snows_core.methods.cap import CorrelationAware
 from snows_core.methods.cbs import CombinatorialSurgeon
 from snows_core.methods.chita import Chita
 from snows_core.methods.dense import KeepDense
+from snows_core.methods.dimap import ModuleAware
 from snows_core.methods.eigendamage import EigenDamage
+from snows_core.methods.falcon import Falcon
 from snows_core.methods.given_weights import GivenWeights
 from snows_core.methods.layerwise import Layerwise
 from snows_core.methods.measure import MeasureLosses
@@ -29,6 +31,9 @@ from snows_core.methods.osscar import Osscar
 from snows_core.methods.problem import Budget, LayerProblem, LayerValues
 from snows_core.methods.scoring import SCORE_TERMS, Scoring
 from snows_core.methods.snows import Snows
+from snows_core.methods.snows_adam import SnowsAdam
+from snows_core.methods.snows_curvature import SnowsGaussNewton, SnowsHessian
+from snows_core.methods.snows_fisher import SnowsFisher
 from snows_core.methods.sparsegpt import SparseGpt
 from snows_core.methods.swaps import Swaps
 from snows_core.methods.unchanged import Unchanged
@@ -48,6 +53,10 @@ METHODS: dict[str, type[LayerMethod]] = {
     "obc": ExactObs,
     "obs": LayerwiseObs,
     "snows": Snows,
+    "snows-adam": SnowsAdam,
+    "snows-fisher": SnowsFisher,
+    "snows-gauss-newton": SnowsGaussNewton,
+    "snows-hessian": SnowsHessian,
     "sparsegpt": SparseGpt,
     "swaps": Swaps,
     "wanda": Wanda,
@@ -58,7 +67,9 @@ NETWORK_METHODS: dict[str, type[NetworkMethod]] = {
     "cap": CorrelationAware,
     "cbs": CombinatorialSurgeon,
     "chita": Chita,
+    "dimap": ModuleAware,
     "eigendamage": EigenDamage,
+    "falcon": Falcon,
     "mfac": MatrixFree,
     "obd": OptimalBrainDamage,
     "osscar": Osscar,

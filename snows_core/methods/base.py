@@ -102,6 +102,8 @@ class LayerMethod(ABC):
         improves_masks: whether a method that chooses masks begins at ``problem.before.mask``, made by a pattern of any
             scope or given by the caller, instead of making its own.
         chooses_groups: whether a method that chooses masks can keep N of every M.
+        gradient_steps: gradients of its loss that a solve takes, and no curvature products; 0 where it takes products
+            or solves in closed form. Its estimate asks.
         origin: its paper, cost and limits, for the table of methods; every class of the table has its own.
     """
 
@@ -110,6 +112,7 @@ class LayerMethod(ABC):
     updates_weights: ClassVar[bool] = True
     improves_masks: ClassVar[bool] = False
     chooses_groups: ClassVar[bool] = True
+    gradient_steps: ClassVar[int] = 0
 
     def __init__(self, recipe: Recipe, k: K) -> None:
         self.recipe, self.k = recipe, k

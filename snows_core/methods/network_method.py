@@ -46,6 +46,7 @@ class NetworkMethod(ABC):
         chooses_weights: whether it can choose any others.
         layer_update: name of the layer-wise method that its update is, where its paper re-fits layer by layer; its own
             :meth:`update` is not asked then.
+        bounds_flops: whether it can bound the operations of what it keeps (``flops=``).
     """
 
     origin: ClassVar[Origin]
@@ -55,6 +56,7 @@ class NetworkMethod(ABC):
     chooses_units: ClassVar[bool] = False
     chooses_weights: ClassVar[bool] = True
     layer_update: ClassVar[str] = ""
+    bounds_flops: ClassVar[bool] = False
 
     @abstractmethod
     def choose(self, problem: NetworkProblem) -> Masks:

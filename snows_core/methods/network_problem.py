@@ -15,6 +15,7 @@ from snows_core.loss.gradients import check_labels, drawn_labels, gradient_rows
 from snows_core.loss.joint_curvature import FlatState
 from snows_core.masks.patterns import Masks, Pattern, Structured, masks_for
 from snows_core.network.graph import Network
+from snows_core.network.positions import output_positions
 
 DAMPENING = 0.1  # of an empirical Fisher, relative to the mean of its diagonal; the papers' 1e-5 is absolute
 
@@ -32,6 +33,7 @@ class NetworkProblem:
         labels: classes of the images (N,); None to draw them from the dense network's softmax.
         before: layer name to the weight after the stage before; a layer that is not there has its dense one.
         room: bytes that the gradients may take.
+        flops: share of the layers' operations that may stay, for a method that bounds them; None for any.
     """
 
     network: Network
@@ -42,6 +44,7 @@ class NetworkProblem:
     labels: Tensor | None
     before: Mapping[str, Tensor]
     room: float
+    flops: float | None = None
 
     @cached_property
     def dense(self) -> dict[str, Tensor]:
@@ -62,6 +65,22 @@ class NetworkProblem:
     def sizes(self) -> list[int]:
         """Weights of each layer."""
         return [weight.numel() for weight in self.weights.values()]
+
+    @cached_property
+    def positions(self) -> dict[str, float]:
+        """Layer name to output positions for an image: multiplications of one weight of it."""
+        device = next(iter(self.dense.values())).device
+        layers = [layer for layer in self.network.layers if layer.name in self.names]
+        return output_positions(self.network, layers, self.images[:1].to(device))
+
+    def operations(self, counts: Mapping[str, int] | None = None) -> float:
+        """Return the multiplications that an image takes in these layers.
+
+        Args:
+            counts: layer name to how many of its weights are not zero; default: all of them.
+        """
+        sizes = {layer: weight.numel() for layer, weight in self.dense.items()}
+        return sum(self.positions[layer] * count for layer, count in (sizes if counts is None else counts).items())
 
     @property
     def generator(self) -> torch.Generator:

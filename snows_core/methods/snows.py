@@ -25,7 +25,8 @@ from snows_core.methods.layerwise import CLOSED_FORM, least_squares
 from snows_core.methods.origin import Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.network.graph import Segment
-from snows_core.solvers.newton_cg import newton
+from snows_core.settings import NewtonOptions
+from snows_core.solvers.newton_cg import NewtonSolution, newton
 from snows_core.solvers.row_factors import RowFactors
 
 NOT_FINITE = "numbers overflowed in its solve; its masked dense weights stay"
@@ -88,7 +89,7 @@ class Snows(LayerMethod):
             start = solved if recipe.warm_start and bool(torch.isfinite(solved).all()) else masked
 
         def preconditioner(objective: ReconstructionLoss) -> Preconditioner:
-            return self._preconditioner(objective, factors, start, problem.generator)
+            return applied(self._scaled(objective, factors, start, problem.generator))
 
         segment, *trials = choose_segment(problem.segments, loss_of, start, recipe.newton, preconditioner)
         objective = loss_of(segment)
@@ -103,7 +104,8 @@ class Snows(LayerMethod):
         if recipe.mini_batches:
             return self._by_mini_batches(problem, objective, start, loss_masked)
         options = replace(recipe.newton, curvature_images=enough.curvature)
-        done = newton(objective, start, options, preconditioner(objective))
+        scaled = self._scaled(objective, factors, start, problem.generator)
+        done = self.minimise(objective, start, options, scaled)
         reached = LayerStatistics(
             segment.k,
             loss_masked,
@@ -112,21 +114,43 @@ class Snows(LayerMethod):
             done.steps,
             objective.products,
             objective.image_products,
-            done.stop.value,
+            self.stop(done),
         )
         return done.weight, reached
+
+    def minimise(
+        self, objective: ReconstructionLoss, start: Tensor, options: NewtonOptions, factors: RowFactors | None
+    ) -> NewtonSolution:
+        """Minimise the K-step loss of a layer; a rival of Newton's method differs from it here.
+
+        Args:
+            objective: the loss, which counts its products.
+            start: zero off the mask.
+            options: Newton, CG and line-search settings.
+            factors: of the layer's input on the mask, scaled to the curvature of each row; None where nothing
+                preconditions.
+
+        Returns:
+            Its loss is never above that of the start.
+        """
+        return newton(objective, start, options, applied(factors))
+
+    def stop(self, done: NewtonSolution) -> str:
+        """Return why what was ``done`` ended, a sentence."""
+        return done.stop.value
 
     def _losses(self, problem: LayerProblem, enough: Enough) -> Callable[[Segment], ReconstructionLoss]:
         batches = whole_batches(problem.sizes, enough.loss)
         return lambda segment: problem.reconstruction(segment, self.needs.loss, batches)
 
-    def _preconditioner(
+    def _scaled(
         self, objective: ReconstructionLoss, factors: RowFactors | None, start: Tensor, generator: torch.Generator
-    ) -> Preconditioner:
+    ) -> RowFactors | None:
+        """Scale row factors to the curvature of an objective; None where the recipe wants no preconditioner."""
         if not self.recipe.precondition or factors is None:
             return None
         factors.scale = objective.row_curvature(start, generator)
-        return lambda r: factors.solve(r.flatten(1)).view_as(r)
+        return factors
 
     def _by_mini_batches(
         self, problem: LayerProblem, objective: ReconstructionLoss, weight: Tensor, loss_masked: float
@@ -148,6 +172,11 @@ class Snows(LayerMethod):
         end = objective.value(weight)
         k = objective.segment.k
         return weight, LayerStatistics(k, loss_masked, loss_masked, end, steps, products, image_products, stop)
+
+
+def applied(factors: RowFactors | None) -> Preconditioner:
+    """Return row factors as a preconditioner of weights in their own shape; None where there are none."""
+    return None if factors is None else lambda r: factors.solve(r.flatten(1)).view_as(r)
 
 
 def _better(objective: ReconstructionLoss, one: Tensor, other: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from snows_core.errors import closest, integer, invalid_argument, switch
+from snows_core.errors import closest, integer, invalid_argument, number, switch
 from snows_core.settings.effort import get_effort
 from snows_core.settings.recipe import Recipe, get_recipe
 from snows_core.settings.types import ALLOCATIONS, Augment, LayerChoice, Saliency, Sparsities, SparsityPattern, Stages
@@ -70,6 +70,14 @@ class PruneSettings:
             "How the zeros of an overall sparsity are shared out among layers: uniform, erk, lamp, or measured, which"
             " tries several on the calibration images.",
             "Default: as the pattern's scope says (:mod:`snows_core.masks.allocation`).",
+        ),
+    )
+    flops: float | None = field(
+        default=None,
+        metadata=_meaning(
+            "Share of the pruned layers' multiplications that stays at most, as 0.3, with the mask falcon and a global"
+            " pattern; by default the pattern alone bounds them.",
+            "A weight takes part in as many as its layer has output positions (:mod:`snows_core.methods.falcon`).",
         ),
     )
     k: K = field(
@@ -133,7 +141,7 @@ class PruneSettings:
         default=None,
         metadata=_meaning(
             "What chooses masks: magnitude; swaps, which improves them; wanda, obs, obc, sparsegpt, alps, nettrim; of"
-            " the whole network obd, woodfisher, mfac, cbs, chita, cap.",
+            " the whole network obd, woodfisher, mfac, cbs, chita, falcon, cap, dimap.",
             "None leaves it to ``effort``: swaps for N:M masks of magnitude (:mod:`snows_core.solvers.swaps`).",
         ),
     )
@@ -236,16 +244,14 @@ class PruneSettings:
         if self.allocation is not None and self.allocation not in ALLOCATIONS:
             expected, fix = f"one of {list(ALLOCATIONS)}, or None", closest(str(self.allocation), ALLOCATIONS)
             raise invalid_argument("allocation", repr(self.allocation), expected, fix)
+        if self.flops is not None:
+            self._keep("flops", number("flops", self.flops, above=0, below=1))
         if self.stages is not None:
             self._keep("stages", read_stages(self.stages))
-        if self.sweep_images is not None:
-            self._keep("sweep_images", integer("sweep_images", self.sweep_images, 1, "a number of images"))
-        if self.stage_k is not None:
-            self._keep("stage_k", integer("stage_k", self.stage_k, 0))
-        for name in ("mask", "update"):
-            value = getattr(self, name)
-            if name == "mask" and value is None:
-                continue
+        for name, least, what in (("sweep_images", 1, "a number of images"), ("stage_k", 0, "an integer")):
+            if (value := getattr(self, name)) is not None:
+                self._keep(name, integer(name, value, least, what))
+        for name, value in (("mask", "magnitude" if self.mask is None else self.mask), ("update", self.update)):
             if not isinstance(value, str) or not value.strip():
                 raise invalid_argument(name, repr(value), "the name of a method")
         self._keep("labels", read_labels(self.labels))

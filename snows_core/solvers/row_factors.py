@@ -144,12 +144,25 @@ class RowFactors:
 
     def solve(self, rhs: Tensor) -> Tensor:
         """Apply the inverse of the (block-diagonal) row-wise matrices to ``rhs`` (out, d); zero off the mask."""
-        result = torch.zeros_like(rhs)
-        for rows, support, factor in self.read():
-            part = rhs[rows[:, None], support].to(factor.dtype)  # (rows, width)
+
+        def solved(factor: Tensor, part: Tensor) -> Tensor:
             # Two triangular solves: on a CPU three times as fast as torch.cholesky_solve on a batch.
-            half = torch.linalg.solve_triangular(factor, part.unsqueeze(-1), upper=False)
-            solved = torch.linalg.solve_triangular(factor.mT, half, upper=True)
-            result[rows[:, None], support] = solved.squeeze(-1).to(rhs.dtype)
-        result = torch.where(self.mask, result, 0.0)
+            half = torch.linalg.solve_triangular(factor, part, upper=False)
+            whole: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+            return whole
+
+        result = self._by_rows(rhs, solved)
         return result if self.scale is None else result / self.scale[:, None]
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """Apply the matrices that :meth:`solve` inverts to ``vectors`` (out, d), zero off the mask as the result is."""
+        result = self._by_rows(vectors, lambda factor, part: factor @ (factor.mT @ part))
+        return result if self.scale is None else result * self.scale[:, None]
+
+    def _by_rows(self, vectors: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return what a function makes of factors (rows, width, width) and the parts (rows, width, 1) of vectors."""
+        result = torch.zeros_like(vectors)
+        for rows, support, factor in self.read():
+            part = vectors[rows[:, None], support].to(factor.dtype)  # (rows, width)
+            result[rows[:, None], support] = function(factor, part.unsqueeze(-1)).squeeze(-1).to(vectors.dtype)
+        return torch.where(self.mask, result, 0.0)

@@ -11,7 +11,8 @@ from snows_core.methods.base import LayerMethod
 from snows_core.settings import PruneSettings, Recipe, get_recipe
 from snows_core.sweep.sweep import LayerSteps
 
-LEAST_SQUARES = ("snows", "layerwise")  # updates that are least squares at K = 0
+# Updates that are least squares at K = 0.
+LEAST_SQUARES = ("layerwise", *(name for name, method in METHODS.items() if issubclass(method, METHODS["snows"])))
 # Curvature products of the one Newton step that a layer takes between two stages: what these weights are for is the
 # choice of a mask, which more products hardly change (figures/steps).
 PRODUCTS_BETWEEN = 4
@@ -35,6 +36,7 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
     mask, update = settings.mask or "magnitude", settings.update
     _check_names(mask, update)
     _check_labels(settings, mask, update)
+    _check_flops(settings, mask)
     recipe, k, between_k = get_recipe(settings.recipe), settings.k, settings.stage_k or 0
     fitted: LayerMethod
     between: LayerMethod
@@ -80,6 +82,25 @@ def _check_labels(settings: PruneSettings, mask: str, update: str) -> None:
     if settings.labels is not None and mask not in readers and update not in readers:
         got = f"{len(settings.labels)} labels with mask={mask!r} and update={update!r}"
         raise invalid_argument("labels", got, f"a method that reads labels, one of {readers}", "Leave labels out.")
+
+
+def _check_flops(settings: PruneSettings, mask: str) -> None:
+    """Refuse a bound of operations that no method would keep."""
+    if settings.flops is None:
+        return
+    able = [name for name, method in NETWORK_METHODS.items() if method.bounds_flops]
+    if mask not in able:
+        got = f"{settings.flops:g} with mask={mask!r}"
+        raise invalid_argument("flops", got, f"a mask that bounds operations, one of {able}", "Leave flops out.")
+    pattern = parse_pattern(settings.pattern)
+    if not (isinstance(pattern, Unstructured) and pattern.scope == "global") or settings.allocation is not None:
+        got = f"{settings.flops:g} with the pattern {pattern}"
+        got += "" if settings.allocation is None else f" and allocation={settings.allocation!r}"
+        expected = "a global pattern and no allocation, which leave open how much each layer keeps"
+        raise invalid_argument("flops", got, expected, 'For instance pattern="global:0.8".')
+    if settings.moving_masks:
+        expected = "masks that stay in refinement: moving ones follow the pattern alone"
+        raise invalid_argument("flops", f"{settings.flops:g} beside moving_masks", expected)
 
 
 def _check_groups(settings: PruneSettings, mask: str) -> None:

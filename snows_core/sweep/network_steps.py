@@ -15,6 +15,7 @@ from torch import Tensor
 
 from snows_core.errors import invalid_argument
 from snows_core.masks.patterns import Masks, Pattern
+from snows_core.masks.schedule import share_at
 from snows_core.methods import NETWORK_METHODS, NetworkMethod, NetworkProblem, NetworkSolution
 from snows_core.network.graph import Network
 from snows_core.provenance import tensor_digest
@@ -84,6 +85,8 @@ class NetworkSteps:
 
     Attributes:
         record: what a manifest says of the gradients; None before they were taken.
+        operations: what it says of the multiplications of one image, in the pruned layers; empty where nothing bounds
+            them.
     """
 
     def __init__(self, prepared: Prepared, images: Tensor, settings: PruneSettings) -> None:
@@ -98,6 +101,8 @@ class NetworkSteps:
         self.choose = _made(settings.mask)
         self.update = self.choose if settings.update == settings.mask else _made(settings.update)
         self.record: dict[str, Any] | None = None
+        self.operations: dict[str, float] = {}
+        self.flops = settings.flops
         self._solved: NetworkSolution | None = None
 
     def masks(self, pattern: Pattern, before: Mapping[str, Tensor]) -> Masks:
@@ -115,6 +120,9 @@ class NetworkSteps:
         else:
             masks = self.choose.choose(problem)
         self._note(problem)
+        if self.flops is not None:
+            kept = {layer: int(mask.sum()) for layer, mask in masks.items()}
+            self.operations = {"dense": problem.operations(), "kept": problem.operations(kept)}
         return masks
 
     def weights(self, pattern: Pattern, before: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
@@ -144,7 +152,9 @@ class NetworkSteps:
             problem.gradients  # noqa: B018 - they are made when they are asked for
 
     def _problem(self, pattern: Pattern, before: Mapping[str, Tensor]) -> NetworkProblem:
-        return NetworkProblem(self.network, self.names, self.images, pattern, self.seed, self.labels, before, self.room)
+        flops = None if self.flops is None else share_at(self.flops, pattern, self.pattern)
+        given = (self.network, self.names, self.images, pattern, self.seed, self.labels, before, self.room)
+        return NetworkProblem(*given, flops)
 
     def _note(self, problem: NetworkProblem) -> None:
         if "gradients" in vars(problem):  # those that nobody asked for are not made

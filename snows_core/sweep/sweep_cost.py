@@ -73,7 +73,7 @@ class SweepCost:
             if segment.k and not closed:
                 enough = enough_for(recipe, masks[name], probe.positions, self.count)
             lines = _lines(small.probes[name], small.images, probe, large.images)
-            cost = _cost(lines, probe, self.count, memory.batch_size, recipe, enough)
+            cost = _cost(lines, probe, self.count, memory.batch_size, recipe, enough, method.gradient_steps)
             if method.needs.row_factors:
                 cost["seconds"] += _factor_seconds(masks[name].flatten(1), memory.factors, self.known)
                 read = method.gram_images(masks[name], probe.positions, self.count)
@@ -127,6 +127,7 @@ def _cost(
     batch_size: int,
     recipe: Recipe,
     enough: Enough | None,
+    gradient_steps: int,
 ) -> dict[str, float]:
     """Return a layer's row; ``enough`` is None where it is solved in closed form, without a product."""
     batches = -(-count // (recipe.batch_size if recipe.mini_batches else batch_size))
@@ -136,6 +137,9 @@ def _cost(
         steps = recipe.passes * batches
         products, linearisations = float(recipe.newton.cg_iterations * steps), float(steps)
         every = curved = count / batches
+    elif gradient_steps:
+        products, curved, linearisations = 0.0, 0.0, float(gradient_steps)
+        every = _rounded(enough.loss, count, batch_size)
     else:
         products = min(PRODUCTS_PER_LAYER, float(recipe.newton.cg_iterations * recipe.newton.steps))
         linearisations, every = LINEARISATIONS_PER_LAYER, _rounded(enough.loss, count, batch_size)

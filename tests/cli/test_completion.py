@@ -45,7 +45,9 @@ def test_names_are_offered_by_their_beginning():
 
 def test_names_with_commas_between_are_offered_one_behind_the_other():
     assert completion.masks("obs,w") == ["obs,wanda", "obs,woodfisher"]
-    assert completion.updates("none,sn") == ["none,snows"]
+    assert completion.updates("none,sn") == [
+        f"none,{name}" for name in completion.UPDATE_NAMES if name.startswith("sn")
+    ]
     assert completion.masks("obs,ob") == ["obs,obc", "obs,obd"], "no name twice"
 
 
@@ -66,7 +68,7 @@ def test_networks_of_a_library_are_offered_once_it_is_named(monkeypatch):
         ("snows train digits-vit", ["digits-vit-b", "digits-vit-l"]),
         ("snows ex", ["experiments"]),
         ("snows compare --masks wanda,ob", ["wanda,obc", "wanda,obs", "wanda,obd"]),
-        ("snows compare --updates s", ["snows", "sparsegpt"]),
+        ("snows compare --updates sp", ["sparsegpt"]),
         ("snows prune --max", ["--max-memory"]),
     ],
 )

@@ -46,7 +46,7 @@ def test_every_update_keeps_the_mask_and_reports_its_k_step_loss(name, case):
     assert got.k == segment.k and got.stop
     if name == "none":
         assert torch.equal(solution.weight, problem.masked) and got.loss_masked == got.loss_end
-    if name != "snows":
+    if not name.startswith("snows"):
         assert got.loss_masked == pytest.approx(loss.value(problem.masked), rel=1e-9) and got.products == 0
 
 
@@ -65,7 +65,9 @@ def test_layerwise_and_adaprune_minimise_the_error_of_the_layers_own_output(case
 def test_snows_ends_nearest_on_the_k_step_loss(case):
     problem = problem_of(case)
     ends = {name: METHODS[name](RECIPES["fast"], 2).solve(problem).statistics.loss_end for name in UPDATES}
-    assert ends["snows"] == min(ends.values()) and ends["snows"] < ends["none"]
+    others = [end for name, end in ends.items() if not name.startswith("snows")]
+    assert ends["snows"] <= min(others) and ends["snows"] < ends["none"]
+    assert ends["snows"] < 1.01 * min(ends.values())  # by rivals on the same loss: its stop leaves 1 % at most
 
 
 @pytest.mark.parametrize("case", PROBLEMS)
@@ -230,7 +232,7 @@ def test_what_a_solve_did_not_count_is_nothing():
 def test_only_what_factors_gram_matrices_asks_for_them():
     recipe = RECIPES["fast"]
     assert {name for name, method in METHODS.items() if method(recipe, 2).needs.row_factors} == {
-        "snows",
+        *(name for name in METHODS if name.startswith("snows")),
         "layerwise",
         "nettrim",
         "obc",

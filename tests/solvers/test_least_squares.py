@@ -134,6 +134,9 @@ def test_row_factors_solve_every_row_on_its_own_support(supports, groups, scaled
     assert factors.block == mask.shape[1]
     assert torch.allclose(factors.solve(rhs), expected, rtol=1e-10, atol=1e-12)
     assert (factors.solve(rhs)[~mask] == 0).all()
+    kept = torch.where(mask, rhs, 0.0)
+    assert torch.allclose(factors.times(expected), kept, rtol=1e-9, atol=1e-11)  # what they solve for comes back
+    assert torch.allclose(factors.solve(factors.times(kept)), kept, rtol=1e-9, atol=1e-11)
 
 
 def test_damping_is_relative_to_the_mean_diagonal_hence_free_of_the_inputs_scale():
@@ -153,6 +156,7 @@ def test_little_memory_gives_block_diagonal_factors_that_are_exact_within_a_bloc
     blocked = torch.block_diag(*[torch.ones(factors.block, factors.block)] * (64 // factors.block)).double()
     expected = solved_row_by_row(gram(x) * blocked, factors.damping, mask, rhs)
     assert torch.allclose(factors.solve(rhs), expected, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(factors.times(expected), torch.where(mask, rhs, 0.0), rtol=1e-9, atol=1e-11)
 
 
 def test_dead_input_channels_and_an_all_zero_gram_matrix_never_fail():
