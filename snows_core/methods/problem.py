@@ -30,11 +30,14 @@ class Budget:
         retain: how many batches may keep their graphs, see :class:`~snows_core.loss.reconstruction.ReconstructionLoss`.
         factor_bytes: bound for the row factors, see :class:`~snows_core.solvers.row_factors.RowFactors`.
         factors_on_disk: whether they rest in files.
+        working_bytes: bound for what a method holds of the rows that it has on their way, beside a few matrices of the
+            size of the weight and of the Gram matrices; one row always has room.
     """
 
     retain: bool | int = True
     factor_bytes: float = math.inf
     factors_on_disk: bool = False
+    working_bytes: float = math.inf
 
 
 @dataclass(frozen=True)

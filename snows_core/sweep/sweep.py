@@ -245,8 +245,9 @@ class Sweep:
         if self.needs.row_factors:
             factors = full_factor_bytes(self.masks[entry.name].flatten(1), self.network.weight(entry.layer))
         largest = max(([sizes[i] for i in group] for group in self.groups), key=sum)
-        retain = self.memory.retained(self.probes[entry.name], largest, factors)
-        return Budget(retain, self.memory.factors, self.memory.factors_on_disk(factors))
+        memory, probe = self.memory, self.probes[entry.name]
+        retain, working = memory.retained(probe, largest, factors), memory.working(probe, sizes, factors)
+        return Budget(retain, memory.factors, memory.factors_on_disk(factors), working)
 
     def _advance(self, entry: PrunableLayer) -> None:
         place, segment = self.network.index[entry.layer.node], self.segments[entry.name]
