@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.settings.prune_settings import PruneSettings
     from snows_core.settings.recipe import NewtonOptions, Recipe, get_recipe
     from snows_core.sweep.corrections import match_variances, reestimate_batch_norms
+    from snows_core.sweep.import_masks import import_masks
     from snows_core.sweep.permute import permute_channels
     from snows_core.sweep.refine import flip_and_shift
 
@@ -58,6 +59,7 @@ __all__ = [
     "evaluate",
     "flip_and_shift",
     "get_recipe",
+    "import_masks",
     "load",
     "make_masks",
     "match_variances",
@@ -89,6 +91,7 @@ _PLACES = {
     "evaluate": "evaluate",
     "flip_and_shift": "sweep.refine",
     "get_recipe": "settings.recipe",
+    "import_masks": "sweep.import_masks",
     "load": "result",
     "make_masks": "prune",
     "match_variances": "sweep.corrections",

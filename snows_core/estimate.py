@@ -47,7 +47,9 @@ def estimate(
     """Foretell the cost of the sweep of :func:`snows_core.prune.prune` with the same arguments.
 
     Every layer's product is timed on two small batches (2 and 8 images, or 32 in a small network); the line through
-    the two gives the cost per image and the fixed cost. Row factors are timed once for each size of layer. How many
+    the two gives the cost per image and the fixed cost. Row factors are timed once for each size of layer; what else a
+    layer-wise method does follows from its cost formula (:func:`snows_core.methods.multiply_adds`) and from what this
+    machine does in a second. How many
     products a layer will take is not knowable beforehand: the recipe "fast" is charged its measured mean (7 a layer),
     "paper" its cap; with ``k="auto"`` the longest segment that may be chosen is charged, an upper bound. Every stage
     is charged, each at its own sparsity, and so are layer-wise scores of a saliency that looks at images. For

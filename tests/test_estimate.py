@@ -9,7 +9,7 @@ from toys import random_images, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.errors import SnowsError
-from snows_core.methods import MeasureLosses
+from snows_core.methods import METHODS, MeasureLosses, Rates, multiply_adds
 from snows_core.sweep.other_costs import allocation_cost
 from snows_core.sweep.prepare import checked_settings, prepare
 
@@ -164,3 +164,19 @@ def test_methods_without_curvature_are_charged_no_product():
         for update in ("snows", "layerwise", "adaprune", "snows-adam", "none")
     }
     assert charged.pop("snows") > 0 and set(charged.values()) == {0}
+
+
+@pytest.mark.usefixtures("few_images_are_fine")
+def test_a_method_is_charged_by_its_formula_beside_what_images_take(monkeypatch):
+    """On a machine that does one multiply-add a second, the formula without images is all that counts."""
+    monkeypatch.setattr(
+        sys.modules["snows_core.sweep.sweep_cost"], "measured_rates", lambda device: Rates(1.0, 1.0, 1.0)
+    )
+    images = random_images(4)
+    options = {"update": "none", "layers": ["layer1.conv2"], "effort": "quick"}
+    sizes = {"n": 0.0, "f": 0.0, "o": 4.0, "g": 1.0, "d": 36.0, "k": 18.0}
+    nothing = multiply_adds(METHODS["none"].origin.cost, **sizes).total
+    for mask in ("obc", "alps", "sparsegpt", "wanda"):
+        table = snows.estimate(small_resnet(), images, "2:4", mask=mask, **options)
+        expected = nothing + multiply_adds(METHODS[mask].origin.cost, **sizes).total
+        assert table["seconds"].sum() == pytest.approx(expected, abs=60)  # what is timed takes no minute

@@ -312,11 +312,11 @@ def test_estimate_takes_what_prune_takes():
 
 
 @pytest.mark.parametrize("command", [cli.prune_command, cli.estimate_command])
-def test_every_setting_but_tensors_is_an_option_of_the_commands(command):
+def test_every_setting_but_labels_is_an_option_of_the_commands(command):
     names = {"max_images": "images", "progress": "quiet"}
     shown = inspect.signature(command).parameters
     for name, setting in SETTINGS.items():
-        if name in ("masks", "labels"):
+        if name == "labels":
             assert name not in shown
             continue
         parameter = shown[names.get(name, name)]
@@ -325,7 +325,7 @@ def test_every_setting_but_tensors_is_an_option_of_the_commands(command):
             assert get_args(parameter.annotation)[1].help.startswith(setting.metadata["help"])
     written = {"model", "out", "data", "data_root", "weights", "num_classes", "overwrite", "settings"}
     written |= {"test_images", "workers"}
-    assert set(shown) - written == {names.get(name, name) for name in SETTINGS} - {"masks", "labels"}
+    assert set(shown) - written == {names.get(name, name) for name in SETTINGS} - {"labels"}
 
 
 def test_settings_run_as_keywords_and_may_be_read_twice():

@@ -156,6 +156,9 @@ _TYPED: dict[str, Any] = {
         typer.Option(parser=_parse_k, metavar="INTEGER|auto", help=_MEANING["k"], show_default=_EXPERIMENTS_OWN),
     ],
     "recipe": Annotated[str, typer.Option(help=_MEANING["recipe"], autocompletion=completion.recipes)],
+    "masks": Annotated[
+        Path | None, typer.Option(help=_MEANING["masks"], show_default="by --pattern", callback=home_expanded)
+    ],
     "saliency": Annotated[str, typer.Option(help=_MEANING["saliency"], autocompletion=completion.saliencies)],
     "mask": Annotated[str | None, typer.Option(help=_MEANING["mask"], show_default=_EFFORTS)],
     "permute": Annotated[
@@ -183,8 +186,7 @@ _TYPED: dict[str, Any] = {
     "progress": Quiet,
 }
 _SHELL_NAMES = {"max_images": "images", "progress": "quiet"}
-_ONLY_IN_PYTHON = ("masks", "labels")  # tensors
-_IN_A_SHELL = tuple(s.name for s in fields(PruneSettings) if s.name not in _ONLY_IN_PYTHON)
+_IN_A_SHELL = tuple(s.name for s in fields(PruneSettings) if s.name != "labels")  # which are tensors
 _Set = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,9 +1,10 @@
 """Prunes one network by one cell after the other, and makes once what cells share.
 
 All cells share the images in their order and the model that receives the weights. Cells of one pattern share the trace,
-the layers, masks of magnitude, the plan of memory, and the dense network's values at every layer, where they fit
-(:meth:`snows_core.sweep.sweep.Sweep.keep_dense_values`). With fixed masks, cells of one mask share the mask. Gram
-matrices are not shared: they are of the values that the layers pruned before have left, which are others in every cell.
+the layers, masks of magnitude, the plan of memory, and, where they fit, the dense network's values at every layer and
+the Gram matrices of dense inputs (:meth:`snows_core.sweep.sweep.Sweep.keep_dense_values`): those of the first layer,
+and those of all layers where fixed masks are chosen. With fixed masks, cells of one mask share the mask. Other Gram
+matrices are of the values that the layers pruned before have left, which are others in every cell.
 """
 
 from __future__ import annotations

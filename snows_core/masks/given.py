@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from snows_core.errors import SnowsError, invalid_argument
+from snows_core.files import read_checkpoint
+from snows_core.masks.computed_state import computed_state
 from snows_core.masks.names import Names, Role, read_spelling, without_wrappers
 
+# Keys under which checkpoint files keep masks, or else weights.
+WRAPPERS = ("masks", "mask", "state_dict", "model_state_dict", "model")
 _EXTRA_STATE = "_extra_state"  # PyTorch's name for what a module's get_extra_state returns
 
 
@@ -50,8 +53,8 @@ def foreign_masks(
     DataParallel, ``torch.compile`` and other wrappers.
 
     Args:
-        source: a dictionary of masks or weights, a state dict, a model (pruned, with masks as hooks or
-            parametrizations, wrapped), or a :class:`~snows_core.result.PruneResult`.
+        source: a dictionary of masks or weights, a state dict, a file of one of these, a model (pruned, with masks as
+            hooks or parametrizations, wrapped), or a :class:`~snows_core.result.PruneResult`.
         weights: layer name to dense weight, for every layer that has one.
         aliases: parameter name to layer name.
         known: all names of the model's state dict: what a whole state dict holds beside weights is passed over, and any
@@ -91,8 +94,10 @@ def foreign_masks(
 
 def _read_entries(source: Any) -> tuple[int, dict[str, Tensor]]:
     """Return how many entries the source has, and its tensors by name."""
+    if isinstance(source, str | Path):
+        source = read_checkpoint(source, "masks", WRAPPERS)
     if isinstance(source, nn.Module):
-        values: Mapping[Any, Any] = _effective_state(source)
+        values: Mapping[Any, Any] = computed_state(source)
     elif isinstance(source, Mapping):
         values = source
     elif isinstance(masks := getattr(source, "masks", None), Mapping):
@@ -102,8 +107,7 @@ def _read_entries(source: Any) -> tuple[int, dict[str, Tensor]]:
         raise invalid_argument(
             "masks",
             f"a {type(source).__name__}",
-            "a dict of masks, a pruned model, its state dict, or a result",
-            "Load files first, for instance with snows.load or safetensors.",
+            "a dict of masks, a pruned model, its state dict, a file of one of these dicts, or a result",
         )
     tensors = {}
     for key, value in values.items():
@@ -115,26 +119,6 @@ def _read_entries(source: Any) -> tuple[int, dict[str, Tensor]]:
             got = "a tensor without data" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise invalid_argument("masks", f"{got} under '{key}'", "a dictionary of tensors", fix)
     return len(values), tensors
-
-
-def _effective_state(model: nn.Module) -> dict[str, Any]:
-    """Return a model's state dict with the weights it computes with, where hooks or parametrizations make them."""
-    state = dict(model.state_dict())
-    for path, module in model.named_modules(remove_duplicate=False):
-        prefix = f"{path}." if path else ""
-        if parametrize.is_parametrized(module):
-            for name, chain in module.parametrizations.items():
-                for key in [key for key in state if key.startswith(f"{prefix}parametrizations.{name}.")]:
-                    del state[key]
-                with torch.no_grad():  # a copy: spectral norm would count this as a step of its power iteration
-                    state[prefix + name] = copy.deepcopy(chain).eval()()
-        for name in [name for name, value in vars(module).items() if isinstance(value, Tensor)]:
-            made_of = [f"{name}{end}" for end in ("_orig", "_g", "_v") if f"{name}{end}" in module._parameters]
-            if made_of and f"{name}_mask" not in module._buffers:
-                state[prefix + name] = vars(module)[name]
-                for end in ("_orig", "_g", "_v", "_u"):
-                    state.pop(f"{prefix}{name}{end}", None)
-    return state
 
 
 def _targets(weights: Mapping[str, Tensor], aliases: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:

@@ -13,11 +13,14 @@ Role = Literal["mask", "weight", "other"]
 # DataParallel, torch.compile, FSDP and activation checkpointing put these between the parts of a name.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
-# torch.nn.utils.parametrize, then torch.nn.utils.prune; the last matches layers that keep a mask of their own.
+# torch.nn.utils.parametrize, then the buffers of NVIDIA's ASP (apex, contrib/sparsity/asp.py; the second holds what was
+# pruned), then torch.nn.utils.prune; the last matches layers that keep a mask of their own.
 _SPELLINGS: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile(r"(?P<module>.*\.|)parametrizations\.(?P<name>[^.]+)\.original1?"), "weight"),  # 1: v of weight_norm
     (re.compile(r"(?P<module>.*\.|)parametrizations\.(?P<name>[^.]+)\.\d+\.(?:.*[._])?mask"), "mask"),
     (re.compile(r"(?P<module>.*\.|)parametrizations\.(?P<name>[^.]+)\..+"), "other"),
+    (re.compile(r"(?P<module>.*\.|)__(?P<name>[^.]+)_mma_mask"), "mask"),
+    (re.compile(r"(?P<module>.*\.|)__(?P<name>[^.]+)_mma_pruned_p"), "other"),
     (re.compile(r"(?P<module>.*\.|)(?P<name>[^.]+)_mask"), "mask"),
     (re.compile(r"(?P<module>.*\.|)(?P<name>[^.]+)_orig"), "weight"),
     (re.compile(r"(?P<module>.*)\.mask"), "mask"),
@@ -37,7 +40,7 @@ class Spelling(NamedTuple):
 
 
 def read_spelling(key: str) -> Spelling | None:
-    """Read a name as torch.nn.utils.prune and torch.nn.utils.parametrize write it.
+    """Read a name as torch.nn.utils.prune, torch.nn.utils.parametrize and ASP write it.
 
     Returns:
         What it says; None for a plain name.

@@ -12,6 +12,7 @@ from snows_core.methods.between import BetweenStages
 from snows_core.methods.cap import CorrelationAware
 from snows_core.methods.cbs import CombinatorialSurgeon
 from snows_core.methods.chita import Chita
+from snows_core.methods.cost import SYMBOLS, Rates, Work, multiply_adds
 from snows_core.methods.dense import KeepDense
 from snows_core.methods.dimap import ModuleAware
 from snows_core.methods.eigendamage import EigenDamage
@@ -82,6 +83,7 @@ __all__ = [
     "METHODS",
     "NETWORK_METHODS",
     "SCORE_TERMS",
+    "SYMBOLS",
     "BetweenStages",
     "Budget",
     "GivenWeights",
@@ -97,8 +99,11 @@ __all__ = [
     "NetworkProblem",
     "NetworkSolution",
     "Origin",
+    "Rates",
     "Scoring",
+    "Work",
     "methods",
+    "multiply_adds",
 ]
 
 
@@ -107,8 +112,8 @@ def methods() -> pd.DataFrame:
 
     Returns:
         One row a method, by name, as ``mask=`` and ``update=`` of :func:`snows_core.prune.prune` and the command line
-        take it: gives ("mask" for ``mask=``, "weights" for ``update=``, or both), paper, year, needs, cost (in the
-        symbols of :mod:`snows_core.methods.origin`) and limits.
+        take it: gives ("mask" for ``mask=``, "weights" for ``update=``, or both), paper, year, needs, cost (a
+        formula for :func:`snows_core.methods.multiply_adds`) and limits.
 
     >>> print(methods().loc["sparsegpt", "gives"])
     mask, weights

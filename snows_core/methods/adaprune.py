@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from snows_core.methods.base import LayerMethod, LayerSolution
-from snows_core.methods.origin import GRAM, Origin
+from snows_core.methods.origin import GRAM, NORMAL_EQUATIONS, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.least_squares import grouped_product
 
@@ -25,7 +25,7 @@ class AdaPrune(LayerMethod):
         paper="Hubara, Chmiel, Island, Banner, Naor & Soudry: Accelerated Sparse Neural Training",
         year=2021,
         needs=GRAM,
-        cost="n d^2 + 300 o d^2",
+        cost=f"{NORMAL_EQUATIONS} + 300 o d^2 + 6,000 o d (passes)",
         limits="comes near the minimum of layerwise, never below it",
     )
 

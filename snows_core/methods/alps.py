@@ -18,7 +18,7 @@ from torch import Tensor
 
 from snows_core.methods.base import LayerMethod, LayerSolution
 from snows_core.methods.choosing import damped_problem, highest
-from snows_core.methods.origin import GRAM, Origin
+from snows_core.methods.origin import GRAM, NORMAL_EQUATIONS, QUADRATIC, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.damped_gram import DampedGram
 from snows_core.solvers.l0_admm import pattern_admm
@@ -35,7 +35,8 @@ class Alps(LayerMethod):
         "Large Language Models",
         year=2024,
         needs=GRAM,
-        cost="n d^2 + d^3 + t o d^2 with t steps of ADMM",
+        cost=f"{NORMAL_EQUATIONS} + {QUADRATIC} + 3 g d^3 (factors) + 100 o d^2 + 20,000 o d (passes); "
+        "for 50 steps of ADMM and as many of conjugate gradients, at most 300 and 200",
         limits="sees the layer's own output alone; a global threshold is for other masks",
     )
 

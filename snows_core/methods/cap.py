@@ -33,7 +33,7 @@ class CorrelationAware(NetworkMethod):
         paper="Kuznedelev et al.: CAP, Correlation-Aware Pruning for Highly-Accurate Sparse Vision Models",
         year=2022,
         needs="gradients of the loss",
-        cost="a backward pass an image, then (64 n + 64^2) p of p weights",
+        cost="3 f + 64 n p + 64^2 p; in blocks of 64 weights",
         limits="blocks along the rows do not know of one another",
     )
 

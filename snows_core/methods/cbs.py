@@ -33,7 +33,7 @@ class CombinatorialSurgeon(NetworkMethod):
         paper="Yu et al.: The Combinatorial Brain Surgeon",
         year=2022,
         needs="gradients of the loss",
-        cost="a backward pass an image, then n p of p weights a swap",
+        cost="3 f + n p (passes); the last term for each swap",
         limits="no N:M; one start, that of magnitude",
     )
 

@@ -30,7 +30,7 @@ class Chita(NetworkMethod):
         paper="Benbaki et al.: Fast as CHITA, Neural Network Pruning with Combinatorial Optimization",
         year=2023,
         needs="gradients of the loss",
-        cost="a backward pass an image, then n p of p weights a step",
+        cost="3 f + n p (passes); the last term for each step",
         limits="with far fewer gradients than weights its mask is nearly that of magnitude; one stage fails at high "
         "sparsity, stages=5 is CHITA++",
     )

@@ -31,7 +31,7 @@ class ModuleAware(NetworkMethod):
         paper="He & Zhou: Data-independent Module-Aware Pruning for Hierarchical Vision Transformers",
         year=2024,
         needs="nothing",
-        cost="a sort of the p weights",
+        cost="200 p (passes)",
         limits="blind to the input; modules are told by names, without them it is LAMP; in one layer it is magnitude",
     )
 

@@ -31,7 +31,7 @@ class EigenDamage(NetworkMethod):
         paper="Wang, Grosse, Fidler & Zhang: EigenDamage: Structured Pruning in the Kronecker-Factored Eigenbasis",
         year=2019,
         needs="gradients of the loss",
-        cost="n (d^2 + o^2) and o^3 + d^3 for a layer that reads units",
+        cost="3 f + n d^2 + n o^2 + 9 d^3 (factors) + 9 o^3 (factors); of each layer that reads units",
         limits="structured patterns alone; costs in the eigenbasis, but units of the network's own, so that no layer "
         "becomes three as in the paper; gives no weights",
     )

@@ -31,7 +31,7 @@ class Falcon(Chita):
         paper="Meng et al.: FALCON, FLOP-Aware Combinatorial Optimization for Neural Network Pruning",
         year=2024,
         needs="gradients of the loss; output positions of each layer",
-        cost="as chita, and a sort of p weights a step",
+        cost="3 f + n p (passes) + 200 p (passes); the last two terms for each step",
         limits="flops= with a global pattern; without flops= it is chita; stages=5 is FALCON++",
     )
 

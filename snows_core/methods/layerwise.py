@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snows_core.methods.base import LayerMethod, LayerSolution, Needs
-from snows_core.methods.origin import GRAM, Origin
+from snows_core.methods.origin import GRAM, LEAST_SQUARES, NORMAL_EQUATIONS, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.row_factors import RowFactors
@@ -48,7 +48,8 @@ class Layerwise(LayerMethod):
         "loss, solved exactly)",
         year=2017,
         needs=GRAM,
-        cost="n d^2 + o d^3 where every row has a mask of its own",
+        cost=f"{NORMAL_EQUATIONS} + {LEAST_SQUARES}; where the factors of all rows are too large, less for factors of "
+        "blocks, and more steps of o d^2",
         limits="sees the layer's own output alone",
     )
 

@@ -20,7 +20,7 @@ class MatrixFree(Surgeon):
         paper="Frantar, Kurtic & Alistarh: M-FAC, Efficient Matrix-Free Approximations of Second-Order Information",
         year=2021,
         needs="gradients of the loss",
-        cost="a backward pass an image, then n^2 p of p weights",
+        cost="3 f + n^2 p",
         limits="holds n gradients of all weights; moves of joint removals are added up",
     )
 

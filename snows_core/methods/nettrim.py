@@ -22,7 +22,7 @@ from torch import Tensor
 
 from snows_core.methods.base import LayerSolution
 from snows_core.methods.choosing import RefittedChoice, damped_problem, highest, removed_count
-from snows_core.methods.origin import GRAM, Origin
+from snows_core.methods.origin import GRAM, LEAST_SQUARES, NORMAL_EQUATIONS, QUADRATIC, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.l1_admm import L1LeastSquares, sparsest
 from snows_core.solvers.least_squares import grouped_product
@@ -36,7 +36,8 @@ class NetTrim(RefittedChoice):
         "Guarantee",
         year=2017,
         needs=GRAM,
-        cost="n d^2 + d^3 + t o d^2 with t steps of ADMM",
+        cost=f"{NORMAL_EQUATIONS} + {QUADRATIC} + {LEAST_SQUARES} + 3 g d^3 (factors) + 2,000 o d^2 + "
+        "20,000 o d (passes); for 1,000 steps of ADMM in all",
         limits="no N:M; its l1 norm draws kept weights towards zero",
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from snows_core.masks.patterns import NM
 from snows_core.methods.choosing import RefittedChoice, damped_problem, pattern_of, removed_count
-from snows_core.methods.origin import GRAM, Origin
+from snows_core.methods.origin import GRAM, LEAST_SQUARES, NORMAL_EQUATIONS, QUADRATIC, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.methods.swaps import groups_of
 from snows_core.solvers.exact_obs import cheapest_removals, removal_in_groups, removal_order
@@ -31,7 +31,7 @@ class ExactObs(RefittedChoice):
         "and Pruning",
         year=2022,
         needs=GRAM,
-        cost="n d^2 + o d^3",
+        cost=f"{NORMAL_EQUATIONS} + {QUADRATIC} + 0.4 o d^3 + 50 o d^2 (passes) + {LEAST_SQUARES}",
         limits="wide layers take long; sees the layer's own output alone",
     )
 
@@ -39,7 +39,7 @@ class ExactObs(RefittedChoice):
         """Return the mask of greedy exact removals."""
         pattern, allowed = pattern_of(problem), problem.mask.flatten(1)
         damped, best = damped_problem(problem, self.recipe.ridge)
-        room = problem.budget.factor_bytes
+        room = problem.budget.working_bytes
         if isinstance(pattern, NM):
             groups = groups_of(problem.weight, pattern.m).to(best.device)
             return removal_in_groups(damped, best, allowed, groups, pattern.n, room).view_as(problem.mask)

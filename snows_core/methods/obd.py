@@ -24,7 +24,7 @@ class OptimalBrainDamage(NetworkMethod):
         paper="LeCun, Denker & Solla: Optimal Brain Damage",
         year=1989,
         needs="images",
-        cost="a backward pass a logit and image, o of them; no matrix",
+        cost="2 o f + f; a pass back for each logit and image, no matrix",
         limits="no pair of weights is looked at; gives no weights",
     )
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from snows_core.methods.choosing import RefittedChoice, damped_problem, highest
-from snows_core.methods.origin import GRAM, Origin
+from snows_core.methods.origin import GRAM, LEAST_SQUARES, NORMAL_EQUATIONS, QUADRATIC, SORT, Origin
 from snows_core.methods.problem import LayerProblem
 
 
@@ -33,7 +33,7 @@ class LayerwiseObs(RefittedChoice):
         paper="Dong, Chen & Pan: Learning to Prune Deep Neural Networks via Layer-wise Optimal Brain Surgeon",
         year=2017,
         needs=GRAM,
-        cost="n d^2 + o d^3 where every row has a mask of its own",
+        cost=f"{NORMAL_EQUATIONS} + {QUADRATIC} + {SORT} + {LEAST_SQUARES}",
         limits="sensitivities are those of the dense layer, not brought up to date",
     )
 

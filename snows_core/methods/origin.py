@@ -1,8 +1,8 @@
 """Where a method comes from and what it takes: the columns of :func:`snows_core.methods.methods`.
 
-Costs are those of one layer, in these symbols: ``n`` images times output positions, ``o`` output rows, ``d`` inputs of
-a row. A Gram matrix of the input takes ``n d^2``. Of methods that look at the whole network, ``n`` is images and ``p``
-all weights.
+Costs are those of one layer, or of the network where a method looks at all of it: formulas that
+:func:`snows_core.methods.cost.multiply_adds` evaluates, in the symbols of :data:`snows_core.methods.cost.SYMBOLS`.
+Numbers of steps are what was measured, and the losses of a report come on top of every method.
 """
 
 from __future__ import annotations
@@ -10,6 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GRAM = "the Gram matrix of the layer's input"
+NORMAL_EQUATIONS = "g n d^2 + 2 n o d + 6 g n d (passes)"
+"""Cost of Gram matrices, the dense output, its products with the input, and the input laid out as a matrix."""
+LEAST_SQUARES = "o k^3 / 6 (factors) + 4 o k^2 (passes) + 2 o d^2"
+"""Cost of a layer's row factors, and of conjugate gradients with them."""
+QUADRATIC = "g d^3 (factors) + o d^2"
+"""Cost of factoring and inverting Gram matrices, and of the minimum on all inputs."""
+SORT = "200 o d (passes)"
+"""Cost of the mask of some scores."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class Origin:
         paper: authors and title; of a method of this project, what it builds on.
         year: of the paper.
         needs: what it reads beside the weights.
-        cost: operations of one layer, or of the network, in the symbols of :mod:`snows_core.methods.origin`.
+        cost: a formula, and words behind a semicolon.
         limits: where it does not apply, or what it cannot do.
     """
 
@@ -35,7 +43,7 @@ MAGNITUDE = Origin(
     paper="Han, Pool, Tran & Dally: Learning both Weights and Connections for Efficient Neural Networks",
     year=2015,
     needs="nothing",
-    cost="o d",
+    cost=SORT,
     limits="blind to the input; alone it fails at high sparsity",
 )
 """Masks of magnitude, which are made before the sweep and so are no layer-wise method."""

@@ -30,11 +30,14 @@ class Budget:
         retain: how many batches may keep their graphs, see :class:`~snows_core.loss.reconstruction.ReconstructionLoss`.
         factor_bytes: bound for the row factors, see :class:`~snows_core.solvers.row_factors.RowFactors`.
         factors_on_disk: whether they rest in files.
+        working_bytes: bound for what a method holds of the rows that it has on their way, beside a few matrices of the
+            size of the weight and of the Gram matrices; one row always has room.
     """
 
     retain: bool | int = True
     factor_bytes: float = math.inf
     factors_on_disk: bool = False
+    working_bytes: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class LayerProblem:
         budget: how the solve is cut to fit in memory.
         pattern: the sparsity pattern, for a method that chooses masks; None where ``mask`` is to be kept as it is.
         before: what the layer had before the sweep.
+        equations: what :meth:`normal_equations` has returned, by the number of batches; of another problem, where that
+            one has the same inputs.
     """
 
     network: Network
@@ -89,7 +94,7 @@ class LayerProblem:
     budget: Budget = field(default_factory=Budget)
     pattern: Pattern | None = None
     before: Before = field(default_factory=Before)
-    _equations: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
+    equations: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False)
 
     @property
     def layer(self) -> Layer:
@@ -147,9 +152,9 @@ class LayerProblem:
             Shapes (groups, d, d) and (out, d), summed over images and positions.
         """
         count = whole_batches(self.sizes, images)
-        if count not in self._equations:
-            self._equations[count] = normal_equations(self._inputs(count), self.geometry, self.weight.shape[0])
-        return self._equations[count]
+        if count not in self.equations:
+            self.equations[count] = normal_equations(self._inputs(count), self.geometry, self.weight.shape[0])
+        return self.equations[count]
 
     def _inputs(self, batches: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield, batch by batch, the layer's input and the dense network's output on its own input, without bias."""

@@ -22,7 +22,7 @@ from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics,
 from snows_core.methods.choose_k import choose_segment
 from snows_core.methods.enough import Enough, enough_for
 from snows_core.methods.layerwise import CLOSED_FORM, least_squares
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import LEAST_SQUARES, NORMAL_EQUATIONS, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.network.graph import Segment
 from snows_core.settings import NewtonOptions
@@ -43,7 +43,8 @@ class Snows(LayerMethod):
         "Optimization Framework",
         year=2025,
         needs="the Gram matrix, and the K operations behind the layer",
-        cost="layerwise, then about 8 curvature products; one is a pass forward and back through K operations",
+        cost=f"{NORMAL_EQUATIONS} + {LEAST_SQUARES} + 50 f; for 8 curvature products, each like two passes forward "
+        "and back",
         limits="re-fits a mask, chooses none",
     )
 

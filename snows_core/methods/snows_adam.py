@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from snows_core.loss.reconstruction import ReconstructionLoss
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import LEAST_SQUARES, NORMAL_EQUATIONS, Origin
 from snows_core.methods.snows import Snows
 from snows_core.settings import K, NewtonOptions, Recipe
 from snows_core.solvers.adam import adam
@@ -35,7 +35,7 @@ class SnowsAdam(Snows):
         paper="Kingma & Ba: Adam, A Method for Stochastic Optimization (on the loss of snows)",
         year=2015,
         needs="the K operations behind the layer",
-        cost=f"layerwise, then {STEPS} passes forward and back through K operations",
+        cost=f"{NORMAL_EQUATIONS} + {LEAST_SQUARES} + {3 * STEPS} f; for {STEPS} gradients",
         limits="for comparison: its rate and steps are chosen, where Newton's method has nothing to choose",
     )
 

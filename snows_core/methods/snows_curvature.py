@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import LEAST_SQUARES, NORMAL_EQUATIONS, Origin
 from snows_core.methods.snows import Snows
 from snows_core.settings import K, Recipe
 
@@ -21,7 +21,7 @@ class SnowsHessian(Snows):
         paper="Lucas & Mazumder: Preserving Deep Representations in One-Shot Pruning (snows, curvature='hessian')",
         year=2025,
         needs="what snows needs",
-        cost="as snows; in transformers its products are dearer and more",
+        cost=f"{NORMAL_EQUATIONS} + {LEAST_SQUARES} + 75 f; in transformers its products are dearer and more",
         limits="for comparison: where all operations are piecewise linear it is snows-gauss-newton",
     )
 
@@ -42,7 +42,7 @@ class SnowsGaussNewton(Snows):
         "the loss of snows)",
         year=2002,
         needs="what snows needs",
-        cost="as snows",
+        cost=Snows.origin.cost,
         limits="for comparison: with the recipe 'fast' it is snows itself",
     )
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from snows_core.loss.reconstruction import ReconstructionLoss
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import LEAST_SQUARES, NORMAL_EQUATIONS, Origin
 from snows_core.methods.snows import Snows, applied
 from snows_core.settings import K, NewtonOptions, Recipe
 from snows_core.solvers.mixed_curvature import MixedCurvature
@@ -35,7 +35,7 @@ class SnowsFisher(Snows):
         paper="Amari: Natural Gradient Works Efficiently in Learning (with the empirical Fisher of the loss of snows)",
         year=1998,
         needs="what snows needs",
-        cost="as snows, and a product more a step",
+        cost=f"{NORMAL_EQUATIONS} + {LEAST_SQUARES} + 56 f; as snows, and a product more a step",
         limits="for comparison: an empirical Fisher is no curvature, so steps are shorter than Newton's",
     )
 

@@ -21,7 +21,7 @@ from snows_core.masks.lowest import comparable, lowest
 from snows_core.masks.patterns import NM
 from snows_core.methods.base import LayerMethod, LayerSolution
 from snows_core.methods.choosing import damped_problem, removed_count
-from snows_core.methods.origin import GRAM, Origin
+from snows_core.methods.origin import GRAM, NORMAL_EQUATIONS, QUADRATIC, SORT, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.methods.swaps import groups_of
 from snows_core.solvers.column_sweep import BLOCK, column_sweep
@@ -36,7 +36,7 @@ class SparseGpt(LayerMethod):
         paper="Frantar & Alistarh: SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
         year=2023,
         needs=GRAM,
-        cost="n d^2 + d^3 + o d^2",
+        cost=f"{NORMAL_EQUATIONS} + {QUADRATIC} + g d^3 (factors) + o d^2 + {SORT} + 100 o d (passes)",
         limits="ends above the minimum of layerwise on its mask",
     )
 

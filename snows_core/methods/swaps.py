@@ -17,7 +17,7 @@ from torch import Tensor
 from snows_core.masks.patterns import NM
 from snows_core.methods.base import LayerMethod, LayerSolution, Needs
 from snows_core.methods.enough import enough_for
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import NORMAL_EQUATIONS, Origin
 from snows_core.methods.problem import LayerProblem
 from snows_core.solvers.swaps import Swapped, swap_inputs
 
@@ -32,7 +32,7 @@ class Swaps(LayerMethod):
         "after a re-fit",
         year=2025,
         needs="the Gram matrix, and a mask to begin with",
-        cost="n d^2 + o d^3 + s d^2 with s swaps",
+        cost=f"{NORMAL_EQUATIONS} + o d^3 / 3 (factors) + o d^3 / 25 (passes); for d / 10 swaps of a row",
         limits="improves a mask, of magnitude if none is given; re-fits no weight",
     )
 
@@ -86,6 +86,7 @@ def swapped(problem: LayerProblem, start: Tensor, ridge: float, images: int | No
         response=response,
         allowed=problem.mask.flatten(1),
         damping=ridge,
+        max_bytes=problem.budget.working_bytes,
     )
 
 

@@ -15,7 +15,7 @@ class Unchanged(LayerMethod):
         "(without its retraining)",
         year=2015,
         needs="nothing",
-        cost="o d",
+        cost="3 o d (passes)",
         limits="what every update is compared with",
     )
 

@@ -33,7 +33,7 @@ class UnifiedPruning(NetworkMethod):
         paper="Yu & Wu: A Unified Pruning Framework for Vision Transformers",
         year=2021,
         needs="images",
-        cost="a forward pass from the unit on, for every unit and image",
+        cost="u f; a pass from the unit on, for every unit",
         limits="structured patterns alone; one unit at a time; the width of the token stream stays; gives no weights",
     )
 

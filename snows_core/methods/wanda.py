@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snows_core.masks.patterns import NM
 from snows_core.methods.base import LayerMethod, LayerSolution
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import NORMAL_EQUATIONS, SORT, Origin
 from snows_core.methods.problem import LayerProblem
 
 
@@ -22,7 +22,7 @@ class Wanda(LayerMethod):
         paper="Sun, Liu, Bair & Kolter: A Simple and Effective Pruning Approach for Large Language Models",
         year=2024,
         needs="the norms of the inputs",
-        cost="n d^2 as computed here, n d would do",
+        cost=f"{NORMAL_EQUATIONS} + {SORT}; from the Gram matrix, n d would do",
         limits="compares weights within a row; re-fits none; a global threshold is for other masks",
     )
 

@@ -22,7 +22,7 @@ class WoodFisher(Surgeon):
         paper="Singh & Alistarh: WoodFisher, Efficient Second-Order Approximation for Neural Network Compression",
         year=2020,
         needs="gradients of the loss",
-        cost="a backward pass an image, then 64 n p of p weights",
+        cost="3 f + 64 n p; in blocks of 64 weights",
         limits="weights of different blocks do not know of one another; moves of joint removals are added up",
     )
 

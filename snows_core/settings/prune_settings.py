@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from snows_core.errors import closest, integer, invalid_argument, number, switch
@@ -94,11 +95,11 @@ class PruneSettings:
             "Also a :class:`~snows_core.settings.Recipe`.",
         ),
     )
-    masks: Mapping[str, Tensor] | nn.Module | None = field(
+    masks: Mapping[str, Tensor] | nn.Module | str | Path | None = field(
         default=None,
         metadata=_meaning(
-            "Masks made elsewhere, used as they are instead of a pattern.",
-            "Bool tensors by layer or parameter name, or a pruned model or state dict whose zeros define them.",
+            "Masks made elsewhere, used as they are instead of a pattern: a file of masks, or of weights with zeros.",
+            "Also bool tensors by layer or parameter name, or a pruned model or state dict whose zeros define them.",
         ),
     )
     saliency: str | Saliency = field(
@@ -254,6 +255,9 @@ class PruneSettings:
         for name, value in (("mask", "magnitude" if self.mask is None else self.mask), ("update", self.update)):
             if not isinstance(value, str) or not value.strip():
                 raise invalid_argument(name, repr(value), "the name of a method")
+        if isinstance(self.masks, str | Path) and not Path(self.masks).expanduser().is_file():
+            fix = "A method that chooses masks is mask=."
+            raise invalid_argument("masks", f"'{self.masks}', which is no file", "a file of masks or weights", fix)
         self._keep("labels", read_labels(self.labels))
         if self.permute is not None:
             self._keep("permute", switch("permute", self.permute))

@@ -10,12 +10,14 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from snows_core.solvers.least_squares import grouped_product
+
 
 class Rows(ABC):
     """Rows on their way: the swaps that were made, and what they gained.
 
     Args:
-        h: (d, d) damped Gram matrix.
+        h: (groups, d, d) damped Gram matrices; each is that of as many rows, one after the other.
         b: (r, d) right-hand sides.
         kept: (r, d) bool.
         count: groups, each of d / count inputs side by side.
@@ -25,6 +27,7 @@ class Rows(ABC):
         self.h, self.b, self.kept = h, b, kept.clone()
         self.count, self.size = count, kept.shape[1] // count
         self.rows = torch.arange(len(b), device=b.device)
+        self.group = _group_of(h, b)
 
     def by_groups(self, values: Tensor) -> Tensor:
         """Return (r, d) as (r, count, m)."""
@@ -51,8 +54,8 @@ class RefittedRows(Rows):
         self.start, self.z = _swept(h, b, kept)  # (r, d, d), (r, d)
         blocks = self.start.view(len(b), count, self.size, count, self.size)
         self.blocks = blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).contiguous()  # (r, count, m, m), up to date
-        self.vectors = h.new_empty(len(b), 0, len(h))  # V', (r, pivots, d)
-        self.factors = h.new_empty(len(b), 0)  # q
+        self.vectors = b.new_empty(len(b), 0, b.shape[1])  # V', (r, pivots, d)
+        self.factors = b.new_empty(len(b), 0)  # q
         self.made = 0
 
     def gains(self) -> Tensor:
@@ -125,15 +128,15 @@ class FixedRows(Rows):
     def __init__(self, h: Tensor, b: Tensor, kept: Tensor, count: int, weight: Tensor) -> None:
         super().__init__(h, b, kept, count)
         self.weight = weight.to(b.dtype).clone()  # (r, d)
-        self.residual = b - self.weight @ h
-        blocks = h.view(count, self.size, count, self.size)
-        self.blocks = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()  # (count, m, m)
-        self.diagonal = self.blocks.diagonal(dim1=1, dim2=2)  # (count, m)
+        self.residual = b - grouped_product(h, self.weight)
+        blocks = h.view(len(h), count, self.size, count, self.size).diagonal(dim1=1, dim2=3)
+        self.blocks = blocks.permute(0, 3, 1, 2)[self.group]  # (r, count, m, m)
+        self.diagonal = self.blocks.diagonal(dim1=2, dim2=3)  # (r, count, m)
 
     def gains(self) -> Tensor:
         """Return the gain of every swap at fixed other weights, (r, count, m, m); see :class:`RefittedRows`."""
         w, r = self.by_groups(self.weight), self.by_groups(self.residual)
-        added = (r[..., None, :] + self.blocks * w[..., :, None]).square() / self.diagonal[:, None, :]
+        added = (r[..., None, :] + self.blocks * w[..., :, None]).square() / self.diagonal[..., None, :]
         return added - (self.diagonal * w.square() + 2 * w * r)[..., :, None]
 
     def explained(self) -> Tensor:
@@ -143,14 +146,19 @@ class FixedRows(Rows):
     def swap(self, j: Tensor, p: Tensor, active: Tensor) -> None:
         """Take out j and add p at its best weight, (r,) each, in the rows that are active."""
         self._change(j, torch.where(active, -self.weight[self.rows, j], 0.0))
-        step = self.residual[self.rows, p] / self.h.diagonal()[p]
+        step = self.residual[self.rows, p] / self.h[self.group, p, p]
         self._change(p, torch.where(active, step, 0.0))
         self.kept[self.rows, j] = self.kept[self.rows, j] & ~active
         self.kept[self.rows, p] = self.kept[self.rows, p] | active
 
     def _change(self, k: Tensor, amount: Tensor) -> None:
         self.weight[self.rows, k] += amount
-        self.residual -= self.h[k] * amount[:, None]
+        self.residual -= self.h[self.group, k] * amount[:, None]
+
+
+def _group_of(h: Tensor, b: Tensor) -> Tensor:
+    """Return which matrix is that of each row, (r,)."""
+    return torch.arange(len(b), device=b.device) // (len(b) // len(h))
 
 
 def _places(marked: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +170,10 @@ def _places(marked: Tensor) -> tuple[Tensor, Tensor]:
 
 def _factored(h: Tensor, support: Tensor, padding: Tensor) -> Tensor:
     """Return lower Cholesky factors of H_SS (r, w, w); padded places are decoupled from the others."""
-    matrix = h[support[:, :, None], support[:, None, :]].masked_fill_(padding[:, :, None] | padding[:, None, :], 0.0)
+    group = _group_of(h, support)[:, None, None]
+    matrix = h[group, support[:, :, None], support[:, None, :]].masked_fill_(
+        padding[:, :, None] | padding[:, None, :], 0.0
+    )
     matrix.diagonal(dim1=1, dim2=2).add_(padding)
     lower: Tensor = torch.linalg.cholesky_ex(matrix).L
     return lower
@@ -180,14 +191,16 @@ def _swept(h: Tensor, b: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Return T (r, d, d) and z (r, d) of rows."""
     (s, no_s), (p, no_p) = _places(kept), _places(~kept)  # (r, w) and (r, v) each
     lower = _factored(h, s, no_s)
-    across = h[s[:, :, None], p[:, None, :]].masked_fill_(no_s[:, :, None] | no_p[:, None, :], 0.0)  # H_SP
+    group = _group_of(h, b)[:, None, None]
+    across = h[group, s[:, :, None], p[:, None, :]].masked_fill_(no_s[:, :, None] | no_p[:, None, :], 0.0)  # H_SP
     own = b.gather(1, s).masked_fill(no_s, 0.0)
     half = torch.linalg.solve_triangular(lower, torch.cat([across, own[..., None]], 2), upper=False)  # (r, w, v + 1)
     solved = torch.linalg.solve_triangular(lower.mT, half, upper=True)
-    schur = torch.baddbmm(h[p[:, :, None], p[:, None, :]], half[..., :-1].mT, half[..., :-1], alpha=-1)
+    schur = torch.baddbmm(h[group, p[:, :, None], p[:, None, :]], half[..., :-1].mT, half[..., :-1], alpha=-1)
     schur.masked_fill_(no_p[:, :, None] | no_p[:, None, :], 0.0)
     inverse = torch.cholesky_inverse(lower).masked_fill_(no_s[:, :, None] | no_s[:, None, :], 0.0)
-    d, swept, z = len(h), h.new_zeros(len(b), len(h) * len(h)), h.new_zeros(b.shape)
+    d, z = b.shape[1], torch.zeros_like(b)
+    swept = b.new_zeros(len(b), d * d)
     blocks = ((s, s, -inverse), (s, p, solved[..., :-1]), (p, s, solved[..., :-1].mT), (p, p, schur))
     for left, right, block in blocks:  # what is padded adds zeros
         swept.scatter_add_(1, (left[:, :, None] * d + right[:, None, :]).flatten(1), block.flatten(1))

@@ -22,6 +22,7 @@ the groups' own blocks are enough. The gain after a re-fit is at least that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,12 +30,12 @@ import torch
 from torch import Tensor
 
 from snows_core.devices import factor_bytes, widest
-from snows_core.solvers.least_squares import masked_least_squares
+from snows_core.solvers.least_squares import grouped_product, masked_least_squares
 from snows_core.solvers.row_factors import ROOM, ROOM_HOST, RowFactors
 from snows_core.solvers.swapped_rows import FixedRows, RefittedRows, Rows
 
 WIDEST = 2304  # inputs up to which T is made, of 42 MB a row then
-COPIES = 2  # tensors of the size of a row's T (of wider layers: of its groups' blocks) in memory at a time
+COPIES = 6  # tensors of the size of a row's T (of wider layers: of its groups' blocks) in memory at a time
 NEGLIGIBLE = 1e-6  # a gain below this share of what the kept inputs explain (b'w) ends a row
 
 
@@ -64,6 +65,7 @@ def swap_inputs(
     allowed: Tensor | None = None,
     damping: float = 1e-4,
     widest_exact: int = WIDEST,
+    max_bytes: float = math.inf,
 ) -> Swapped:
     """Swap kept for pruned inputs of the same group while that lowers the layer-wise loss, each row for itself.
 
@@ -79,6 +81,7 @@ def swap_inputs(
         allowed: (out, d) bool, inputs that may be kept; default all.
         damping: relative to the mean of the Gram diagonal, as in :class:`RowFactors`.
         widest_exact: inputs up to which gains are exact; the rows of a wider layer hold their other weights fixed.
+        max_bytes: bound for rows that are on their way together; one row always has room.
 
     Returns:
         The new mask, and what was gained.
@@ -92,7 +95,9 @@ def swap_inputs(
         fitted = masked_least_squares(factors, dense, response=response)[:, order]
     parts = []
     elements = len(order) * (len(order) if fitted is None else 2 * size)  # of a row
-    for rows, h, b in _batches(gram, dense, response, damping, order, elements):
+    room = min(max_bytes, ROOM.get(dense.device.type, ROOM_HOST))
+    step = max(1, int(room // (8 * COPIES * elements)))
+    for rows, h, b in _batches(gram, dense, response, damping, order, step):
         state = (
             RefittedRows(h, b, kept[rows], count)
             if fitted is None
@@ -104,9 +109,11 @@ def swap_inputs(
 
 
 def _batches(
-    gram: Tensor, dense: Tensor, response: Tensor | None, damping: float, order: Tensor, elements: int
+    gram: Tensor, dense: Tensor, response: Tensor | None, damping: float, order: Tensor, step: int
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield rows, H (d, d) and b (rows, d), inputs in the given order, as many rows as have room.
+    """Yield rows, H (groups, d, d) and b (rows, d), inputs in the given order, as many rows as have room.
+
+    The rows are those of several groups, as many of each, or some of one.
 
     Args:
         gram: Gram matrices.
@@ -114,21 +121,25 @@ def _batches(
         response: rows of the right-hand side, or None.
         damping: relative.
         order: (d,) inputs in the order wanted.
-        elements: numbers that a row takes.
+        step: rows that have room.
     """
     precise, share = widest(dense.device), len(dense) // len(gram)
     mean = float(gram.diagonal(dim1=-2, dim2=-1).mean())
     shift = damping * mean if mean > 0 else 1.0
-    step = max(1, int(ROOM.get(dense.device.type, ROOM_HOST) // (8 * COPIES * elements)))
-    for group, own in enumerate(gram.to(precise)):
-        of_group = slice(group * share, (group + 1) * share)
-        weight = dense[of_group].to(precise)  # (share, d)
-        right = weight @ own.mT if response is None else response[of_group].to(precise)
-        h = own[order[:, None], order]
-        h.diagonal().add_(shift)
-        for start, b in zip(range(0, share, step), (right + shift * weight)[:, order].split(step), strict=True):
-            first = of_group.start + start
-            yield slice(first, first + len(b)), h, b
+    several = max(1, step // share)  # groups whose rows all have room
+    for first in range(0, len(gram), several):
+        own = gram[first : first + several].to(precise)  # (some groups, d, d)
+        of_groups = slice(first * share, (first + len(own)) * share)
+        weight = dense[of_groups].to(precise)
+        right = grouped_product(own, weight) if response is None else response[of_groups].to(precise)
+        right = (right + shift * weight)[:, order]
+        h = own[:, order[:, None], order]
+        h.diagonal(dim1=1, dim2=2).add_(shift)
+        start = of_groups.start
+        size = len(right) if len(own) > 1 else step
+        for begin in range(0, len(right), size):
+            b = right[begin : begin + size]
+            yield slice(start + begin, start + begin + len(b)), h, b
 
 
 def _improved(state: Rows, may: Tensor) -> tuple[Tensor, Tensor, Tensor]:

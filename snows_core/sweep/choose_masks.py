@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ def stage_masks(
 
 
 def read_masks(
-    network: Network, selection: LayerSelection, pattern: Pattern, masks: Mapping[str, Tensor] | nn.Module
+    network: Network, selection: LayerSelection, pattern: Pattern, masks: Mapping[str, Tensor] | nn.Module | str | Path
 ) -> tuple[LayerSelection, Masks]:
     """Read masks made elsewhere, as they are.
 
@@ -83,7 +84,7 @@ def read_masks(
         network: the traced model.
         selection: from :func:`snows_core.sweep.select.select_layers`.
         pattern: of the call, for messages.
-        masks: bool tensors by layer or parameter name, or a pruned model or state dict whose zeros define them.
+        masks: bool tensors by layer or parameter name, a pruned model or state dict whose zeros define them, or a file.
 
     Returns:
         The selection without layers that no mask is for, and the masks by layer name.

@@ -71,6 +71,12 @@ class MemoryPlan:
         """Tell whether row factors of that many bytes have to rest in files."""
         return min(factors, self.factors) > 0.3 * self.bytes
 
+    def working(self, probe: Probe, sizes: list[int], factors: float = 0.0) -> float:
+        """Return the bytes that rows on their way may take, beside resting values and row factors, before any graph."""
+        resting = 0.0 if self.storage else probe.live * sum(sizes)
+        factors = 0.0 if self.factors_on_disk(factors) else min(factors, self.factors)
+        return max(0.0, (1 - HOLES) * self.bytes - resting - factors)
+
     def retained(self, probe: Probe | None, sizes: list[int], factors: float = 0.0) -> int:
         """Return how many batches may keep their graphs between products, beside row factors of that many bytes."""
         if probe is None:

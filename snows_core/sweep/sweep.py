@@ -90,6 +90,9 @@ class Sweep:
         self.seed = seed
         self.before = before or {}
         self._keeps_dense = False
+        # Normal equations by layer, of layers whose input is the dense one; None where they have no room.
+        self._equations: dict[str, dict[int, tuple[Tensor, Tensor | None]]] | None = None
+        self._is_dense = True  # whether all layers that this run has reached kept their dense weights
         self.solutions: dict[str, LayerSolution] = {}
         self.interrupted = False
         self.ladders = {entry.name: steps.update.segments(network, entry.layer) for entry in layers}
@@ -105,6 +108,8 @@ class Sweep:
     def again(self, masks: Masks, before: Mapping[str, Tensor], steps: LayerSteps) -> Sweep:
         """Return a sweep for the next stage: the same layers, segments, memory and dense values, with other masks.
 
+        Where :meth:`keep_dense_values` was called, Gram matrices of dense inputs are the same, too.
+
         Args:
             masks: of that stage.
             before: layer name to the weight after this stage.
@@ -112,7 +117,7 @@ class Sweep:
         """
         other = copy(self)
         other.masks, other.before, other.steps, other.needs = masks, before, steps, steps.update.needs
-        other.solutions, other.interrupted = {}, False
+        other.solutions, other.interrupted, other._is_dense = {}, False, True
         other._open_caches(self.batch_size, self.dense if self._keeps_dense else None)
         return other
 
@@ -120,13 +125,23 @@ class Sweep:
         """Keep what the dense network computes for the layers to come, where it takes a small part of the memory.
 
         To be called before the run. A sweep made by :meth:`again` then finds those values, and does not run the dense
-        network any more.
+        network any more; and of a layer before which no weight has changed it finds the normal equations, if there is
+        room for those of all layers.
         """
         bytes_ = sum(probe.dense for probe in self.probes.values()) * len(self.images)
+        equations = sum(self._equation_bytes(entry) for entry in self.layers)
+        if bytes_ + equations <= DENSE_SHARE * self.memory.bytes:
+            self._equations = {}
         self._keeps_dense = self.dense is not self.pruned and bytes_ <= DENSE_SHARE * self.memory.bytes
         if self._keeps_dense:
             last = len(self.network.nodes)
             self.dense.needed_until = dict.fromkeys(self.dense.needed_until, last)
+
+    def _equation_bytes(self, entry: PrunableLayer) -> int:
+        """Return the bytes of the Gram matrices of a layer, and of the rows beside them."""
+        weight = self.network.weight(entry.layer)
+        width = weight[0].numel()
+        return weight.element_size() * width * (width * entry.geometry.groups + len(weight))
 
     def _probe(self, example: Tensor) -> None:
         """Measure each layer's longest segment; one that cannot be differentiated twice gets shorter until it can."""
@@ -194,6 +209,7 @@ class Sweep:
                 done = known[entry.name] if entry.name in known else self._timed(entry)
                 self.solutions[entry.name] = done
                 self.pruned.weights[entry.layer.weight_name] = done.weight
+                self._is_dense = self._is_dense and torch.equal(done.weight, self.network.weight(entry.layer))
                 reached = done.statistics
                 bar.set_postfix_str(f"{entry.name} loss {reached.loss_end:.3g} {reached.seconds:.1f} s")
         except KeyboardInterrupt:
@@ -223,7 +239,7 @@ class Sweep:
             warnings.warn(f"out of memory at '{entry.name}': batches of {self.batch_size} are halved", stacklevel=8)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self._keeps_dense = False
+            self._keeps_dense, self._equations = False, None
             self._open_caches(max(1, self.batch_size // 2))
 
     def _problem(self, entry: PrunableLayer) -> LayerProblem:
@@ -236,7 +252,10 @@ class Sweep:
         budget = self._budget(entry)
         pattern = pattern.of(entry.name) if isinstance(pattern, PerLayer) else pattern
         before = Before(self.before.get(entry.name), self.masks[entry.name])
-        return LayerProblem(self.network, self.ladders[entry.name], mask, values, generator, budget, pattern, before)
+        problem = LayerProblem(self.network, self.ladders[entry.name], mask, values, generator, budget, pattern, before)
+        if self._is_dense and self._equations is not None:
+            problem.equations = self._equations.setdefault(entry.name, {})
+        return problem
 
     def _budget(self, entry: PrunableLayer) -> Budget:
         """Return how a layer's solve is cut: what is kept of a whole set, or of the largest mini-batch."""
@@ -245,8 +264,9 @@ class Sweep:
         if self.needs.row_factors:
             factors = full_factor_bytes(self.masks[entry.name].flatten(1), self.network.weight(entry.layer))
         largest = max(([sizes[i] for i in group] for group in self.groups), key=sum)
-        retain = self.memory.retained(self.probes[entry.name], largest, factors)
-        return Budget(retain, self.memory.factors, self.memory.factors_on_disk(factors))
+        memory, probe = self.memory, self.probes[entry.name]
+        retain, working = memory.retained(probe, largest, factors), memory.working(probe, sizes, factors)
+        return Budget(retain, memory.factors, memory.factors_on_disk(factors), working)
 
     def _advance(self, entry: PrunableLayer) -> None:
         place, segment = self.network.index[entry.layer.node], self.segments[entry.name]

@@ -11,12 +11,15 @@ from torch import Tensor
 from snows_core.loss.options import LossOptions
 from snows_core.masks.patterns import Masks
 from snows_core.methods.base import LayerMethod
+from snows_core.methods.cost import multiply_adds
 from snows_core.methods.enough import Enough, enough_for
+from snows_core.network.geometry import geometry_of
 from snows_core.network.graph import Network, Segment
 from snows_core.settings import Recipe
 from snows_core.solvers.least_squares import masked_least_squares
 from snows_core.solvers.row_factors import RowFactors
 from snows_core.sweep.memory import Probe, plan_memory, probe_layers, shortest
+from snows_core.sweep.rates import measured_rates
 from snows_core.sweep.select import PrunableLayer
 
 # Mean over the layers of ResNet-20 on CIFAR-10 and of the digits networks; tests/benchmarks compares with real runs.
@@ -74,12 +77,32 @@ class SweepCost:
                 enough = enough_for(recipe, masks[name], probe.positions, self.count)
             lines = _lines(small.probes[name], small.images, probe, large.images)
             cost = _cost(lines, probe, self.count, memory.batch_size, recipe, enough, method.gradient_steps)
+            own, reads_input = self._own_seconds(method, segment, masks[name]) if closed else (0.0, False)
             if method.needs.row_factors:
-                cost["seconds"] += _factor_seconds(masks[name].flatten(1), memory.factors, self.known)
+                own = max(own, _factor_seconds(masks[name].flatten(1), memory.factors, self.known))
+            if method.needs.row_factors or reads_input:
                 read = method.gram_images(masks[name], probe.positions, self.count)
-                cost["seconds"] += probe.gram * _rounded(read, self.count, memory.batch_size)
+                own += probe.gram * _rounded(read, self.count, memory.batch_size)
+            cost["seconds"] += own
             rows.append({"layer": name, "k": segment.k, **cost})
         return rows
+
+    def _own_seconds(self, method: LayerMethod, segment: Segment, mask: Tensor) -> tuple[float, bool]:
+        """Return the seconds of a method by its formula, without what images take, and whether it reads the input.
+
+        Row factors are in the formula, too; where they are timed the larger number counts, as the formula takes them
+        to be whole, and the timing knows nothing of how a mask is chosen.
+        """
+        origin = getattr(method, "origin", None)
+        if origin is None:  # what sweeps do beside pruning
+            return 0.0, False
+        rows, layer = mask.flatten(1), segment.layer
+        sizes = {
+            **{"o": float(len(rows)), "d": float(rows.shape[1]), "k": float(rows.sum(1).float().mean()), "f": 0.0},
+            "g": float(geometry_of(layer.node, self.network.weight(layer)).groups),
+        }
+        without, one = (multiply_adds(origin.cost, n=n, **sizes) for n in (0.0, 1.0))
+        return without.seconds(measured_rates(self.device)), one.total > without.total
 
 
 def _measured(

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from snows_core.errors import SnowsError, closest, invalid_argument
+from snows_core.files import safe_unpickling
 from snows_core.zoo import cifar, digits
 from snows_core.zoo.fetch import from_hub, reachable
 from snows_core.zoo.networks import DIGITS_NETWORKS, resnet50_cifar100
@@ -25,7 +26,6 @@ from snows_core.zoo.weights import (
     load_state,
     published_resnet20,
     read_state,
-    safe_unpickling,
 )
 
 OFFLINE = "Check the network, or pass weights='<path>' to a local .safetensors or .pth file of these weights."

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snows_core.errors import SnowsError, invalid_argument
+from snows_core.files import read_checkpoint
 from snows_core.zoo.fetch import digest, from_hub
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -26,27 +23,7 @@ RESNET20_URL = (
     "/checkpoints/resnet20_cifar10.pth.tar"
 )
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which checkpoints keep the weights
-# PyTorch reads these variables in each torch.load.
-FORCE, FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 NAMED_HASH = re.compile(r"-([a-f0-9]{8,64})\.")  # torch.hub's convention: name-<first digits of the SHA-256>.ext
-
-
-@contextlib.contextmanager
-def safe_unpickling() -> Iterator[None]:
-    """Let every ``torch.load`` in the block read tensors and plain containers alone, whatever its caller asked for.
-
-    A pickle can run any code. Other libraries' loaders decide for themselves whether to allow that; PyTorch's own
-    environment variable overrules them. Variables of the user's are back afterwards.
-    """
-    before = {name: os.environ.pop(name, None) for name in (FORCE, FORCE_NOT)}
-    os.environ[FORCE] = "1"
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def checked_cache(url: str) -> Path:
@@ -92,29 +69,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         SnowsError: when the file is missing, cannot be read, or holds no weights.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise invalid_argument(
-            "weights", f"'{path}', which is no file", "a .safetensors or .pth file", "Check the path."
-        )
-    try:
-        if file.suffix == ".safetensors":
-            content: Any = load_file(file)
-        else:
-            with safe_unpickling():
-                content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail anywhere in either reader
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise invalid_argument(
-            "weights",
-            f"'{path}', which cannot be read ({reason[:160]})",
-            "a file of tensors only",
-            "Save model.state_dict() with safetensors or torch.save.",
-        ) from error
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    content = read_checkpoint(path, "weights", WRAPPERS)
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise invalid_argument(
             "weights", f"'{path}', which holds no state dict", "a dictionary of tensors by parameter name"

@@ -86,8 +86,11 @@ REFUSED = {
         r"got a dict under 'state_dict'; expected a dictionary of tensors\. Pass the dictionary under",
     ),
     "no data": ({"fc": torch.ones(3, 8, device="meta")}, r"got a tensor without data under 'fc'"),
-    "list": ([1, 2], r"masks: got a list; expected a dict of masks, a pruned model, its state dict, or a result"),
-    "path": ("masks.pt", r"masks: got a str; expected .* Load files first"),
+    "list": (
+        [1, 2],
+        r"masks: got a list; expected a dict of masks, a pruned model, its state dict, a file of one",
+    ),
+    "path": ("masks.pt", r"masks: got 'masks.pt', which is no file; expected a .safetensors or .pth file"),
     "nested": (
         {"layer1.conv1": [[True]]},
         r"masks: got a list under 'layer1\.conv1'; expected a dictionary of tensors",

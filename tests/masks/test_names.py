@@ -31,6 +31,12 @@ def test_spellings(key, base, role):
     assert read_spelling(key) == (base, role)
 
 
+def test_buffers_of_asp_are_masks_and_what_was_pruned_is_none():
+    assert read_spelling("layer1.0.__weight_mma_mask") == ("layer1.0.weight", "mask")
+    assert read_spelling("__weight_mma_mask") == ("weight", "mask")
+    assert read_spelling("layer1.0.__weight_mma_pruned_p") == ("layer1.0.weight", "other")
+
+
 @pytest.mark.parametrize("key", ["a.weight", "weight", "mask", "a.unmasked", "a.origin"])
 def test_plain_names(key):
     assert read_spelling(key) is None

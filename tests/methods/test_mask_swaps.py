@@ -135,7 +135,7 @@ def test_the_gram_matrix_is_that_of_the_images_that_the_refit_reads(monkeypatch,
     gram, response = problem.normal_equations(images)
     rows, places = problem.weight.flatten(1), groups_of(problem.weight, None)
     told = swap_inputs(gram, start.flatten(1), rows, places, response=response, damping=RECIPES["fast"].ridge)
-    assert torch.equal(mask.flatten(1), told.mask) and len(problem._equations) == 1
+    assert torch.equal(mask.flatten(1), told.mask) and len(problem.equations) == 1
 
 
 def test_swaps_choose_masks_and_re_fit_nothing():

@@ -6,11 +6,13 @@ from toys import random_images, random_mask, small_resnet, small_vit
 
 from snows_core.devices import BATCH_BYTES_HOST, _left_in_cgroups, free_memory
 from snows_core.errors import SnowsError
-from snows_core.methods import Needs
+from snows_core.methods import METHODS, Needs
 from snows_core.network.graph import Network
 from snows_core.settings import get_recipe
 from snows_core.sweep import memory
 from snows_core.sweep.memory import MemoryPlan, Probe, memory_budget, plan_memory, probe_layers
+from snows_core.sweep.select import select_layers
+from snows_core.sweep.sweep import LayerSteps, Sweep
 
 CPU = torch.device("cpu")
 
@@ -112,3 +114,29 @@ def test_free_memory_reads_the_older_control_groups_too(tmp_path):
     (group / "memory.usage_in_bytes").write_text("900")
     (group / "memory.stat").write_text("total_inactive_file 100\n")
     assert _left_in_cgroups(tmp_path, tmp_path / "cgroup") == 200.0
+
+
+def test_rows_on_their_way_get_what_resting_values_and_factors_leave():
+    probe = Probe(graph=50.0, live=10.0, linearise=0.0, product=0.0)
+    plan = MemoryPlan(4, None, 1000.0, factors=200.0)
+    assert plan.working(probe, [4, 4], 100.0) == pytest.approx(800 - 80 - 100)
+    assert plan.working(probe, [4, 4], 500.0) == pytest.approx(800 - 80 - 200)  # factors are in blocks then
+    assert MemoryPlan(4, "disk", 1000.0, factors=900.0).working(probe, [4, 4], 600.0) == 800  # all rests in files
+    assert plan.working(probe, [400], 0.0) == 0.0
+
+
+def test_the_bound_reaches_the_method():
+    seen = {}
+
+    class Noting(METHODS["none"]):
+        def solve(self, problem):
+            seen[bound] = problem.budget.working_bytes
+            return super().solve(problem)
+
+    model, images = small_resnet(), random_images(4)
+    network = Network(model)
+    layers = select_layers(network, model, images[:2]).prunable[:1]
+    masks = {entry.name: random_mask(network.weight(entry.layer).shape) for entry in layers}
+    for bound in (1e8, 2e9):
+        Sweep(network, layers, masks, LayerSteps(Noting(get_recipe("fast"), 1)), images, bound).run(False, {})
+    assert 0 < seen[1e8] < 1e8 and seen[2e9] == pytest.approx(seen[1e8] + 0.8 * 1.9e9)

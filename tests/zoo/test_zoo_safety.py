@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from snows_core import files
 from snows_core.errors import SnowsError
 from snows_core.zoo import cifar, experiment, fetch, sources, weights
 from snows_core.zoo.data import load_data
@@ -196,12 +197,12 @@ def test_a_right_file_in_the_cache_is_read(hub, monkeypatch, tmp_path):
 
 
 def test_variables_of_the_users_are_back_after_an_error(monkeypatch):
-    monkeypatch.setenv(weights.FORCE_NOT, "1")
-    monkeypatch.setenv(weights.FORCE, "0")
-    with pytest.raises(ValueError), weights.safe_unpickling():
-        assert os.environ[weights.FORCE] == "1" and weights.FORCE_NOT not in os.environ
+    monkeypatch.setenv(files.FORCE_NOT, "1")
+    monkeypatch.setenv(files.FORCE, "0")
+    with pytest.raises(ValueError), files.safe_unpickling():
+        assert os.environ[files.FORCE] == "1" and files.FORCE_NOT not in os.environ
         raise ValueError
-    assert os.environ[weights.FORCE] == "0" and os.environ[weights.FORCE_NOT] == "1"
+    assert os.environ[files.FORCE] == "0" and os.environ[files.FORCE_NOT] == "1"
 
 
 def test_checksums_are_those_of_hashlib(tmp_path):
