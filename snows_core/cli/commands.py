@@ -18,6 +18,7 @@ from snows_core.errors import invalid_argument
 from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate, evaluate_both, metrics_frame
 from snows_core.methods import methods
+from snows_core.methods.cost import SYMBOLS
 from snows_core.prune import prune
 from snows_core.result import PruneResult, check_target, load
 from snows_core.sweep.prepare import checked_settings
@@ -230,7 +231,8 @@ def experiments_frame() -> pd.DataFrame:
 
 def methods_text() -> str:
     """Return the table of methods as text, a few lines a method, at most 120 columns wide."""
-    lines = ["cost of a layer: n images times output positions, o output rows, d inputs of a row", ""]
+    lines = ["cost in multiply-adds, of a layer or the whole network:"]
+    lines += [f"  {symbol}  {words}" for symbol, words in SYMBOLS.items()] + [""]
     listed = methods()
     width = max(map(len, listed.index)) + 2
     indent = " " * width
