@@ -54,7 +54,7 @@ def compact_to_folder(folder: Path, source: Any, out: Path, overwrite: bool) -> 
 
     if not folder.is_dir():
         raise invalid_argument("folder", f"'{folder}', which is no folder", "a folder that `snows prune` wrote")
-    check_compact_target(out, overwrite)
+    check_compact_target(out, overwrite, "out")
     _, network, bundle = source.load()
     images, _, _ = bundle.train.sample(EXAMPLE_IMAGES, 0)
     compacted = compact(load(folder, network), images)

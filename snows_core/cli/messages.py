@@ -50,7 +50,8 @@ class Typed:
 def typed_options(command: Callable[..., Any]) -> dict[str, Typed]:
     """Return how the options of a command are typed, by the names that messages of the package use."""
     found: dict[str, Typed] = {}
-    for name, hint in get_type_hints(command, include_extras=True).items():
+    hints = get_type_hints(command, include_extras=True)
+    for name, hint in hints.items():
         if get_origin(hint) is not Annotated:
             continue
         kind, *extras = get_args(hint)
@@ -60,7 +61,8 @@ def typed_options(command: Callable[..., Any]) -> dict[str, Typed]:
             found[name] = Typed(given[0] if given else f"--{name.replace('_', '-')}", kind is bool)
     if "settings" in found:
         found = {name: Typed(f"--set {name}", setting=True) for name in changeable()} | found
-    return {other: found[own] for other, own in _OTHER_NAMES.items() if own in found} | found
+    others = {other: found[own] for other, own in _OTHER_NAMES.items() if own in found and other not in hints}
+    return others | found
 
 
 def as_typed(message: str, options: Mapping[str, Typed]) -> str:

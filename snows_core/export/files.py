@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 FILES = ("model.pt2", "model.safetensors", "compact.json")
 
 
-def check_compact_target(folder: str | Path, overwrite: bool = False) -> None:
+def check_compact_target(folder: str | Path, overwrite: bool = False, argument: str = "folder") -> None:
     """Refuse a folder that holds something else or cannot be written.
 
     Args:
         folder: where a compacted network is to be saved.
         overwrite: whether one that is there may be replaced.
+        argument: what the caller calls the folder, for messages.
 
     Raises:
         SnowsError: says which.
@@ -39,18 +40,18 @@ def check_compact_target(folder: str | Path, overwrite: bool = False) -> None:
     folder = Path(folder)
     held = contents(folder) if folder.is_dir() else []
     if folder.exists() and not folder.is_dir():
-        raise invalid_argument("folder", f"the file {folder}", "a folder")
+        raise invalid_argument(argument, f"the file {folder}", "a folder")
     if other := [name for name in held if name not in FILES]:
         got = f"{folder}, which holds other files ({other[0]})"
-        raise invalid_argument("folder", got, "a new or empty folder", "Choose another name.")
+        raise invalid_argument(argument, got, "a new or empty folder", "Choose another name.")
     if held and not overwrite:
         got, fix = f"{folder}, which holds a network already", "Choose another name, or pass overwrite=True."
-        raise invalid_argument("folder", got, "a new or empty folder", fix)
+        raise invalid_argument(argument, got, "a new or empty folder", fix)
     try:
         try_to_write(folder)
     except (OSError, ValueError) as error:
         got = f"{folder}, which cannot be written ({error})"
-        raise invalid_argument("folder", got, "a folder that can be made", "Choose another place.") from error
+        raise invalid_argument(argument, got, "a folder that can be made", "Choose another place.") from error
 
 
 def save(compacted: Compacted, folder: str | Path, overwrite: bool = False) -> Path:
