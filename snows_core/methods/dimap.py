@@ -14,6 +14,7 @@ other layer is a module of its own: patch merging, convolutions, and so a whole 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from snows_core.masks.allocation import lamp_scores
 from snows_core.masks.patterns import Masks
@@ -43,7 +44,7 @@ class ModuleAware(NetworkMethod):
         layers: dict[str, list[str]] = {}
         for layer in problem.weights:
             layers.setdefault(module_of(layer), []).append(layer)
-        scores = {}
+        scores: dict[str, Tensor] = {}
         for names in layers.values():
             weights = [problem.weights[name] for name in names]
             shares = lamp_scores(torch.cat([weight.flatten() for weight in weights]))
