@@ -64,7 +64,6 @@ def swap_inputs(
     response: Tensor | None = None,
     allowed: Tensor | None = None,
     damping: float = 1e-4,
-    widest_exact: int = WIDEST,
     max_bytes: float = math.inf,
 ) -> Swapped:
     """Swap kept for pruned inputs of the same group while that lowers the layer-wise loss, each row for itself.
@@ -80,7 +79,6 @@ def swap_inputs(
         response: (out, d) rows ``X y0'``; default: the Gram matrix times ``dense``.
         allowed: (out, d) bool, inputs that may be kept; default all.
         damping: relative to the mean of the Gram diagonal, as in :class:`RowFactors`.
-        widest_exact: inputs up to which gains are exact; the rows of a wider layer hold their other weights fixed.
         max_bytes: bound for rows that are on their way together; one row always has room.
 
     Returns:
@@ -90,7 +88,7 @@ def swap_inputs(
     kept, count, size = mask[:, order], *groups.shape
     may = torch.ones_like(kept) if allowed is None else allowed[:, order]
     fitted = None
-    if len(order) > widest_exact:
+    if len(order) > WIDEST:
         factors = RowFactors(gram, mask, damping, max_bytes=factor_bytes(dense.device))
         fitted = masked_least_squares(factors, dense, response=response)[:, order]
     parts = []

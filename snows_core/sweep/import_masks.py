@@ -41,9 +41,26 @@ def import_masks(source: Mapping[str, Tensor] | nn.Module | str | Path | Any, mo
         SnowsError: on an unknown or ambiguous name, a wrong shape, values that are no mask, NaN, a layer left empty, a
             source without any zero, or a file that cannot be read.
 
+    A dictionary of masks; a state dict with zeros, of a network in DataParallel; the buffers of ASP; and models of
+    ``torch.nn.utils.prune`` and ``parametrize``:
+
     >>> import torch
-    >>> model = nn.Sequential(nn.Linear(2, 1))
-    >>> import_masks({"module.0.weight_mask": torch.tensor([[1.0, 0.0]])}, model)
+    >>> from torch.nn.utils import parametrize, prune
+    >>> model, mask = nn.Sequential(nn.Linear(2, 1)), torch.tensor([[1.0, 0.0]])
+    >>> import_masks({"0.weight": mask}, model)
+    {'0': tensor([[ True, False]])}
+    >>> import_masks({"module.0.weight": 0.3 * mask, "module.0.bias": torch.zeros(1)}, model)
+    {'0': tensor([[ True, False]])}
+    >>> import_masks({"0.weight": model[0].weight, "0.__weight_mma_mask": mask.bool()}, model)
+    {'0': tensor([[ True, False]])}
+    >>> hooked = nn.Sequential(prune.custom_from_mask(nn.Linear(2, 1), "weight", mask))
+    >>> import_masks(hooked, model)
+    {'0': tensor([[ True, False]])}
+    >>> class Masked(nn.Module):
+    ...     def forward(self, weight):
+    ...         return weight * mask
+    >>> parametrized = nn.Sequential(parametrize.register_parametrization(nn.Linear(2, 1), "weight", Masked()))
+    >>> import_masks(parametrized, model)
     {'0': tensor([[ True, False]])}
     """
     if not isinstance(model, nn.Module):

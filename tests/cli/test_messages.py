@@ -42,7 +42,7 @@ PRUNE = typed_options(cli.prune_command)
             "images: got 3 images with NaN; expected finite values.",
             "images: got 3 images with NaN; expected finite values.",
         ),
-        ("masks: got 'a'; pass images=x.", "masks: got 'a'; pass images=x."),
+        ("labels: got 'a'; pass images=x.", "labels: got 'a'; pass images=x."),
         ("--set: got 'x'. For instance --set steps=2.", "--set: got 'x'. For instance --set steps=2."),
         ("got '/tmp/k=5/x' and my.layers=3", "got '/tmp/k=5/x' and my.layers=3"),
         ("leaf_modules=[Attention] is a class", "leaf_modules=[Attention] is a class"),

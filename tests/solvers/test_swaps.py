@@ -63,6 +63,13 @@ def rows_of(kind, x, x0, weight, mask, places):
     return FixedRows(h, b, mask[:, order], len(places), fitted[:, order])
 
 
+def swapped(*args, widest, **options):
+    """Run with exact gains up to a width of choice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(swaps, "WIDEST", widest)
+        return swap_inputs(*args, **options)
+
+
 def ragged(mask):
     """One row keeps nothing of a group, one keeps all, one keeps nothing at all."""
     mask = mask.clone()
@@ -152,8 +159,8 @@ def test_the_pattern_holds_no_row_loses_and_only_what_is_allowed_is_kept(wide):
     gram, response, damping = equations(x, x0, weight)
     allowed = torch.rand(mask.shape, generator=torch.Generator().manual_seed(4)) < 0.7
     start = mask & allowed
-    options = {"response": response, "damping": DAMPING, "widest_exact": 0 if wide else 16}
-    done = swap_inputs(gram, start, weight, places, allowed=allowed, **options)
+    options = {"response": response, "damping": DAMPING, "widest": 0 if wide else 16}
+    done = swapped(gram, start, weight, places, allowed=allowed, **options)
     assert not (done.mask & ~allowed).any()
     assert torch.equal(done.mask[:, places].sum(2), start[:, places].sum(2))
     gained = losses(x, x0, weight, start, damping) - losses(x, x0, weight, done.mask, damping)
@@ -167,9 +174,9 @@ def test_the_pattern_holds_no_row_loses_and_only_what_is_allowed_is_kept(wide):
 def test_batches_of_rows_change_nothing(monkeypatch, wide):
     x, x0, weight, mask, places = problem(2)
     gram, response, _ = equations(x, x0, weight)
-    whole = swap_inputs(gram, mask, weight, places, response=response, widest_exact=wide)
+    whole = swapped(gram, mask, weight, places, response=response, widest=wide)
     monkeypatch.setattr(swaps, "ROOM_HOST", 1.0)
-    single = swap_inputs(gram, mask, weight, places, response=response, widest_exact=wide)
+    single = swapped(gram, mask, weight, places, response=response, widest=wide)
     assert torch.equal(whole.mask, single.mask) and torch.allclose(whole.gain, single.gain, rtol=1e-9)
 
 
@@ -185,7 +192,7 @@ def test_what_tells_nothing_changes_nothing(matrix):
     _, _, weight, mask, places = problem()
     weight = weight.float() if bool(matrix.isnan().any()) else weight.float() * mask
     for wide in (0, 12):
-        done = swap_inputs(matrix, mask, weight, places, widest_exact=wide)
+        done = swapped(matrix, mask, weight, places, widest=wide)
         assert torch.equal(done.mask, mask) and not done.swaps.any() and not done.gain.any()
 
 
