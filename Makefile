@@ -1,6 +1,6 @@
 # Every target sets itself up: it needs Python >= 3.10 and git, nothing else.
 #
-#   make figures   run the notebooks offline, refresh figures/, print a table      (about 11 minutes after the install)
+#   make figures   run the notebooks offline, refresh figures/, print a table      (about 13 minutes after the install)
 #   make test      style, types, tests, doctests, notebooks against their expected values
 #   make bench     benchmarks, as a table          make lint   style, types, imports, links
 #   make tidy      puts right what lint can put right

@@ -10,6 +10,7 @@ from snows_core.errors import require_extra
 
 if TYPE_CHECKING:
     from snows_core.book import plots
+    from snows_core.book.family_tree import family_tree
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.real_networks import read_records, read_runs, record_missing, recorded_in
@@ -20,6 +21,7 @@ __all__ = [
     "NotebookOutputs",
     "check_needs",
     "draw_records",
+    "family_tree",
     "load_profile",
     "plots",
     "read_records",
@@ -37,6 +39,7 @@ _PLACES = {
     **dict.fromkeys(("check_needs", "load_profile"), "profiles"),
     **dict.fromkeys(("read_records", "read_runs", "record_missing", "recorded_in"), "real_networks"),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
+    "family_tree": "family_tree",
     "slider": "slider",
 }
 

@@ -59,7 +59,15 @@ class DampedGram:
         return response.to(self.matrix.dtype) + self.damping * rows
 
     def minimiser(self, dense: Tensor, response: Tensor | None = None) -> Tensor:
-        """Return w*; the arguments and the shape are those of :meth:`right_side`."""
+        """Return w*.
+
+        Args:
+            dense: (out, d) dense weight rows w0.
+            response: (out, d) rows ``X y0'``; default: dense inputs equal inputs, and w* is w0.
+
+        Returns:
+            (out, d) in the format of the matrix.
+        """
         if response is None:
             return dense.to(self.matrix.dtype)
         right = self.right_side(dense, response).view(len(self.matrix), -1, dense.shape[1])
