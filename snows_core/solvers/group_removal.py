@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 ROUNDS = 100  # exchanges at most
-CANDIDATES = 32  # removed groups that are tried in a round, those of largest gain
+CANDIDATES = 8  # removed groups that are tried before the search ends, those of largest gain
 STEPS = 256  # removals in the greedy part at most: where there are more groups to remove, several go at once
 NEGLIGIBLE = 1e-9  # of all outputs; an exchange has to gain more
 
@@ -100,12 +100,16 @@ class _State:
         inverse = torch.linalg.inv(rest)
         return inverse @ residual.mT, through, inverse
 
-    def gain(self, group: int) -> float:
-        """Return what adding a removed group gains."""
-        at = self.places[group]
-        added, _, _ = self._addition(group)
-        residual = self.response[:, at] - self.weight @ self.loss.matrix[:, at]
-        return float((added.mT * residual).sum()) * self.scale
+    def gains(self, groups: Tensor) -> Tensor:
+        """Return what adding each of some removed groups gains, (n,)."""
+        at, matrix = self.places[groups], self.loss.matrix
+        columns = matrix[:, at]  # (d, n, b)
+        through = (self.inverse @ columns.flatten(1)).view_as(columns)
+        blocks = matrix[at[:, :, None], at[:, None, :]] - torch.einsum("dnb,dnc->nbc", columns, through)
+        residual = self.response[:, at] - (self.weight @ columns.flatten(1)).view(-1, *at.shape)  # (out, n, b)
+        residual = residual.permute(1, 2, 0)  # (n, b, out)
+        found: Tensor = (residual * torch.linalg.solve(blocks, residual)).sum((1, 2)) * self.scale
+        return found
 
     def with_added(self, group: int) -> tuple[Tensor, Tensor]:
         """Return ``V`` and ``W`` with a removed group added."""
@@ -147,31 +151,30 @@ def remove_groups(losses: Sequence[GroupedLoss], keep: int) -> Tensor:
             for state in states:
                 state.remove(group)
     for _ in range(ROUNDS if 0 < keep < len(kept) else 0):
-        pair = _best_exchange(states, kept)
-        if pair is None:
+        if not _exchange(states, kept):
             break
-        leaving, entering = pair
-        for state in states:
-            state.inverse, state.weight = state.with_added(entering)
-            state.remove(leaving)
-        kept[leaving], kept[entering] = False, True
     return kept
 
 
-def _best_exchange(states: Sequence[_State], kept: Tensor) -> tuple[int, int] | None:
-    """Return which kept group to take out for which removed one, or None where no exchange gains."""
+def _exchange(states: Sequence[_State], kept: Tensor) -> bool:
+    """Make the first exchange that gains, in place, removed groups of larger gain first; tell whether there was one."""
     gone, there = (~kept).nonzero().flatten(), kept.nonzero().flatten()
-    gains = torch.tensor([sum(state.gain(group) for state in states) for group in gone.tolist()])
-    best, pair = NEGLIGIBLE, None
+    gains = _summed([state.gains(gone) for state in states])
     for place in gains.topk(min(CANDIDATES, len(gone))).indices.tolist():
-        if float(gains[place]) <= best:
+        if float(gains[place]) <= NEGLIGIBLE:
             break  # what is added cannot gain more than that
         entering = int(gone[place])
-        costs = _summed([state.removal_costs(there, *state.with_added(entering)) for state in states])
+        added = [state.with_added(entering) for state in states]
+        costs = _summed([state.removal_costs(there, *pair) for state, pair in zip(states, added, strict=True)])
         least = int(costs.argmin())
-        if float(gains[place] - costs[least]) > best:
-            best, pair = float(gains[place] - costs[least]), (int(there[least]), entering)
-    return pair
+        if float(gains[place] - costs[least]) > NEGLIGIBLE:
+            leaving = int(there[least])
+            for state, (inverse, weight) in zip(states, added, strict=True):
+                state.inverse, state.weight = inverse, weight
+                state.remove(leaving)
+            kept[leaving], kept[entering] = False, True
+            return True
+    return False
 
 
 def _summed(parts: Sequence[Tensor]) -> Tensor:

@@ -40,7 +40,9 @@ def test_what_removals_cost_and_additions_gain_is_what_a_direct_solution_says():
         kept[group] = False
     for group in (4, 1, 2):
         with_it = kept | (torch.arange(6) == group)
-        assert state.gain(group) == pytest.approx(one.rise(kept) - one.rise(with_it), abs=1e-8)
+        assert float(state.gains(torch.tensor([group]))[0]) == pytest.approx(
+            one.rise(kept) - one.rise(with_it), abs=1e-8
+        )
     state.inverse, state.weight = state.with_added(1)
     inside = one.places[among({0, 1, 3, 5}, 6)].flatten().sort().values
     inverse = torch.linalg.inv(one.matrix[inside][:, inside])
