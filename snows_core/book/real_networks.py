@@ -215,7 +215,9 @@ def read_records(folder: Path) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     if len(frame):
         frame["method"] = pd.Categorical(frame["method"], list(METHODS), ordered=True)
-        frame = frame.sort_values(["network", "pattern", "method", "images"], ignore_index=True)
+        frame["left"] = frame["pattern"].str.contains(" without ")  # behind the others
+        frame = frame.sort_values(["network", "left", "pattern", "method", "images"], ignore_index=True)
+        frame = frame.drop(columns="left")
     return frame
 
 

@@ -77,7 +77,7 @@ def draw_records(frame: pd.DataFrame) -> Figure:
     """
     columns = columns_of(frame)
     best = frame.sort_values("images").groupby(["pattern", "method"], observed=True).last().reset_index()
-    patterns = sorted(best["pattern"].unique(), key=lambda name: (name.startswith("global"), name))
+    patterns = sorted(best["pattern"].unique(), key=lambda name: (" without " in name, name.startswith("global"), name))
     if "1:4" in patterns:  # the harder one behind the easier
         patterns.remove("1:4")
         patterns.insert(patterns.index("2:4") + 1 if "2:4" in patterns else 0, "1:4")

@@ -75,6 +75,11 @@ def layer_moves(node: fx.Node, block: int = 1) -> tuple[Move, ...] | None:
     return tuple(Move(name, 0, block) for name in (weight, *bias))
 
 
+def has_groups(layer: Layer, weight: Tensor) -> bool:
+    """Tell whether a layer with a ``weight`` is a convolution with groups, whose outputs belong to one of them each."""
+    return weight.ndim == 4 and geometry_of(layer.node, weight).groups > 1
+
+
 def reads_by_weight(layer: Layer, layout: Layout, shape: Sequence[int]) -> bool:
     """Tell whether a layer multiplies all channels of its input by the second axis of a stored weight.
 

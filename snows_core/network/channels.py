@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from snows_core.network.channel_moves import Layout, Move, layer_moves, pass_through, reads_by_weight
+from snows_core.network.channel_moves import Layout, Move, has_groups, layer_moves, pass_through, reads_by_weight
 from snows_core.network.derivatives import reads_only_the_shape
 from snows_core.network.graph import Layer, Network, Values
 from snows_core.network.liveness import Liveness
@@ -77,7 +77,7 @@ class Channels:
     """
 
     def __init__(self, network: Network, example: Tensor) -> None:
-        self._shapes = shapes_of(network, example)
+        self._network, self._shapes = network, shapes_of(network, example)
         self._layers = {layer.node: layer for layer in network.layers}
         self._places: dict[fx.Node, tuple[_Flow, Layout]] = {}
         self._flows: list[_Flow] = []
@@ -115,6 +115,8 @@ class Channels:
         why = RESIDUAL if is_addition(node) and len(sources) > 1 else f"'{node.name}'"
         if layer is not None:
             moves = layer_moves(node)
+            if moves and has_groups(layer, self._network.weight(layer)):
+                moves = None  # an output would move into another group
             self._consume(layer, sources)
         else:
             self._bind(sources, why)

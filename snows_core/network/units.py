@@ -21,11 +21,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from snows_core.network.channel_moves import Layout, Move, layer_moves, pass_through, reads_by_weight
+from snows_core.network.channel_moves import Layout, Move, has_groups, layer_moves, pass_through, reads_by_weight
 from snows_core.network.channels import readers_of, shapes_of
 from snows_core.network.constants import Constants
 from snows_core.network.derivatives import reads_only_the_shape
-from snows_core.network.geometry import geometry_of
 from snows_core.network.graph import Layer, Network, Values
 from snows_core.network.heads import attentions, head_groups
 from snows_core.network.liveness import Liveness
@@ -145,7 +144,7 @@ class _Walk:
             self._bind(sources, why)
         else:
             moves = layer_moves(node)
-            if moves and self._groups(layer) > 1:
+            if moves and has_groups(layer, self.network.weight(layer)):
                 moves, why = None, f"'{layer.name}' has groups of channels, each of which keeps its size"
             self._consume(layer, sources)
         why = "" if moves else why if node.all_input_nodes else "the image"
@@ -157,10 +156,6 @@ class _Walk:
         self._places[node] = space, Layout(axis)
         if producers:
             self.constants.begin(node)
-
-    def _groups(self, layer: Layer) -> int:
-        weight = self.network.weight(layer)
-        return geometry_of(layer.node, weight).groups if weight.ndim == 4 else 1
 
     def _bind(self, nodes: Iterable[fx.Node], why: str) -> None:
         for node in nodes:
