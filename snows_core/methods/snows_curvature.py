@@ -20,7 +20,7 @@ class SnowsHessian(Snows):
     origin = Origin(
         paper="Lucas & Mazumder: Preserving Deep Representations in One-Shot Pruning (snows, curvature='hessian')",
         year=2025,
-        needs="what snows needs",
+        needs="the Gram matrix, and the K operations behind the layer",
         cost=f"{NORMAL_EQUATIONS} + {LEAST_SQUARES} + 75 f; in transformers its products are dearer and more",
         limits="for comparison: where all operations are piecewise linear it is snows-gauss-newton",
     )
@@ -41,7 +41,7 @@ class SnowsGaussNewton(Snows):
         paper="Schraudolph: Fast Curvature Matrix-Vector Products for Second-Order Gradient Descent (its matrix, on "
         "the loss of snows)",
         year=2002,
-        needs="what snows needs",
+        needs="the Gram matrix, and the K operations behind the layer",
         cost=Snows.origin.cost,
         limits="for comparison: with the recipe 'fast' it is snows itself",
     )

@@ -34,7 +34,7 @@ class SnowsFisher(Snows):
     origin = Origin(
         paper="Amari: Natural Gradient Works Efficiently in Learning (with the empirical Fisher of the loss of snows)",
         year=1998,
-        needs="what snows needs",
+        needs="the Gram matrix, and the K operations behind the layer",
         cost=f"{NORMAL_EQUATIONS} + {LEAST_SQUARES} + 56 f; as snows, and a product more a step",
         limits="for comparison: an empirical Fisher is no curvature, so steps are shorter than Newton's",
     )
