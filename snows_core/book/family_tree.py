@@ -101,7 +101,8 @@ def _leaves(ax: Axes, part: pd.DataFrame, years: list[int], base: float) -> None
         for number, (name, gives) in enumerate(methods["gives"].items()):
             at = place, base + STEP * number
             ax.plot(*at, **_marker(_look(gives)))
-            ax.annotate(str(name), at, xytext=(8, 3), textcoords="offset points", fontsize="small")
+            rise = -11 if number == 0 and place % 2 else 3  # names of neighbours would else run into one another
+            ax.annotate(str(name), at, xytext=(8, rise), textcoords="offset points", fontsize="small")
 
 
 def _look(gives: str) -> str:
