@@ -12,7 +12,7 @@ from snows_core.sweep.joint_problem import JointOptions
 
 CHOICES = {
     "solvers.newton_cg": {"MISLEADS": 0.1, "GROWTH": 4},
-    "solvers.swaps": {"COPIES": 2, "NEGLIGIBLE": 1e-6},
+    "solvers.swaps": {"COPIES": 6, "NEGLIGIBLE": 1e-6},
     "masks.allocation": {"UNITS": 4000, "FINE": 48},
     "masks.permutation": {"ROUNDS": 100, "MOST": 1e8, "FEWEST": 64, "NEGLIGIBLE": 1e-6},
     "loss.fisher": {"TOGETHER": 8},
