@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from snows_core.cli.source import Say, Source
     from snows_core.comparison import Comparison
 
-SETTINGS = ("k", "recipe", "layers", "exclude", "device", "max_images", "max_memory", "seed", "progress")
+SETTINGS = (
+    *("k", "recipe", "layers", "exclude", "stages", "stage_k", "flops"),
+    *("device", "max_images", "max_memory", "seed", "progress"),
+)
 _PATTERN = typer.Option(
     help="2:4, 0.8, global:0.8:0.95 and so on; may be repeated.",
     show_default="the experiment's own",

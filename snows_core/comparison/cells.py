@@ -150,7 +150,20 @@ def misfit(cell: Cell, pattern: Pattern, settings: PruneSettings) -> str:
     if cell.update == OWN and (cell.mask == MAGNITUDE or not UPDATES[cell.mask]):
         return f"{cell.mask} re-fits no weights"
     try:
-        layer_steps(replace(settings, pattern=pattern, mask=cell.mask, update=cell.method))
+        layer_steps(cell_settings(cell, pattern, settings))
     except SnowsError as error:
         return str(error)
     return ""
+
+
+def cell_settings(cell: Cell, pattern: Pattern, settings: PruneSettings) -> PruneSettings:
+    """Return the settings of one cell; a bound on operations is for masks that keep it.
+
+    Args:
+        cell: the cell.
+        pattern: its pattern.
+        settings: of the comparison.
+    """
+    bounded = cell.mask in NETWORK_METHODS and NETWORK_METHODS[cell.mask].bounds_flops
+    flops = settings.flops if bounded else None
+    return replace(settings, pattern=pattern, mask=cell.mask, update=cell.method, flops=flops)

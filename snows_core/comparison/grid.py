@@ -19,15 +19,19 @@ from snows_core.comparison.judge import Judge
 from snows_core.comparison.results import CRASHED, DONE, MISFIT, Comparison, Row
 from snows_core.comparison.runs import SharedRuns
 from snows_core.devices import resolve_device
-from snows_core.errors import SnowsError, invalid_argument, switch
+from snows_core.errors import SnowsError, invalid_argument, number, switch
 from snows_core.masks.patterns import Pattern
+from snows_core.methods import NETWORK_METHODS
 from snows_core.network.copies import unwrap
 from snows_core.provenance import provenance, state_digest
 from snows_core.settings import PruneSettings, changeable
-from snows_core.sweep.prepare import checked_settings
+from snows_core.sweep.prepare import checked_settings, stages_of
 
-# Settings of every cell; the others say what a grid varies, or would make more than one sweep on one mask of a cell.
-SHARED = ("k", "recipe", "layers", "exclude", "leaf_modules", "seed", "max_images", "max_memory", "device", "progress")
+# Settings of every cell; the others say what a grid varies, or are for one run.
+SHARED = (
+    *("k", "recipe", "layers", "exclude", "leaf_modules", "stages", "stage_k", "flops"),
+    *("seed", "max_images", "max_memory", "device", "progress"),
+)
 _CHANGE_NO_NUMBER = ("max_memory", "device", "progress")
 
 
@@ -45,12 +49,13 @@ def compare(
 ) -> Comparison:
     """Prune a network by every mask with every update, and judge all on the same test images.
 
-    A cell is one sweep: ``prune(model, images, pattern, mask=mask, update=update, effort="quick")`` gives its weights,
-    to the last bit. In it a method chooses a layer's mask behind layers that the update has re-fitted, so that one
-    method's masks differ from update to update. With ``fixed_masks`` it chooses them once a pattern, on the dense
-    network's inputs, and every update re-fits the same: ``prune(model, images, pattern, masks=masks, update=update)``.
-    (Chosen behind layers that are pruned and not re-fitted, as by ``update="none"``, masks are much worse.) The update
-    "own" is always the method itself, ``prune(..., mask=mask, update=mask)``.
+    A cell is ``prune(model, images, pattern, mask=mask, update=update, effort="quick")``, to the last bit: one sweep,
+    or as many as there are ``stages``. In it a method chooses a layer's mask behind layers that the update has
+    re-fitted, so that one method's masks differ from update to update. With ``fixed_masks`` it chooses them once a
+    pattern, on the dense network's inputs, and every update re-fits the same:
+    ``prune(model, images, pattern, masks=masks, update=update)``. (Chosen behind layers that are pruned and not
+    re-fitted, as by ``update="none"``, masks are much worse.) The update "own" is always the method itself,
+    ``prune(..., mask=mask, update=mask)``.
 
     A cell that fails is recorded and the next one goes on. Ctrl-C ends the comparison and keeps what is done; the same
     call with the same ``out`` goes on there.
@@ -66,8 +71,8 @@ def compare(
         out: folder for results.csv, results.json and per_image.safetensors, written after each cell; an
             :class:`~snows_core.comparison.Output` adds a drawing. Default: nothing is written.
         fixed_masks: choose each mask once a pattern, for all updates.
-        **options: of ``prune`` for all cells: k, recipe and its fields, layers, exclude, leaf_modules, seed,
-            max_images, max_memory, device, progress.
+        **options: of ``prune`` for all cells: k, recipe and its fields, layers, exclude, leaf_modules, stages, stage_k,
+            seed, max_images, max_memory, device, progress; and flops, for the cells whose masks bound it ("falcon").
 
     Returns:
         The comparison; its ``table`` has one row a cell, with the best cell of each pattern and those that the test
@@ -77,14 +82,14 @@ def compare(
         SnowsError: on an unknown name, images or labels that do not fit, another option, or a folder with another
             comparison; nothing is pruned then.
     """
-    settings = _settings(options)
     read = read_patterns(patterns)
     names = read_names("masks", masks, known_masks()), read_names("updates", updates, known_updates())
+    settings = _settings(options, list(read.values()), names[0], switch("fixed_masks", fixed_masks))
     output = out if isinstance(out, Output | None) else Output(out)
     if output is not None:
         output.check()
     judge = Judge(model, test, settings.device)
-    runs = SharedRuns(model, images, settings, switch("fixed_masks", fixed_masks))
+    runs = SharedRuns(model, images, settings, bool(fixed_masks))
     first = next(model.parameters(), torch.empty(0))
     device = resolve_device(settings.device, first.device)
     configuration = {
@@ -109,13 +114,34 @@ def compare(
     return found
 
 
-def _settings(options: dict[str, Any]) -> PruneSettings:
-    """Return the settings of all cells, for a first one that any network allows."""
+def _settings(options: dict[str, Any], patterns: Sequence[Pattern], masks: Sequence[str], fixed: bool) -> PruneSettings:
+    """Return the settings of all cells, for a first one that any network allows.
+
+    Args:
+        options: of the caller.
+        patterns: those that are compared; stages have to lead to each.
+        masks: names of those that are compared.
+        fixed: whether each mask is chosen once.
+    """
     for name in options:
         if name not in (*SHARED, *changeable()) and hasattr(PruneSettings, name):
-            fix = "Cells differ in pattern, mask and update alone; each is one sweep."
+            fix = "Cells differ in pattern, mask and update alone."
             raise invalid_argument(name, repr(options[name]), f"options among {', '.join(SHARED)}", fix)
-    return checked_settings(compare, effort="quick", update="none", mask="magnitude", **options)
+    plain = {name: value for name, value in options.items() if name != "flops"}
+    first = {"pattern": patterns[0], "effort": "quick", "update": "none", "mask": "magnitude"}
+    settings = checked_settings(compare, **first, **plain)
+    for pattern in patterns:
+        stages_of(replace(settings, pattern=pattern))
+    if fixed and settings.stages != 1:
+        fix = "Leave one of the two out."
+        expected = "one stage: the masks of a later one are chosen from re-fitted weights"
+        raise invalid_argument("fixed_masks", f"True beside stages={options['stages']!r}", expected, fix)
+    if (flops := options.get("flops")) is None:
+        return settings
+    able = [name for name, method in NETWORK_METHODS.items() if method.bounds_flops]
+    if not set(able) & set(masks):
+        raise invalid_argument("flops", repr(flops), f"one of {able} among the masks", "Leave flops out.")
+    return replace(settings, flops=number("flops", flops, above=0, below=1))
 
 
 def _run(

@@ -10,7 +10,7 @@ matrices are of the values that the layers pruned before have left, which are ot
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.activations.calibration import calibration_parts, first_images, shuffled
-from snows_core.comparison.cells import MAGNITUDE, OWN, Cell
+from snows_core.comparison.cells import MAGNITUDE, OWN, Cell, cell_settings
 from snows_core.devices import resolve_device
 from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Masks, Pattern
 from snows_core.methods import NETWORK_METHODS, GivenWeights, KeepDense
-from snows_core.methods.base import Needs
+from snows_core.methods.base import LayerSolution, Needs
 from snows_core.network.copies import plain_copy
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, state_digest
@@ -31,6 +31,7 @@ from snows_core.settings import PruneSettings, get_recipe
 from snows_core.sweep.layer_steps import layer_steps
 from snows_core.sweep.network_steps import network_steps
 from snows_core.sweep.prepare import Prepared, prepare
+from snows_core.sweep.stages import StagedSweep
 from snows_core.sweep.sweep import LayerSteps, Sweep
 
 
@@ -110,6 +111,8 @@ class SharedRuns:
         Raises:
             KeyboardInterrupt: after Ctrl-C.
         """
+        if len(self.prepared.schedule) > 1:
+            return self._staged(cell)
         if cell.mask in NETWORK_METHODS or cell.method in NETWORK_METHODS:
             return self._whole(cell)
         if not self.fixed_masks or cell.mask == MAGNITUDE or cell.update == OWN:
@@ -131,7 +134,7 @@ class SharedRuns:
         """Return what a cell gives where a method looks at the whole network: its masks are made once a pattern."""
         assert self.images is not None  # from begin
         start = time.perf_counter()
-        settings = replace(self.settings, pattern=self.pattern, mask=cell.mask, update=cell.method)
+        settings = cell_settings(cell, self.pattern, self.settings)
         whole, steps, masks = network_steps(self.prepared, self.images, settings), layer_steps(settings), self.placed
         assert whole is not None  # one of the two is such a method
         if cell.mask in NETWORK_METHODS:
@@ -143,6 +146,16 @@ class SharedRuns:
         seconds = time.perf_counter() - start
         done = self._swept(steps, masks, str(cell))
         return replace(done, figures=done.figures | {"mask_seconds": seconds})
+
+    def _staged(self, cell: Cell) -> Pruned:
+        """Return what a cell gives in stages, whose masks and values are its own."""
+        assert self.images is not None  # from begin
+        settings, start = cell_settings(cell, self.pattern, self.settings), time.perf_counter()
+        run = StagedSweep(self.prepared, self.placed, layer_steps(settings), self.images, settings)
+        run.run()
+        if run.interrupted:
+            raise KeyboardInterrupt
+        return self._pruned(run.solutions, start)
 
     def _choose(self, mask: str) -> tuple[Masks, float]:
         """Return the masks of a method and its seconds, chosen once, on the dense network's inputs."""
@@ -160,7 +173,7 @@ class SharedRuns:
         return found
 
     def _steps(self, mask: str, update: str) -> LayerSteps:
-        return layer_steps(replace(self.settings, pattern=self.pattern, mask=mask, update=update))
+        return layer_steps(cell_settings(Cell(str(self.pattern), mask, update), self.pattern, self.settings))
 
     def _swept(self, steps: LayerSteps, masks: Masks, title: str) -> Pruned:
         assert self.images is not None  # from begin
@@ -177,8 +190,12 @@ class SharedRuns:
         if sweep.interrupted:
             raise KeyboardInterrupt
         self._sweeps[needs] = sweep
-        solved = {entry.layer.weight_name: sweep.solutions[entry.name] for entry in layers}
-        kept = {name: done.mask for name, done in sweep.solutions.items()}
+        return self._pruned(sweep.solutions, start)
+
+    def _pruned(self, solutions: Mapping[str, LayerSolution], start: float) -> Pruned:
+        """Gather what layers were solved to since a time of the clock."""
+        solved = {entry.layer.weight_name: solutions[entry.name] for entry in self.prepared.layers}
+        kept = {name: done.mask for name, done in solutions.items()}
         reached = [done.statistics for done in solved.values()]
         figures = {
             "sparsity": 1 - sum(int(m.sum()) for m in kept.values()) / sum(m.numel() for m in kept.values()),

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from snows_core.masks.patterns import Masks
 from snows_core.methods.network_method import NetworkMethod
 from snows_core.methods.network_problem import NetworkProblem
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import GRADIENTS, Origin
 from snows_core.solvers.block_fisher import ROOM, inverse_blocks
 from snows_core.solvers.block_removal import removal_costs, without
 
@@ -33,7 +33,7 @@ class CorrelationAware(NetworkMethod):
         paper="Kuznedelev et al.: CAP, Correlation-Aware Pruning for Highly-Accurate Sparse Vision Models",
         year=2022,
         needs="gradients of the loss",
-        cost="3 f + 64 n p + 64^2 p; in blocks of 64 weights",
+        cost=f"{GRADIENTS} + 128 n p + 8,000 p (factors) + 4,096 p (passes); in blocks of 64 weights",
         limits="blocks along the rows do not know of one another",
     )
 

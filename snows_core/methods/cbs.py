@@ -22,7 +22,7 @@ from snows_core.masks.patterns import Masks, Unstructured
 from snows_core.methods.chita import regression_of
 from snows_core.methods.network_method import NetworkMethod
 from snows_core.methods.network_problem import NetworkProblem
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import GRADIENTS, Origin
 from snows_core.solvers.pairwise_swaps import swap_removed
 
 
@@ -33,7 +33,7 @@ class CombinatorialSurgeon(NetworkMethod):
         paper="Yu et al.: The Combinatorial Brain Surgeon",
         year=2022,
         needs="gradients of the loss",
-        cost="3 f + n p (passes); the last term for each swap",
+        cost=f"{GRADIENTS} + n^2 p + 80 n p (passes) + 1,500 p (passes); for 30 rounds of swaps",
         limits="no N:M; one start, that of magnitude",
     )
 

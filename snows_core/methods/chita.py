@@ -17,7 +17,7 @@ from torch import Tensor
 from snows_core.masks.patterns import Masks
 from snows_core.methods.network_method import NetworkMethod, NetworkSolution
 from snows_core.methods.network_problem import NetworkProblem
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import GRADIENTS, Origin
 from snows_core.solvers.l0_regression import Project, Regression, l0_regression
 
 WHOLE = 2**24  # weights up to which the network is one block; of more, each layer is one
@@ -30,7 +30,7 @@ class Chita(NetworkMethod):
         paper="Benbaki et al.: Fast as CHITA, Neural Network Pruning with Combinatorial Optimization",
         year=2023,
         needs="gradients of the loss",
-        cost="3 f + n p (passes); the last term for each step",
+        cost=f"{GRADIENTS} + 3 n^2 p + 80 n p (passes) + 1,500 p (passes); for 40 steps",
         limits="with far fewer gradients than weights its mask is nearly that of magnitude; one stage fails at high "
         "sparsity, stages=5 is CHITA++",
     )

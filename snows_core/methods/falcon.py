@@ -19,7 +19,7 @@ from snows_core.masks.lowest import exactly
 from snows_core.masks.patterns import Unstructured
 from snows_core.methods.chita import Chita
 from snows_core.methods.network_problem import NetworkProblem
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import GRADIENTS, Origin
 from snows_core.solvers.l0_regression import Project
 from snows_core.solvers.two_budgets import Layers, highest_within
 
@@ -31,7 +31,7 @@ class Falcon(Chita):
         paper="Meng et al.: FALCON, FLOP-Aware Combinatorial Optimization for Neural Network Pruning",
         year=2024,
         needs="gradients of the loss; output positions of each layer",
-        cost="3 f + n p (passes) + 200 p (passes); the last two terms for each step",
+        cost=f"{GRADIENTS} + 3 n^2 p + 80 n p (passes) + 8,000 p (passes); for 40 steps",
         limits="flops= with a global pattern; without flops= it is chita; stages=5 is FALCON++",
     )
 

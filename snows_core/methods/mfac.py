@@ -8,7 +8,7 @@ blocks.
 from __future__ import annotations
 
 from snows_core.methods.network_problem import NetworkProblem
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import GRADIENTS, Origin
 from snows_core.methods.surgeon import Inverse, Surgeon
 from snows_core.solvers.matrix_free_fisher import MatrixFreeInverse
 
@@ -20,7 +20,7 @@ class MatrixFree(Surgeon):
         paper="Frantar, Kurtic & Alistarh: M-FAC, Efficient Matrix-Free Approximations of Second-Order Information",
         year=2021,
         needs="gradients of the loss",
-        cost="3 f + n^2 p",
+        cost=f"{GRADIENTS} + n^2 p (passes)",
         limits="holds n gradients of all weights; moves of joint removals are added up",
     )
 

@@ -178,6 +178,6 @@ class NetworkProblem:
     @cached_property
     def damping(self) -> float:
         """What is added to the diagonal of the empirical Fisher ``G' G / m``."""
-        precise = widest(self.gradients.device)
-        mean = torch.stack([row.to(precise).square().mean() for row in self.gradients]).mean()
-        return max(DAMPENING * float(mean), torch.finfo(self.gradients.dtype).tiny)
+        precise, size = widest(self.gradients.device), self.gradients.numel()
+        norms = torch.stack([torch.linalg.vector_norm(row, dtype=precise) for row in self.gradients])
+        return max(DAMPENING * float(norms.square().sum() / size), torch.finfo(self.gradients.dtype).tiny)

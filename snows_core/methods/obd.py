@@ -24,7 +24,7 @@ class OptimalBrainDamage(NetworkMethod):
         paper="LeCun, Denker & Solla: Optimal Brain Damage",
         year=1989,
         needs="images",
-        cost="2 o f + f; a pass back for each logit and image, no matrix",
+        cost="2 o f + f + 3 o n p (passes); a pass back for each logit and image, no matrix",
         limits="no pair of weights is looked at; gives no weights",
     )
 

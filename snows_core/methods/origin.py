@@ -18,6 +18,8 @@ QUADRATIC = "g d^3 (factors) + o d^2"
 """Cost of factoring and inverting Gram matrices, and of the minimum on all inputs."""
 SORT = "200 o d (passes)"
 """Cost of the mask of some scores."""
+GRADIENTS = "3 f + 3 n p (passes)"
+"""Cost of a gradient of all weights for each image, and of its squares."""
 
 
 @dataclass(frozen=True)

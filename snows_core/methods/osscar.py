@@ -39,7 +39,7 @@ class Osscar(NetworkMethod):
         "and Language Models with Combinatorial Optimization",
         year=2024,
         needs="the Gram matrix of each layer that reads units",
-        cost="f + g n d^2 + d^3 (factors) + d^3 (passes); of each layer that reads units",
+        cost="f + g n d^2 + 40 d^3 + d^3 (factors) + 3 d^3 (passes); of each layer that reads units",
         limits="structured patterns alone; chooses on the inputs that the stage begins with; its re-fit is layerwise",
     )
 

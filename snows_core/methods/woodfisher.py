@@ -8,7 +8,7 @@ equation 3 (:mod:`snows_core.solvers.block_fisher`), blocks within a layer, scor
 from __future__ import annotations
 
 from snows_core.methods.network_problem import NetworkProblem
-from snows_core.methods.origin import Origin
+from snows_core.methods.origin import GRADIENTS, Origin
 from snows_core.methods.surgeon import Inverse, Surgeon
 from snows_core.solvers.block_fisher import BlockInverse
 
@@ -22,7 +22,7 @@ class WoodFisher(Surgeon):
         paper="Singh & Alistarh: WoodFisher, Efficient Second-Order Approximation for Neural Network Compression",
         year=2020,
         needs="gradients of the loss",
-        cost="3 f + 64 n p; in blocks of 64 weights",
+        cost=f"{GRADIENTS} + 128 n p + 6,000 p (factors); in blocks of 64 weights, inverted for scores and moves",
         limits="weights of different blocks do not know of one another; moves of joint removals are added up",
     )
 

@@ -85,8 +85,8 @@ class _State:
         """Take a kept group out."""
         at = self.places[group]
         half = torch.linalg.solve(self.inverse[at][:, at], self.inverse[at])  # V_ii^-1 V_i: (b, d)
-        self.weight -= self.weight[:, at] @ half
-        self.inverse -= self.inverse[:, at] @ half
+        self.weight.addmm_(self.weight[:, at], half, alpha=-1)
+        self.inverse.addmm_(self.inverse[:, at], half, alpha=-1)
         self.weight[:, at] = 0.0
         self.inverse[at] = 0.0
         self.inverse[:, at] = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from comparisons import QUICK
 from toys import random_images, same, small_resnet
 
 import snows_core as snows
@@ -13,7 +14,6 @@ from snows_core.methods.chita import Chita
 from snows_core.sweep.prepare import checked_settings
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
-QUICK = {"effort": "quick", "k": 1, "progress": False}
 
 
 @pytest.mark.parametrize("fixed", [False, True])

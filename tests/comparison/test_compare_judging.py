@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from comparisons import GRID, QUICK
 from scipy import stats
 from torch import nn
 from toys import random_images, small_resnet
@@ -15,23 +16,6 @@ from snows_core.comparison.pairs import compare_pair, mcnemar
 from snows_core.comparison.results import Comparison, Row
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
-QUICK = {"effort": "quick", "k": 1, "progress": False}
-GRID = {"masks": ["magnitude", "wanda"], "updates": ["none", "layerwise"], "k": 1, "progress": False}
-
-
-@pytest.fixture(scope="module")
-def network():
-    return small_resnet()
-
-
-@pytest.fixture(scope="module")
-def images():
-    return random_images(16)
-
-
-@pytest.fixture(scope="module")
-def test():
-    return random_images(40, seed=9), torch.arange(40) % 3
 
 
 def test_dense_outputs_on_the_test_images_are_computed_once(network, images, test):

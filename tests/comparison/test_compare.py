@@ -9,6 +9,7 @@ import math
 import pandas as pd
 import pytest
 import torch
+from comparisons import GRID, QUICK
 from spies import noted
 from toys import random_images, same, small_resnet
 
@@ -24,23 +25,6 @@ from snows_core.sweep.prepare import checked_settings
 from snows_core.sweep.sweep import Sweep
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
-QUICK = {"effort": "quick", "k": 1, "progress": False}
-GRID = {"masks": ["magnitude", "wanda"], "updates": ["none", "layerwise"], "k": 1, "progress": False}
-
-
-@pytest.fixture(scope="module")
-def network():
-    return small_resnet()
-
-
-@pytest.fixture(scope="module")
-def images():
-    return random_images(16)
-
-
-@pytest.fixture(scope="module")
-def test():
-    return random_images(40, seed=9), torch.arange(40) % 3
 
 
 def counted(monkeypatch, kind, name):
@@ -284,6 +268,11 @@ def test_damaged_files_are_one_sentence(network, images, test, tmp_path):
         ({"effort": "best"}, "effort: got 'best'; expected options among k, recipe"),
         ({"mask": "wanda"}, "mask: got 'wanda'; expected options among"),
         ({"steeps": 2}, "steeps"),
+        ({"stages": 9}, "stages: got 9; expected no more stages than 2:4 has steps"),
+        ({"patterns": ["1:4", "2:4"], "stages": 3}, "stages: got 3; expected no more stages than 2:4 has steps"),
+        ({"stages": 2, "fixed_masks": True}, "fixed_masks: got True beside stages=2; expected one stage"),
+        ({"flops": 0.5}, r"flops: got 0.5; expected one of \['falcon'\] among the masks"),
+        ({"flops": 2, "masks": "falcon"}, "flops: got 2"),
         ({"fixed_masks": "yes"}, "fixed_masks: got 'yes'"),
         ({"layers": ["nosuch"]}, "layers: got"),
         ({"images": torch.full((4, 3, 8, 8), math.nan)}, "images: got 4 images with NaN"),
