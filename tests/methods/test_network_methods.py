@@ -58,7 +58,7 @@ def test_what_a_problem_says_of_the_network():
     vector = of.vector(of.weights)
     assert of.sizes == [144, 32] and vector.shape == (176,)
     assert same(of.by_layer(vector), of.weights)
-    assert of.damping == pytest.approx(0.1 * float(of.gradients.square().mean()), rel=1e-9)
+    assert of.damping == pytest.approx(10 * float(of.gradients.square().mean()), rel=1e-9)
     masks = of.masks(vector.abs())
     assert [int(mask.sum()) for mask in masks.values()] == [144 - 86, 32 - 19]
     of.network.module.get_parameter("layer1.conv1.weight").data.view(-1)[:100] = 0.0
