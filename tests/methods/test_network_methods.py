@@ -146,6 +146,7 @@ def test_updates_of_a_joint_removal_are_ridge_regressions(name, blocks, monkeypa
 
 def test_chita_is_nearer_in_the_quadratic_than_magnitude_and_single_scores():
     of = problem(0.9, images=random_images(60))
+    of.damping /= 100  # so that the Fisher decides
     matrix, ends = fisher(of), {}
     for name in ("chita", "mfac", "magnitude"):
         masks = of.masks(of.vector(of.weights).abs()) if name == "magnitude" else NETWORK_METHODS[name]().choose(of)
@@ -157,6 +158,7 @@ def test_chita_is_nearer_in_the_quadratic_than_magnitude_and_single_scores():
 @pytest.mark.parametrize("pattern", [0.6, "global:0.6", "global:0.6:0.7"])
 def test_cbs_lowers_the_quadratic_of_the_removed_weights(pattern):
     of = problem(pattern, layers=INNER)
+    of.damping /= 100  # so that the Fisher decides
     weight = of.vector(of.weights)
     start, found = (of.vector(masks) for masks in (of.masks(weight.abs()), NETWORK_METHODS["cbs"]().choose(of)))
     assert int(start.sum()) == int(found.sum())
