@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from snows_core.book.real_networks import read_records, recorded_in
+from snows_core.book.recorded_grids import STAGED, UPDATES, by_update, count_improved, published_accuracy, read_grids
 from snows_core.book.recorded_plot import shown_pattern
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ help stay.
 METHODS = ("magnitude", "layer-wise", "SNOWS")
 EFFORTS = ("quick", "standard", "best")
 REAL = (("accuracy", 1), ("agreement", 1), ("kl", 3), ("cosine", 3), ("cka", 3), ("neighbours", 1))  # and digits
+GRIDS = ("nm", "global", "uniform", STAGED)
 REAL_INTERVAL = {"04_imagenet_resnet50": 0, "05_vit_l": 5}  # which of these the interval belongs to
 
 
@@ -146,6 +148,30 @@ def real_networks() -> str:
     return "\n".join(lines) + "\n"
 
 
+def grids() -> str:
+    """Return the Markdown table of every mask with every update on ResNet-20: accuracy and KL."""
+    cells = read_grids(recorded_in("08_where_masks_come_from", "cifar", "grids"))
+    accuracy, kl = by_update(cells, "accuracy"), by_update(cells, "kl")
+    lines = [
+        "| pattern | mask | " + " | ".join(f"{update}: accuracy (%), KL" for update in UPDATES) + " | published (%) |",
+        "|---" * (3 + len(UPDATES)) + "|",
+    ]
+    for grid, pattern, mask in sorted(accuracy.index, key=lambda row: (GRIDS.index(row[0]), row[1] != "2:4", row[1])):
+        values = [
+            ""
+            if pd.isna(kl.loc[(grid, pattern, mask), update])
+            else f"{accuracy.loc[(grid, pattern, mask), update]:.1f}, {kl.loc[(grid, pattern, mask), update]:.3f}"
+            for update in UPDATES
+        ]
+        found = published_accuracy(grid, pattern, mask)
+        of_stages = ", 15 stages" if grid == STAGED else ""
+        lines.append(f"| {pattern}{of_stages} | {mask} | {' | '.join(values)} | {'' if found is None else found} |")
+    better, pairs = count_improved(cells[cells["grid"] != STAGED])
+    counted = f"{better} of {pairs} pairs of a mask and another update"
+    lines += ["", f"By KL, SNOWS ends nearer to the dense network in {counted} (rows in stages not counted)."]
+    return "\n".join(lines) + "\n"
+
+
 def image_size(record: dict) -> str:
     """Return the Markdown table of cost by size of the image."""
     lines = ["| pixels a side | CPU seconds | GB added | products (times images) |", "|---" * 4 + "|"]
@@ -166,6 +192,7 @@ def tables() -> dict[str, str]:
         "twins": twins(json.loads((performance / "twins.json").read_text())),
         "recipes": recipes(pairs),
         "real": real_networks(),
+        "grids": grids(),
         "image-size": image_size(json.loads((performance / "image-size.json").read_text())),
         "efforts": efforts(pd.read_csv(FIGURES / "steps" / "resnet20.csv")),
     }

@@ -104,13 +104,15 @@ def read_runs(rows: Sequence[Sequence[Any]], network: str, k: int, max_memory: s
     ]
 
 
-def recorded_in(stem: str) -> Path:
+def recorded_in(stem: str, profile: str = PROFILE, kind: str = "runs") -> Path:
     """Return where a checkout keeps the records that a notebook shows; an installed package has none.
 
     Args:
         stem: the notebook's file name without ``.ipynb``.
+        profile: that made them.
+        kind: name of their folder.
     """
-    return figure_dir(stem, PROFILE, Path(__file__).resolve().parents[2] / "figures") / "runs"
+    return figure_dir(stem, profile, Path(__file__).resolve().parents[2] / "figures") / kind
 
 
 def record_missing(runs: Sequence[RealRun], folder: Path, device: str = "cpu") -> list[Path]:

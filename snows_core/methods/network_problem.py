@@ -18,8 +18,8 @@ from snows_core.network.graph import Network
 from snows_core.network.positions import output_positions
 
 # Of an empirical Fisher, relative to the mean of its diagonal; the papers' 1e-5 is absolute. A Fisher of a few hundred
-# gradients is mostly noise: on ResNet-20 with 256 of them, global:0.8, the weights of WoodFisher, CBS and CHITA end above
-# those of magnitude from 10 on, and below them at 0.1.
+# gradients is mostly noise: on ResNet-20 with 256 of them, global:0.8, the weights of WoodFisher, CBS and CHITA end
+# above those of magnitude at 10, and below them at 0.1.
 DAMPENING = 10.0
 
 
