@@ -41,7 +41,7 @@ _PATTERN = typer.Option(
 )
 _MASKS = typer.Option(help="What chooses masks, with commas between.", autocompletion=completion.masks)
 _UPDATES = typer.Option(
-    help="What re-fits the kept weights, with commas between; own is the mask's method itself.",
+    help="What re-fits the kept weights, with commas between; own is the mask's method, own+snows SNOWS from there.",
     autocompletion=completion.updates,
 )
 _FIXED = typer.Option("--fixed-masks", help="Choose each mask once, on the dense network's inputs, for all updates.")

@@ -14,7 +14,7 @@ import typer
 from snows_core.cli import completion
 from snows_core.cli.memory_size import parse_memory
 from snows_core.errors import LIMIT, closest, invalid_argument
-from snows_core.settings import CHOICES, NewtonOptions, PruneSettings, Recipe, changeable, get_effort, settings_of
+from snows_core.settings import CHOICES, OWN, NewtonOptions, PruneSettings, Recipe, changeable, get_effort, settings_of
 
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -78,8 +78,8 @@ def _read_value(name: str, text: str) -> Any:
     optional = any(f.name == name and "None" in str(f.type) for f in (*fields(Recipe), *fields(NewtonOptions)))
     if optional and text.lower() in ("none", "all"):
         return None
-    if name in CHOICES:
-        return text
+    if name in CHOICES or (name, text.lower()) == ("warm_start", OWN):
+        return text.lower() if name == "warm_start" else text
     kinds = {bool: "true or false", int: "an integer", float: "a number"}
     try:
         if isinstance(own, bool):

@@ -9,7 +9,7 @@ from typing import Any
 from snows_core.errors import SnowsError, closest, invalid_argument
 from snows_core.masks.patterns import Pattern, parse_pattern
 from snows_core.methods import METHODS, NETWORK_METHODS
-from snows_core.settings import PruneSettings
+from snows_core.settings import PruneSettings, get_recipe
 from snows_core.sweep.layer_steps import layer_steps
 
 MAGNITUDE = "magnitude"
@@ -18,6 +18,8 @@ UPDATES |= {name: method.updates_weights for name, method in NETWORK_METHODS.ite
 """Name of every method to whether it re-fits weights."""
 OWN = "own"
 """The update of the method that chose the mask, both in one sweep: the method itself."""
+OWN_SNOWS = "own+snows"
+"""SNOWS from the weights of the method that chose the mask, layer by layer."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,12 @@ class Cell:
     @property
     def method(self) -> str:
         """The name of the method that re-fits the weights."""
-        return self.mask if self.update == OWN else self.update
+        return {OWN: self.mask, OWN_SNOWS: "snows"}.get(self.update, self.update)
+
+    @property
+    def chooses_in_its_sweep(self) -> bool:
+        """Whether its mask is chosen behind layers that it has re-fitted, even where masks are fixed."""
+        return self.update in (OWN, OWN_SNOWS)
 
 
 def known_masks() -> list[str]:
@@ -54,8 +61,8 @@ def known_masks() -> list[str]:
 
 
 def known_updates() -> list[str]:
-    """Return the names of all that re-fits weights, and "own"."""
-    return [*(name for name, updates in UPDATES.items() if updates), OWN]
+    """Return the names of all that re-fits weights, "own" and "own+snows"."""
+    return [*(name for name, updates in UPDATES.items() if updates), OWN, OWN_SNOWS]
 
 
 def read_names(argument: str, names: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -147,7 +154,7 @@ def misfit(cell: Cell, pattern: Pattern, settings: PruneSettings) -> str:
         pattern: its pattern.
         settings: of the comparison.
     """
-    if cell.update == OWN and (cell.mask == MAGNITUDE or not UPDATES[cell.mask]):
+    if cell.chooses_in_its_sweep and (cell.mask == MAGNITUDE or not UPDATES[cell.mask]):
         return f"{cell.mask} re-fits no weights"
     try:
         layer_steps(cell_settings(cell, pattern, settings))
@@ -165,5 +172,12 @@ def cell_settings(cell: Cell, pattern: Pattern, settings: PruneSettings) -> Prun
         settings: of the comparison.
     """
     bounded = cell.mask in NETWORK_METHODS and NETWORK_METHODS[cell.mask].bounds_flops
-    flops = settings.flops if bounded else None
-    return replace(settings, pattern=pattern, mask=cell.mask, update=cell.method, flops=flops)
+    recipe = get_recipe(settings.recipe)
+    return replace(
+        settings,
+        pattern=pattern,
+        mask=cell.mask,
+        update=cell.method,
+        flops=settings.flops if bounded else None,
+        recipe=replace(recipe, warm_start="own") if cell.update == OWN_SNOWS else recipe,
+    )

@@ -55,7 +55,8 @@ def compare(
     pattern, on the dense network's inputs, and every update re-fits the same:
     ``prune(model, images, pattern, masks=masks, update=update)``. (Chosen behind layers that are pruned and not
     re-fitted, as by ``update="none"``, masks are much worse.) The update "own" is always the method itself,
-    ``prune(..., mask=mask, update=mask)``.
+    ``prune(..., mask=mask, update=mask)``, and "own+snows" is SNOWS from its weights, ``prune(..., mask=mask,
+    update="snows", warm_start="own")``.
 
     A cell that fails is recorded and the next one goes on. Ctrl-C ends the comparison and keeps what is done; the same
     call with the same ``out`` goes on there.
@@ -67,7 +68,7 @@ def compare(
         test: test images: a tensor (N, C, H, W), a tuple of it and labels (N,), or a DataLoader or list of batches
             that gives the same images each time it is read.
         masks: names of :func:`snows_core.methods.methods` that give masks; also one text with commas.
-        updates: names that give weights, and "own".
+        updates: names that give weights, "own" and "own+snows".
         out: folder for results.csv, results.json and per_image.safetensors, written after each cell; an
             :class:`~snows_core.comparison.Output` adds a drawing. Default: nothing is written.
         fixed_masks: choose each mask once a pattern, for all updates.

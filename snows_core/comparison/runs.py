@@ -12,13 +12,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from snows_core.activations.calibration import calibration_parts, first_images, shuffled
-from snows_core.comparison.cells import MAGNITUDE, OWN, Cell, cell_settings
+from snows_core.comparison.cells import MAGNITUDE, Cell, cell_settings
 from snows_core.devices import resolve_device
 from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Masks, Pattern
@@ -115,8 +116,9 @@ class SharedRuns:
             return self._staged(cell)
         if cell.mask in NETWORK_METHODS or cell.method in NETWORK_METHODS:
             return self._whole(cell)
-        if not self.fixed_masks or cell.mask == MAGNITUDE or cell.update == OWN:
-            return self._swept(self._steps(cell.mask, cell.method), self.placed, str(cell))
+        if not self.fixed_masks or cell.mask == MAGNITUDE or cell.chooses_in_its_sweep:
+            steps = layer_steps(cell_settings(cell, self.pattern, self.settings))
+            return self._swept(steps, self.placed, str(cell))
         masks, seconds = self._choose(cell.mask)
         done = self._swept(self._steps(MAGNITUDE, cell.update), masks, str(cell))  # on masks that are there
         return replace(done, figures=done.figures | {"mask_seconds": seconds})
@@ -138,13 +140,13 @@ class SharedRuns:
         whole, steps, masks = network_steps(self.prepared, self.images, settings), layer_steps(settings), self.placed
         assert whole is not None  # one of the two is such a method
         if cell.mask in NETWORK_METHODS:
-            if cell.update == OWN or cell.mask not in self._of_network:  # its own update is solved with the mask
+            if cell.chooses_in_its_sweep or cell.mask not in self._of_network:  # its weights are solved with the mask
                 self._of_network[cell.mask] = whole.masks(self.pattern, {})
             masks = self._of_network[cell.mask]
         if isinstance(steps.update, GivenWeights):
             steps.update.weights = whole.weights(self.pattern, {}, masks)
         seconds = time.perf_counter() - start
-        done = self._swept(steps, masks, str(cell))
+        done = self._swept(steps, masks, str(cell), whole.own)
         return replace(done, figures=done.figures | {"mask_seconds": seconds})
 
     def _staged(self, cell: Cell) -> Pruned:
@@ -175,7 +177,9 @@ class SharedRuns:
     def _steps(self, mask: str, update: str) -> LayerSteps:
         return layer_steps(cell_settings(Cell(str(self.pattern), mask, update), self.pattern, self.settings))
 
-    def _swept(self, steps: LayerSteps, masks: Masks, title: str) -> Pruned:
+    def _swept(
+        self, steps: LayerSteps, masks: Masks, title: str, own: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> Pruned:
         assert self.images is not None  # from begin
         network, layers, settings = self.prepared.network, self.prepared.layers, self.settings
         needs = replace(steps.update.needs, row_factors=True)
@@ -186,6 +190,7 @@ class SharedRuns:
             sweep.keep_dense_values()
         else:
             sweep = known.again(masks, {}, steps)
+        sweep.own = own
         sweep.run(settings.progress, {}, title)
         if sweep.interrupted:
             raise KeyboardInterrupt

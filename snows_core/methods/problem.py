@@ -63,10 +63,12 @@ class Before:
     Attributes:
         weight: after the stage before, of the weight's shape; None in the first.
         mask: bool, weight shape, chosen before the sweep, for a method that improves masks.
+        own: weight of the method that chose the mask, where the solve is to start at it.
     """
 
     weight: Tensor | None = None
     mask: Tensor | None = None
+    own: Tensor | None = None
 
 
 @dataclass

@@ -56,13 +56,13 @@ class Snows(LayerMethod):
             recipe.targets,
             recipe.batch_size,
             recipe.mini_batches,
-            recipe.warm_start or recipe.precondition,
+            bool(recipe.warm_start) or recipe.precondition,
             LossOptions(recipe.curvature, recipe.normalise, recipe.precision, recipe.tap_rule),
         )
 
     def closed_form(self, segment: Segment) -> bool:
         """Tell whether the start is the solution already: least squares at K = 0."""
-        return segment.k == 0 and self.recipe.warm_start
+        return segment.k == 0 and self.recipe.warm_start is True
 
     def gram_images(self, mask: Tensor, positions: float, count: int) -> int | None:
         """Return what is enough beside a K-step loss; least squares alone reads all images."""
@@ -88,6 +88,8 @@ class Snows(LayerMethod):
         if self.needs.row_factors:
             factors, solved = least_squares(problem, recipe.ridge, enough.gram)
             start = solved if recipe.warm_start and bool(torch.isfinite(solved).all()) else masked
+        if problem.before.own is not None:
+            start = torch.where(problem.mask, problem.before.own, 0.0)
 
         def preconditioner(objective: ReconstructionLoss) -> Preconditioner:
             return applied(self._scaled(objective, factors, start, problem.generator))
@@ -99,7 +101,7 @@ class Snows(LayerMethod):
             start = _better(objective, start, torch.where(problem.mask, problem.before.weight, 0.0))
         # Where the solve starts elsewhere this is a figure for the report alone: one batch tells it.
         loss_masked = objective.value(masked, None if start is masked or layerwise else 1)
-        if layerwise and recipe.warm_start:
+        if layerwise and recipe.warm_start is True:
             loss = objective.value(start)
             return start, LayerStatistics(0, loss_masked, loss, loss, stop=CLOSED_FORM)
         if recipe.mini_batches:

@@ -4,6 +4,7 @@ from snows_core.settings.effort import EFFORTS, REFINE_BATCH, Effort, get_effort
 from snows_core.settings.prune_settings import JointSolver, PruneSettings
 from snows_core.settings.recipe import (
     CHOICES,
+    OWN,
     RECIPES,
     Curvature,
     NewtonOptions,
@@ -31,6 +32,7 @@ __all__ = [
     "CHOICES",
     "EFFORTS",
     "LEAST_BYTES",
+    "OWN",
     "RECIPES",
     "REFINE_BATCH",
     "Augment",

@@ -86,7 +86,8 @@ class Recipe:
         targets: tap targets from the dense network on dense inputs ("dense": a layer also repairs the error that
             reached it), or from the dense network on the pruned one's values at the input of the residual unit that
             holds the layer ("pruned", published; :mod:`snows_core.network.residual`).
-        warm_start: begin at the masked ridge least-squares solution instead of the masked dense weights.
+        warm_start: begin at the masked ridge least-squares solution instead of the masked dense weights; or, as "own",
+            at the weights of the method that chose the mask.
         precondition: precondition CG by row-wise factors of the input Gram matrix on the mask.
         mini_batches: one Newton step on each batch in turn (published) instead of steps on all images.
         passes: passes over the mini-batches.
@@ -111,7 +112,7 @@ class Recipe:
 
     name: str
     targets: Literal["dense", "pruned"] = "dense"
-    warm_start: bool = True
+    warm_start: bool | Literal["own"] = True
     precondition: bool = True
     mini_batches: bool = False
     passes: int = 1
@@ -132,8 +133,11 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, str) or value not in choices:
                 raise invalid_argument(name, repr(value), f"one of {choices}", closest(str(value), choices))
+        if isinstance(self.warm_start, str) and self.warm_start != OWN:
+            raise invalid_argument("warm_start", repr(self.warm_start), f"True or False, or '{OWN}'")
         for name in ("warm_start", "precondition", "mini_batches", "normalise", "sampled"):
-            self._keep(name, switch(name, getattr(self, name)))
+            if (value := getattr(self, name)) != OWN:
+                self._keep(name, switch(name, value))
         for name in ("passes", "batch_size"):
             self._keep(name, integer(name, getattr(self, name), 1))
         self._keep("ridge", number("ridge", self.ridge))
@@ -145,6 +149,9 @@ class Recipe:
     def _keep(self, name: str, value: float) -> None:
         object.__setattr__(self, name, value)  # the class is frozen for everybody else
 
+
+OWN: Literal["own"] = "own"
+"""What ``warm_start`` may be beside True and False."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "targets": ("dense", "pruned"),

@@ -8,7 +8,7 @@ from snows_core.errors import closest, invalid_argument
 from snows_core.masks.patterns import NM, Structured, Unstructured, parse_pattern
 from snows_core.methods import METHODS, NETWORK_METHODS, BetweenStages, GivenWeights
 from snows_core.methods.base import LayerMethod
-from snows_core.settings import PruneSettings, Recipe, get_recipe
+from snows_core.settings import OWN, PruneSettings, Recipe, get_recipe
 from snows_core.sweep.sweep import LayerSteps
 
 # Updates that are least squares at K = 0.
@@ -45,6 +45,9 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
         fitted, between = GivenWeights(recipe, k), GivenWeights(recipe, between_k)
     else:
         fitted, between = METHODS[update](recipe, k), _between(update, recipe, between_k)
+    own_start = recipe.warm_start == OWN
+    if own_start:
+        _check_own_start(settings, mask)
     if mask == "magnitude":
         return LayerSteps(fitted, between=between)
     improves = mask in METHODS and METHODS[mask].improves_masks
@@ -52,7 +55,7 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
         raise invalid_argument("mask", repr(mask), "no masks= beside it", "Masks are either given or chosen.")
     _check_groups(settings, mask)
     if mask in NETWORK_METHODS:
-        return LayerSteps(fitted, between=between)
+        return LayerSteps(fitted, between=between, own_start=own_start)
     if update in NETWORK_METHODS:
         got = f"{update!r} with mask={mask!r}, which chooses during the sweep"
         raise invalid_argument("update", got, f"masks made before the sweep, as by 'magnitude' or {update!r}")
@@ -61,7 +64,7 @@ def layer_steps(settings: PruneSettings) -> LayerSteps:
     if isinstance(pattern, Unstructured) and pattern.scope == "global" and not of_one_layer:
         fix = f"For instance pattern={pattern.sparsity:g}: the same share in every layer."
         raise invalid_argument("mask", f"{mask!r} with the pattern {pattern}", "a pattern of one layer", fix)
-    return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), pattern, between)
+    return LayerSteps(fitted, fitted if mask == update else METHODS[mask](recipe, k), pattern, between, own_start)
 
 
 def _check_names(mask: str, update: str) -> None:
@@ -82,6 +85,15 @@ def _check_labels(settings: PruneSettings, mask: str, update: str) -> None:
     if settings.labels is not None and mask not in readers and update not in readers:
         got = f"{len(settings.labels)} labels with mask={mask!r} and update={update!r}"
         raise invalid_argument("labels", got, f"a method that reads labels, one of {readers}", "Leave labels out.")
+
+
+def _check_own_start(settings: PruneSettings, mask: str) -> None:
+    """Refuse a start at the weights of a method that gives none."""
+    re_fitting = [name for name, method in METHODS.items() if method.chooses_masks and method.updates_weights]
+    re_fitting += [name for name, method in NETWORK_METHODS.items() if method.updates_weights]
+    if settings.masks is not None or mask not in re_fitting:
+        got = f"'{OWN}' with " + (f"mask={mask!r}" if settings.masks is None else "masks=")
+        raise invalid_argument("warm_start", got, f"a mask whose method re-fits weights, one of {re_fitting}")
 
 
 def _check_flops(settings: PruneSettings, mask: str) -> None:

@@ -19,7 +19,7 @@ from snows_core.masks.schedule import share_at
 from snows_core.methods import NETWORK_METHODS, NetworkMethod, NetworkProblem, NetworkSolution
 from snows_core.network.graph import Network
 from snows_core.provenance import tensor_digest
-from snows_core.settings import PruneSettings
+from snows_core.settings import OWN, PruneSettings, get_recipe
 from snows_core.sweep.memory import memory_budget
 from snows_core.sweep.prepare import Prepared
 
@@ -87,6 +87,8 @@ class NetworkSteps:
         record: what a manifest says of the gradients; None before they were taken.
         operations: what it says of the multiplications of one image, in the pruned layers; empty where nothing bounds
             them.
+        own: layer name to the weight of the method that chose the last masks, where another update starts there; empty
+            where none does.
     """
 
     def __init__(self, prepared: Prepared, images: Tensor, settings: PruneSettings) -> None:
@@ -103,6 +105,8 @@ class NetworkSteps:
         self.record: dict[str, Any] | None = None
         self.operations: dict[str, float] = {}
         self.flops = settings.flops
+        self.own: Mapping[str, Tensor] = {}
+        self._starts_own = get_recipe(settings.recipe).warm_start == OWN
         self._solved: NetworkSolution | None = None
 
     def masks(self, pattern: Pattern, before: Mapping[str, Tensor]) -> Masks:
@@ -117,6 +121,9 @@ class NetworkSteps:
         if self.choose is self.update:
             self._solved = self.choose.solve(problem)
             masks = self._solved.masks
+        elif self._starts_own and not self.choose.layer_update:  # such an update is where solves start anyway
+            solved = self.choose.solve(problem)
+            masks, self.own = solved.masks, solved.weights
         else:
             masks = self.choose.choose(problem)
         self._note(problem)

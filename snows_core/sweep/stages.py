@@ -144,15 +144,19 @@ class StagedSweep:
         last = number == len(self.prepared.schedule)
         steps = self.steps.of_stage(self.prepared.schedule[number - 1], last)
         before = {name: done.weight for name, done in self.solutions.items()} if number > 1 else {}
+        if self.whole is not None and steps.own_start and not self.whole.own:  # a resumed run has its masks already
+            self.whole.masks(self.prepared.schedule[number - 1], before)
         if self.whole is not None and isinstance(steps.update, GivenWeights):
             steps.update.weights = self.whole.weights(self.prepared.schedule[number - 1], before, masks)
         if not last and self._between is not None:
             self._between = self._between.again(masks, before, steps)
+            self._between.own = {} if self.whole is None else self.whole.own
             return self._between
         self._between = None  # its values are not needed any more
         settings, layers = self.settings, self.prepared.layers
         images = self.images[: settings.sweep_images]
         sweep = Sweep(self.prepared.network, layers, masks, steps, images, settings.max_memory, settings.seed, before)
+        sweep.own = {} if self.whole is None else self.whole.own
         if not last:
             sweep.keep_dense_values()
             self._between = sweep

@@ -40,12 +40,14 @@ class LayerSteps:
         choose: chooses the mask before that; None where masks are there already.
         pattern: the sparsity pattern, for ``choose``.
         between: re-fits them between two stages; None for ``update``.
+        own_start: whether ``update`` starts at the weights of the method that chooses the mask.
     """
 
     update: LayerMethod
     choose: LayerMethod | None = None
     pattern: Pattern | None = None
     between: LayerMethod | None = None
+    own_start: bool = False
 
     def of_stage(self, pattern: Pattern, last: bool) -> LayerSteps:
         """Return what is done in a stage of one ``pattern``, the ``last`` or one before it."""
@@ -71,6 +73,7 @@ class Sweep:
     Attributes:
         solutions: what became of each layer so far.
         interrupted: whether Ctrl-C ended the run.
+        own: layer name to the weight that a method of the whole network gave, where solves are to start there.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Sweep:
         self.device = next(network.module.parameters()).device
         self.seed = seed
         self.before = before or {}
+        self.own: Mapping[str, Tensor] = {}
         self._keeps_dense = False
         # Normal equations by layer, of layers whose input is the dense one; None where they have no room.
         self._equations: dict[str, dict[int, tuple[Tensor, Tensor | None]]] | None = None
@@ -117,7 +121,7 @@ class Sweep:
         """
         other = copy(self)
         other.masks, other.before, other.steps, other.needs = masks, before, steps, steps.update.needs
-        other.solutions, other.interrupted, other._is_dense = {}, False, True
+        other.solutions, other.interrupted, other._is_dense, other.own = {}, False, True, {}
         other._open_caches(self.batch_size, self.dense if self._keeps_dense else None)
         return other
 
@@ -230,8 +234,7 @@ class Sweep:
             try:
                 self._advance(entry)
                 problem = self._problem(entry)
-                if self.steps.choose not in (None, self.steps.update):
-                    problem.mask, problem.pattern = self.steps.choose.choose(problem), None
+                self._choose(problem)
                 return self.steps.update.solve(problem)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
@@ -242,6 +245,18 @@ class Sweep:
             self._keeps_dense, self._equations = False, None
             self._open_caches(max(1, self.batch_size // 2))
 
+    def _choose(self, problem: LayerProblem) -> None:
+        """Bring the mask that a method chooses into a ``problem``, and its weight where the solve is to start at it."""
+        choose = self.steps.choose
+        if choose is None or choose is self.steps.update:
+            return
+        if self.steps.own_start:
+            done = choose.solve(problem)
+            problem.mask, problem.before = done.mask, replace(problem.before, own=done.weight)
+        else:
+            problem.mask = choose.choose(problem)
+        problem.pattern = None
+
     def _problem(self, entry: PrunableLayer) -> LayerProblem:
         mask, pattern = self.masks[entry.name], None
         if self.steps.choose is not None:  # among the weights that are not zero yet
@@ -251,7 +266,7 @@ class Sweep:
         values = LayerValues(self.pruned, self.dense, self.groups)
         budget = self._budget(entry)
         pattern = pattern.of(entry.name) if isinstance(pattern, PerLayer) else pattern
-        before = Before(self.before.get(entry.name), self.masks[entry.name])
+        before = Before(self.before.get(entry.name), self.masks[entry.name], self.own.get(entry.name))
         problem = LayerProblem(self.network, self.ladders[entry.name], mask, values, generator, budget, pattern, before)
         if self._is_dense and self._equations is not None:
             problem.equations = self._equations.setdefault(entry.name, {})

@@ -26,12 +26,14 @@ def test_every_cell_has_the_weights_of_a_single_run(fixed, monkeypatch):
     pattern, read = next(iter(read_patterns([0.6]).items()))
     runs.begin(read)
     cells = [("chita", "none"), ("chita", "snows"), ("chita", "own"), ("obd", "layerwise"), ("magnitude", "woodfisher")]
+    cells += [("mfac", "own+snows"), ("obs", "own+snows")]
     for mask, update in cells:
         before = len(chosen)
         done = runs.run(Cell(pattern, mask, update))
         made = len(chosen) - before
-        method = mask if update == "own" else update
-        once = snows.prune(network, images, pattern, mask=mask, update=method, **QUICK)
+        method = {"own": mask, "own+snows": "snows"}.get(update, update)
+        start = {"warm_start": "own"} if update == "own+snows" else {}
+        once = snows.prune(network, images, pattern, mask=mask, update=method, **QUICK | start)
         assert same(runs.write(done).state_dict(), once.state), (mask, update)
         if mask == "chita":
             assert made == (update == "none"), "the mask is chosen for the first of its cells alone"
