@@ -164,7 +164,7 @@ def grids() -> str:
             for update in UPDATES
         ]
         found = published_accuracy(grid, pattern, mask)
-        of_stages = ", 15 stages" if grid == STAGED else ""
+        of_stages = ", 8 stages" if grid == STAGED else ""
         lines.append(f"| {pattern}{of_stages} | {mask} | {' | '.join(values)} | {'' if found is None else found} |")
     better, pairs = count_improved(cells[cells["grid"] != STAGED])
     counted = f"{better} of {pairs} pairs of a mask and another update"

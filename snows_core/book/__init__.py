@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
     from snows_core.book.real_networks import read_records, read_runs, record_missing, recorded_in
-    from snows_core.book.recorded_grids import by_update, count_improved, draw_grids, draw_updates, read_grids
+    from snows_core.book.recorded_grids import (
+        by_update,
+        count_improved,
+        draw_grids,
+        draw_updates,
+        is_recorded,
+        read_grids,
+    )
     from snows_core.book.recorded_plot import draw_records, shown_table
     from snows_core.book.slider import slider
 
@@ -28,6 +35,7 @@ __all__ = [
     "draw_records",
     "draw_updates",
     "family_tree",
+    "is_recorded",
     "load_profile",
     "plots",
     "published_resnet20",
@@ -46,7 +54,9 @@ _PLACES = {
     "NotebookOutputs": "page",
     **dict.fromkeys(("check_needs", "load_profile"), "profiles"),
     **dict.fromkeys(("read_records", "read_runs", "record_missing", "recorded_in"), "real_networks"),
-    **dict.fromkeys(("by_update", "count_improved", "draw_grids", "draw_updates", "read_grids"), "recorded_grids"),
+    **dict.fromkeys(
+        ("by_update", "count_improved", "draw_grids", "draw_updates", "is_recorded", "read_grids"), "recorded_grids"
+    ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
     "family_tree": "family_tree",
     "published_resnet20": "published",

@@ -40,6 +40,16 @@ def read_grids(folder: Path) -> pd.DataFrame:
     return cells[[name for name in _COLUMNS if name in cells]]
 
 
+def is_recorded(folder: Path) -> bool:
+    """Tell whether a comparison in a folder has come to its end; what is recorded is not run again.
+
+    Args:
+        folder: of one comparison; need not exist.
+    """
+    file = folder / "results.csv"
+    return file.is_file() and bool(pd.read_csv(file)["status"].isin(["done", "not applicable"]).all())
+
+
 def by_update(cells: pd.DataFrame, value: str) -> pd.DataFrame:
     """Return one figure with a row for each grid, pattern and mask, and the updates side by side.
 

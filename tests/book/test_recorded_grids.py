@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from snows_core.book import by_update, count_improved, draw_grids, draw_updates, read_grids
+from snows_core.book import by_update, count_improved, draw_grids, draw_updates, is_recorded, read_grids
 from snows_core.book.recorded_grids import published_accuracy
 
 ROWS = [  # pattern, mask, update, status, KL
@@ -35,6 +35,14 @@ def test_done_cells_are_read_with_the_name_of_their_comparison(folder):
     assert len(cells) == 2 * 7 and set(cells["grid"]) == {"one", "other"}
     assert set(cells["pattern"]) == {"0.8"}, "a pattern is a text"
     assert read_grids(folder / "nowhere").empty
+
+
+def test_a_comparison_that_was_stopped_is_not_recorded(folder):
+    assert is_recorded(folder / "one") and not is_recorded(folder / "nowhere")
+    for status in ("not run", "crashed"):
+        cells = pd.read_csv(folder / "one" / "results.csv").assign(status=status)
+        cells.to_csv(folder / "other" / "results.csv", index=False)
+        assert not is_recorded(folder / "other")
 
 
 def test_updates_stand_side_by_side_in_their_order(folder):
