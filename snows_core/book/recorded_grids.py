@@ -41,11 +41,7 @@ def read_grids(folder: Path) -> pd.DataFrame:
 
 
 def is_recorded(folder: Path) -> bool:
-    """Tell whether a comparison in a folder has come to its end; what is recorded is not run again.
-
-    Args:
-        folder: of one comparison; need not exist.
-    """
+    """Tell whether the comparison in a folder, if there is one, has come to its end, and need not be run again."""
     file = folder / "results.csv"
     return file.is_file() and bool(pd.read_csv(file)["status"].isin(["done", "not applicable"]).all())
 
