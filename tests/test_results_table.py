@@ -7,7 +7,7 @@ import pytest
 import results_table
 
 
-@pytest.mark.parametrize("name", ["results", "twins", "recipes", "efforts", "real", "grids", "image-size"])
+@pytest.mark.parametrize("name", ["results", "twins", "recipes", "efforts", "real", "grids", "solvers", "image-size"])
 def test_readme_shows_the_recorded_results(name):
     readme = (results_table.ROOT / "README.md").read_text()
     table = {name: results_table.tables()[name]}

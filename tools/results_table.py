@@ -30,6 +30,7 @@ METHODS = ("magnitude", "layer-wise", "SNOWS")
 EFFORTS = ("quick", "standard", "best")
 REAL = (("accuracy", 1), ("agreement", 1), ("kl", 3), ("cosine", 3), ("cka", 3), ("neighbours", 1))  # and digits
 GRIDS = ("nm", "global", "uniform", STAGED)
+SOLVERS = "solvers"
 REAL_INTERVAL = {"04_imagenet_resnet50": 0, "05_vit_l": 5}  # which of these the interval belongs to
 
 
@@ -150,7 +151,7 @@ def real_networks() -> str:
 
 def grids() -> str:
     """Return the Markdown table of every mask with every update on ResNet-20: accuracy and KL."""
-    cells = read_grids(recorded_in("08_where_masks_come_from", "cifar", "grids"))
+    cells = read_grids(recorded_in("08_where_masks_come_from", "cifar", "grids")).query("grid in @GRIDS")
     accuracy, kl = by_update(cells, "accuracy"), by_update(cells, "kl")
     lines = [
         "| pattern | mask | " + " | ".join(f"{update}: accuracy (%), KL" for update in UPDATES) + " | published (%) |",
@@ -169,6 +170,20 @@ def grids() -> str:
     better, pairs = count_improved(cells[cells["grid"] != STAGED])
     counted = f"{better} of {pairs} pairs of a mask and another update"
     lines += ["", f"By KL, SNOWS ends nearer to the dense network in {counted} (rows in stages not counted)."]
+    return "\n".join(lines) + "\n"
+
+
+def solvers() -> str:
+    """Return the Markdown table of solvers of one loss on one mask: accuracy, KL, seconds of the sweep."""
+    cells = read_grids(recorded_in("08_where_masks_come_from", "cifar", "grids")).query("grid == @SOLVERS")
+    updates = list(dict.fromkeys(cells["update"]))
+    lines = ["| pattern | mask | " + " | ".join(updates) + " |", "|---" * (2 + len(updates)) + "|"]
+    for (pattern, mask), rows in cells.groupby(["pattern", "mask"], sort=False):
+        found = {
+            row["update"]: f"{row['accuracy']:.1f}, {row['kl']:.3f}, {row['seconds']:.0f}"
+            for row in rows.to_dict("records")
+        }
+        lines.append(f"| {pattern} | {mask} | {' | '.join(found.get(update, '') for update in updates)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -193,6 +208,7 @@ def tables() -> dict[str, str]:
         "recipes": recipes(pairs),
         "real": real_networks(),
         "grids": grids(),
+        "solvers": solvers(),
         "image-size": image_size(json.loads((performance / "image-size.json").read_text())),
         "efforts": efforts(pd.read_csv(FIGURES / "steps" / "resnet20.csv")),
     }
