@@ -164,7 +164,7 @@ def misfit(cell: Cell, pattern: Pattern, settings: PruneSettings) -> str:
 
 
 def cell_settings(cell: Cell, pattern: Pattern, settings: PruneSettings) -> PruneSettings:
-    """Return the settings of one cell; a bound on operations is for masks that keep it.
+    """Return the settings of one cell; bounds on operations, and labels, are for methods that know them.
 
     Args:
         cell: the cell.
@@ -172,6 +172,7 @@ def cell_settings(cell: Cell, pattern: Pattern, settings: PruneSettings) -> Prun
         settings: of the comparison.
     """
     bounded = cell.mask in NETWORK_METHODS and NETWORK_METHODS[cell.mask].bounds_flops
+    whole = [NETWORK_METHODS[name] for name in (cell.mask, cell.method) if name in NETWORK_METHODS]
     recipe = get_recipe(settings.recipe)
     return replace(
         settings,
@@ -179,5 +180,6 @@ def cell_settings(cell: Cell, pattern: Pattern, settings: PruneSettings) -> Prun
         mask=cell.mask,
         update=cell.method,
         flops=settings.flops if bounded else None,
+        labels=settings.labels if any(method.reads_labels for method in whole) else None,
         recipe=replace(recipe, warm_start="own") if cell.update == OWN_SNOWS else recipe,
     )

@@ -19,17 +19,18 @@ from snows_core.comparison.judge import Judge
 from snows_core.comparison.results import CRASHED, DONE, MISFIT, Comparison, Row
 from snows_core.comparison.runs import SharedRuns
 from snows_core.devices import resolve_device
-from snows_core.errors import SnowsError, invalid_argument, number, switch
+from snows_core.errors import SnowsError, invalid_argument, switch
 from snows_core.masks.patterns import Pattern
 from snows_core.methods import NETWORK_METHODS
 from snows_core.network.copies import unwrap
-from snows_core.provenance import provenance, state_digest
+from snows_core.provenance import provenance, state_digest, tensor_digest
 from snows_core.settings import PruneSettings, changeable
+from snows_core.sweep.network_steps import check_label_count
 from snows_core.sweep.prepare import checked_settings, stages_of
 
 # Settings of every cell; the others say what a grid varies, or are for one run.
 SHARED = (
-    *("k", "recipe", "layers", "exclude", "leaf_modules", "stages", "stage_k", "flops"),
+    *("k", "recipe", "layers", "exclude", "leaf_modules", "stages", "stage_k", "flops", "labels"),
     *("seed", "max_images", "max_memory", "device", "progress"),
 )
 _CHANGE_NO_NUMBER = ("max_memory", "device", "progress")
@@ -73,7 +74,8 @@ def compare(
             :class:`~snows_core.comparison.Output` adds a drawing. Default: nothing is written.
         fixed_masks: choose each mask once a pattern, for all updates.
         **options: of ``prune`` for all cells: k, recipe and its fields, layers, exclude, leaf_modules, stages, stage_k,
-            seed, max_images, max_memory, device, progress; and flops, for the cells whose masks bound it ("falcon").
+            seed, max_images, max_memory, device, progress; flops, for the cells whose masks bound it ("falcon"); and
+            labels, for those whose methods read them.
 
     Returns:
         The comparison; its ``table`` has one row a cell, with the best cell of each pattern and those that the test
@@ -85,12 +87,13 @@ def compare(
     """
     read = read_patterns(patterns)
     names = read_names("masks", masks, known_masks()), read_names("updates", updates, known_updates())
-    settings = _settings(options, list(read.values()), names[0], switch("fixed_masks", fixed_masks))
+    settings = _settings(options, list(read.values()), names, switch("fixed_masks", fixed_masks))
     output = out if isinstance(out, Output | None) else Output(out)
     if output is not None:
         output.check()
     judge = Judge(model, test, settings.device)
     runs = SharedRuns(model, images, settings, bool(fixed_masks))
+    check_label_count(settings, runs.count)
     first = next(model.parameters(), torch.empty(0))
     device = resolve_device(settings.device, first.device)
     configuration = {
@@ -100,6 +103,7 @@ def compare(
         "device": str(device),
         "weights": state_digest(unwrap(model)),
         "calibration": {"images": runs.count, "digest": runs.digest},
+        "labels": None if settings.labels is None else tensor_digest(torch.tensor(settings.labels)),
         "test": {"images": judge.count, "digest": judge.digest},
     }
     configuration = json.loads(json.dumps(configuration))
@@ -115,20 +119,22 @@ def compare(
     return found
 
 
-def _settings(options: dict[str, Any], patterns: Sequence[Pattern], masks: Sequence[str], fixed: bool) -> PruneSettings:
+def _settings(
+    options: dict[str, Any], patterns: Sequence[Pattern], names: Sequence[Sequence[str]], fixed: bool
+) -> PruneSettings:
     """Return the settings of all cells, for a first one that any network allows.
 
     Args:
         options: of the caller.
         patterns: those that are compared; stages have to lead to each.
-        masks: names of those that are compared.
+        names: masks and updates that are compared.
         fixed: whether each mask is chosen once.
     """
     for name in options:
         if name not in (*SHARED, *changeable()) and hasattr(PruneSettings, name):
             fix = "Cells differ in pattern, mask and update alone."
             raise invalid_argument(name, repr(options[name]), f"options among {', '.join(SHARED)}", fix)
-    plain = {name: value for name, value in options.items() if name != "flops"}
+    plain = {name: value for name, value in options.items() if name not in ("flops", "labels")}
     first = {"pattern": patterns[0], "effort": "quick", "update": "none", "mask": "magnitude"}
     settings = checked_settings(compare, **first, **plain)
     for pattern in patterns:
@@ -137,12 +143,13 @@ def _settings(options: dict[str, Any], patterns: Sequence[Pattern], masks: Seque
         fix = "Leave one of the two out."
         expected = "one stage: the masks of a later one are chosen from re-fitted weights"
         raise invalid_argument("fixed_masks", f"True beside stages={options['stages']!r}", expected, fix)
-    if (flops := options.get("flops")) is None:
-        return settings
-    able = [name for name, method in NETWORK_METHODS.items() if method.bounds_flops]
-    if not set(able) & set(masks):
-        raise invalid_argument("flops", repr(flops), f"one of {able} among the masks", "Leave flops out.")
-    return replace(settings, flops=number("flops", flops, above=0, below=1))
+    bounding = [name for name, method in NETWORK_METHODS.items() if method.bounds_flops]
+    reading = [name for name, method in NETWORK_METHODS.items() if method.reads_labels]
+    asked = {"flops": (bounding, names[0]), "labels": (reading, (*names[0], *names[1]))}
+    for name, (able, compared) in asked.items():
+        if options.get(name) is not None and not set(able) & set(compared):
+            raise invalid_argument(name, "a value", f"one of {able} to be compared", f"Leave {name} out.")
+    return replace(settings, flops=options.get("flops"), labels=options.get("labels"))
 
 
 def _run(

@@ -30,7 +30,7 @@ from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, state_digest
 from snows_core.settings import PruneSettings, get_recipe
 from snows_core.sweep.layer_steps import layer_steps
-from snows_core.sweep.network_steps import network_steps
+from snows_core.sweep.network_steps import network_steps, with_labels_in_order
 from snows_core.sweep.prepare import Prepared, prepare
 from snows_core.sweep.stages import StagedSweep
 from snows_core.sweep.sweep import LayerSteps, Sweep
@@ -98,7 +98,8 @@ class SharedRuns:
         like = channels_last(network, self.example.to(self.device, dtype))
         if self.images is None:
             at_home = self.example.device == self.device
-            self.images, _ = shuffled(self.parts, self.settings.seed, like if at_home else like.cpu())
+            self.images, order = shuffled(self.parts, self.settings.seed, like if at_home else like.cpu())
+            self.settings = with_labels_in_order(self.settings, order)
 
     @property
     def dense_digest(self) -> str:

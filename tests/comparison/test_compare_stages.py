@@ -1,4 +1,4 @@
-"""``snows.compare`` in stages, and with a bound on operations: a cell is the single run with the same options."""
+"""``snows.compare`` in stages, under a bound on operations, with labels: cells are single runs with these options."""
 
 from __future__ import annotations
 
@@ -59,3 +59,15 @@ def test_a_comparison_with_a_bound_has_other_masks_than_one_without(network, ima
     free, bound = (snows.compare(network, images, "global:0.8", flops=flops, **call) for flops in (None, 0.15))
     kl = [found.table.set_index("mask")["kl"] for found in (free, bound)]
     assert kl[0]["magnitude"] == kl[1]["magnitude"] and kl[0]["falcon"] != kl[1]["falcon"]
+
+
+def test_labels_are_for_the_methods_that_read_them(network, images, test):
+    labels = [number % 3 for number in range(len(images))]
+    call = {"masks": "woodfisher,obs", "updates": "own", "k": 1, "progress": False}
+    drawn, given = (snows.compare(network, images, 0.6, test=test, labels=of, **call) for of in (None, labels))
+    kl = [found.table.set_index("mask")["kl"] for found in (drawn, given)]
+    assert kl[0]["obs"] == kl[1]["obs"]
+    once = snows.prune(network, images, 0.6, mask="woodfisher", update="woodfisher", labels=labels, **QUICK).model
+    assert kl[1]["woodfisher"] == pytest.approx(snows.evaluate(once, *test, reference=network).kl, rel=1e-9)
+    assert kl[0]["woodfisher"] != kl[1]["woodfisher"]
+    assert drawn.record["configuration"]["labels"] is None and given.record["configuration"]["labels"]
