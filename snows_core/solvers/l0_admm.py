@@ -7,7 +7,8 @@ One-Shot Pruning for Large Language Models", Algorithm 1)::
     W <- (H + rho I)^-1 (H w* - V + rho D),    D <- P(W + V / rho),    V <- V + rho (W - D)
 
 P keeps the largest weights under the pattern. Inputs are scaled beforehand so that H has a unit diagonal. One
-eigendecomposition of H serves every rho.
+eigendecomposition of H serves every rho. Steps reuse two matrices of the size of W, as a layer may be a large share of
+the memory.
 """
 
 from __future__ import annotations
@@ -43,21 +44,24 @@ def pattern_admm(
     groups, width = len(matrix), right.shape[1]
     diagonal = matrix.diagonal(dim1=1, dim2=2).sqrt()  # (groups, d): size of each input
     values, vectors = torch.linalg.eigh(matrix / diagonal[:, :, None] / diagonal[:, None, :])
-    size = diagonal.repeat_interleave(len(right) // groups, 0)  # (out, d)
-    right, kept = right / size, start * size
+    shape, size = right.shape, diagonal[:, None, :]
+    right, kept = (part.view(groups, -1, width) for part in (right, start))
+    right, kept = right / size, kept * size
     multiplier, rho = torch.zeros_like(kept), START
-    mask = before = highest(kept.abs())
+    free, target = torch.empty_like(kept), torch.empty_like(kept)  # both hold other things on the way
+    mask = before = highest(kept.abs().view(shape))
     count, step = int(mask.sum()), 0
     for step in range(1, MOST + 1):
-        pull = (right - multiplier + rho * kept).view(groups, -1, width)
-        free = ((pull @ vectors / (values + rho)[:, None]) @ vectors.mT).view(right.shape)
-        target = free + multiplier / rho
-        mask = highest(target.abs())
-        kept = torch.where(mask, target, 0.0)
-        multiplier += rho * (free - kept)
+        pull = torch.sub(right, multiplier, out=free).add_(torch.mul(kept, rho, out=target))
+        torch.matmul(pull, vectors, out=target).div_((values + rho)[:, None])
+        torch.matmul(target, vectors.mT, out=free)
+        torch.div(multiplier, rho, out=target).add_(free)
+        mask = highest(target.abs().view(shape))
+        kept.copy_(target).masked_fill_(~mask.view(kept.shape), 0.0)
+        multiplier.add_(free.sub_(kept).mul_(rho))
         if step % EVERY == 0:
             changed, before = int((mask ^ before).sum()), mask
             if not changed:
                 break
             rho *= next(factor for share, factor in GROWTH if changed >= share * count)
-    return kept / size, mask, step
+    return kept.div_(size).view(shape), mask, step
