@@ -129,8 +129,8 @@ def draw_grids(cells: pd.DataFrame, panels: Sequence[tuple[str, str]]) -> Figure
         for grid, pattern in panels
     ]
     rows = -(-len(parts) // 2)
-    height = 0.26 * max(len(part) for part in parts) + 1.0
-    figure, axes = plt.subplots(rows, 2, figsize=(10.5, rows * height + 0.5), squeeze=False)
+    height = 0.22 * max(len(part) for part in parts) + 1.0
+    figure, axes = plt.subplots(rows, 2, figsize=(9.0, rows * height + 0.5), squeeze=False)
     for ax, part, (grid, pattern) in zip(axes.flat, parts, panels, strict=False):
         draw_updates(ax, part, f"{pattern}, {grid}" if grid == STAGED else pattern)
     for ax in list(axes.flat)[len(parts) :]:
