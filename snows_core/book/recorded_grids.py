@@ -110,7 +110,7 @@ def draw_updates(ax: Axes, kl: pd.DataFrame, title: str) -> Axes:
         ax.plot(kl[update], range(len(kl)), label=update, **plots.style(LOOKS[update]) | {"linestyle": ""})
     ax.set_xscale("log")
     ax.set_yticks(range(len(kl)), kl.index)
-    return plots.labelled(ax, "KL divergence from the dense network (nats)", "", title, legend=False)
+    return plots.labelled(ax, "KL to the dense network (nats)", "", title, legend=False)
 
 
 def draw_grids(cells: pd.DataFrame, panels: Sequence[tuple[str, str]]) -> Figure:

@@ -35,7 +35,7 @@ class SnowsAdam(Snows):
         paper="Kingma & Ba: Adam, A Method for Stochastic Optimization (on the loss of snows)",
         year=2015,
         needs="the K operations behind the layer",
-        cost=f"{NORMAL_EQUATIONS} + {LEAST_SQUARES} + {3 * STEPS} f; for {STEPS} gradients",
+        cost=f"{NORMAL_EQUATIONS} + {LEAST_SQUARES} + {3 * STEPS} f + {10 * STEPS} n o (passes); for {STEPS} gradients",
         limits="for comparison: its rate and steps are chosen, where Newton's method has nothing to choose",
     )
 
