@@ -39,7 +39,7 @@ MASK_NAMES = (
 UPDATE_NAMES = (
     *("adaprune", "alps", "layerwise", "nettrim", "none", "obc", "obs", "snows", "snows-adam", "snows-fisher"),
     *("snows-gauss-newton", "snows-hessian", "sparsegpt", "cap", "cbs", "chita", "falcon", "mfac", "osscar"),
-    *("woodfisher", "own"),
+    *("woodfisher", "own", "own+snows"),
 )
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 
