@@ -10,6 +10,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# As modules with doctests, the files of fixtures would stand in each other's way: they have one name.
+collect_ignore_glob = ["**/conftest.py", "conftest.py"]
+
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("tests")
 
