@@ -98,6 +98,13 @@ def peak_memory(device: torch.device) -> float:
         return 0.0
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether Python or PyTorch, on any device, asked for more memory than there is."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
 def widest(device: torch.device) -> torch.dtype:
     """Return the number format for sums and factors: double precision where the device has it (MPS has not)."""
     return torch.float32 if device.type == "mps" else torch.float64

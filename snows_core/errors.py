@@ -19,6 +19,10 @@ class SnowsError(ValueError):
     """A mistake in what the caller passed: the message names the argument, what came, what was expected and the fix."""
 
 
+class OverflowedError(SnowsError):
+    """Numbers that are too large, or undefined, where a layer is solved: others can still be, so a run goes on."""
+
+
 def invalid_argument(argument: str, got: object, expected: str, fix: str = "") -> SnowsError:
     """Build (not raise) the error for one bad argument.
 

@@ -138,17 +138,12 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             typer.echo(f"error: {as_typed(str(error), typed_options(command))}", err=True)
             raise typer.Exit(1) from error
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            from snows_core.devices import out_of_memory  # who gets here has loaded PyTorch
+
+            if not out_of_memory(error):
                 raise
             advice = " Use fewer --images, or less --max-memory." if "max_memory" in typed_options(command) else ""
             typer.echo(f"error: memory ran out.{advice}", err=True)
             raise typer.Exit(1) from error
 
     return run
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether Python or PyTorch, on any device, asked for more memory than there is."""
-    return isinstance(error, MemoryError) or any(
-        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )

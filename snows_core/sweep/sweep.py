@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
@@ -19,8 +19,10 @@ from tqdm.auto import tqdm
 
 from snows_core.activations.cache import ActivationCache
 from snows_core.activations.calibration import near_equal
+from snows_core.devices import out_of_memory
 from snows_core.masks.patterns import Masks, Pattern, PerLayer
 from snows_core.methods.base import LayerMethod, LayerSolution
+from snows_core.methods.fallback import choose_mask, solve_layer
 from snows_core.methods.problem import Before, Budget, LayerProblem, LayerValues
 from snows_core.network.graph import Network, Segment
 from snows_core.network.residual import restart
@@ -198,13 +200,26 @@ class Sweep:
         storage = self.memory.storage or (self.device if self.images.device != self.device else None)
         return ActivationCache(self.network, batches, storage, self.memory.pin)
 
-    def run(self, progress: bool, known: Mapping[str, LayerSolution], title: str = "pruning") -> None:
+    def shrink(self, batch_size: int) -> None:
+        """Cut the images into smaller batches, as an earlier run had to; to be called before the run."""
+        if batch_size < self.batch_size:
+            self._keeps_dense, self._equations = False, None
+            self._open_caches(batch_size)
+
+    def run(
+        self,
+        progress: bool,
+        known: Mapping[str, LayerSolution],
+        title: str = "pruning",
+        keep: Callable[[str, LayerSolution], None] = lambda name, done: None,
+    ) -> None:
         """Solve every layer; Ctrl-C ends the run and keeps what is done.
 
         Args:
             progress: show a bar with layer, loss and seconds.
             known: solutions of layers that an earlier, interrupted run has reached.
             title: of the bar.
+            keep: called with the name and the solution of each layer that is solved now.
         """
         bar = tqdm(self.layers, desc=title, unit="layer", disable=not progress)
         try:
@@ -212,6 +227,8 @@ class Sweep:
                 bar.set_postfix_str(entry.name)
                 done = known[entry.name] if entry.name in known else self._timed(entry)
                 self.solutions[entry.name] = done
+                if entry.name not in known:
+                    keep(entry.name, done)
                 self.pruned.weights[entry.layer.weight_name] = done.weight
                 self._is_dense = self._is_dense and torch.equal(done.weight, self.network.weight(entry.layer))
                 reached = done.statistics
@@ -235,9 +252,9 @@ class Sweep:
                 self._advance(entry)
                 problem = self._problem(entry)
                 self._choose(problem)
-                return self.steps.update.solve(problem)
-            except torch.OutOfMemoryError:
-                if self.batch_size == 1:
+                return solve_layer(self.steps.update, problem)
+            except (RuntimeError, MemoryError) as error:
+                if self.batch_size == 1 or not out_of_memory(error):
                     raise
             warnings.warn(f"out of memory at '{entry.name}': batches of {self.batch_size} are halved", stacklevel=8)
             if self.device.type == "cuda":
@@ -251,10 +268,10 @@ class Sweep:
         if choose is None or choose is self.steps.update:
             return
         if self.steps.own_start:
-            done = choose.solve(problem)
+            done = solve_layer(choose, problem)
             problem.mask, problem.before = done.mask, replace(problem.before, own=done.weight)
         else:
-            problem.mask = choose.choose(problem)
+            problem.mask = choose_mask(choose, problem)
         problem.pattern = None
 
     def _problem(self, entry: PrunableLayer) -> LayerProblem:
