@@ -29,8 +29,10 @@ def resolve_device(device: torch.device | str | None, model_device: torch.device
     if device is None:
         return model_device
     try:
+        if (found := torch.device(device)).type == "cpu" and found.index:
+            raise RuntimeError("the host has no number")
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except Exception as error:  # a back end that is not installed fails in its own way
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise invalid_argument(
             "device", repr(str(device)), f"a device of this machine ({reason})", 'For instance "cpu".'

@@ -13,10 +13,18 @@ from importlib.util import find_spec
 from typing import Any
 
 LIMIT = 2**63  # the first integer that PyTorch cannot hold
+SHOWN = 600  # characters of what came that a message repeats; a list of layers has room, a pasted file has not
 
 
 class SnowsError(ValueError):
-    """A mistake in what the caller passed: the message names the argument, what came, what was expected and the fix."""
+    """A mistake in what the caller passed: the message names the argument, what came, what was expected and the fix.
+
+    Attributes:
+        argument: name of the argument that has to be another one; empty where another one would not help, as with a
+            damaged file or a full disk. The command line ends with the code 2 for the first and 1 for the second.
+    """
+
+    argument: str = ""
 
 
 def invalid_argument(argument: str, got: object, expected: str, fix: str = "") -> SnowsError:
@@ -34,7 +42,29 @@ def invalid_argument(argument: str, got: object, expected: str, fix: str = "") -
     >>> print(invalid_argument("k", -1, "an integer >= 0", "Use k=0 for layer-wise least squares."))
     k: got -1; expected an integer >= 0. Use k=0 for layer-wise least squares.
     """
-    return SnowsError(f"{argument}: got {got}; expected {expected}.{' ' + fix if fix else ''}")
+    error = cannot_go_on(argument, got, expected, fix)
+    error.argument = argument
+    return error
+
+
+def cannot_go_on(argument: str, got: object, expected: str, fix: str = "") -> SnowsError:
+    """Build (not raise) the error for a run that cannot go on although nothing else had to be typed.
+
+    Args:
+        argument: name of the argument that led there.
+        got: what was found, for instance a damaged file; formatted with ``str``.
+        expected: what would have been accepted.
+        fix: one sentence that says what to do; may be empty.
+
+    Returns:
+        The error, with a sentence of the same form as that of :func:`invalid_argument`.
+
+    >>> cannot_go_on("weights", "'w.pth', which is damaged", "a file of tensors").argument
+    ''
+    """
+    text = str(got)
+    shown = text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} ... {text[-SHOWN // 2 :]}"
+    return SnowsError(f"{argument}: got {shown}; expected {expected}.{' ' + fix if fix else ''}")
 
 
 def closest(name: str, choices: Iterable[str], n: int = 3) -> str:

@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from snows_core.errors import invalid_argument
+from snows_core.errors import cannot_go_on, invalid_argument
 
 # PyTorch reads these variables in each torch.load.
 FORCE, FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -196,7 +196,7 @@ def read_checkpoint(path: str | Path, argument: str, wrappers: Sequence[str]) ->
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail anywhere in either reader
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise invalid_argument(
+        raise cannot_go_on(
             argument,
             f"'{path}', which cannot be read ({reason[:160]})",
             "a file of tensors only",

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from snows_core.errors import SnowsError, invalid_argument
+from snows_core.bounded import MANIFEST_BYTES, check_file, read_json
+from snows_core.errors import SnowsError, cannot_go_on, invalid_argument
 from snows_core.files import contents, fill_folder, try_to_write
 from snows_core.masks.given import read_mask
 from snows_core.network.fitting import load_weights, zero_by_masks
@@ -251,14 +252,14 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PruneResult:
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     try:
-        return reader(path)
+        return reader(check_file(path, MANIFEST_BYTES if path.suffix in (".json", ".csv") else None))
     except Exception as error:  # whatever a library makes of a file that is not what it seems
         got = f"a damaged file {path} ({' '.join(str(error).split())[:200] or type(error).__name__})"
-        raise invalid_argument("folder", got, "what result.save() wrote", "Save it again.") from error
+        raise cannot_go_on("folder", got, "what result.save() wrote", "Save it again.") from error
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_json(path)
     names = manifest.get("weight_names") if isinstance(manifest, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise ValueError("no weight_names in it")

@@ -11,12 +11,14 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from snows_core.bounded import read_json
 from snows_core.comparison.cells import Cell
 from snows_core.comparison.results import DONE, FIGURES, Comparison, Row
-from snows_core.errors import invalid_argument
+from snows_core.errors import cannot_go_on, invalid_argument
 from snows_core.files import contents, try_to_write, write_text, write_whole
 
 CSV, RECORD, IMAGES, FIGURE = "results.csv", "results.json", "per_image.safetensors", "comparison.png"
+RECORD_BYTES = 64_000_000  # with a trace of every cell
 _WORDS = {"weights": "dense weights", "calibration": "calibration images", "test": "test images"}
 
 
@@ -69,13 +71,13 @@ class Output:
         if not path.is_file():
             return {}, []
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path, RECORD_BYTES)
             there, runs, rows = record["configuration"], record["runs"], record["cells"]
             images = load_file(Path(self.folder) / IMAGES)
             done = dict(_read_row(row, images) for row in rows if row["status"] == DONE)
         except Exception as error:  # whatever a library makes of a file that is not what it seems
             got = f"{self.folder}, whose files are damaged ({type(error).__name__}: {error})"
-            raise invalid_argument("out", got, "what a comparison wrote", "Choose another folder.") from error
+            raise cannot_go_on("out", got, "what a comparison wrote", "Choose another folder.") from error
         for name, here in configuration.items():
             if there.get(name) != here:
                 got = f"{self.folder}, which holds a comparison with {_difference(name, there.get(name), here)}"

@@ -134,7 +134,7 @@ class Experiment:
         Raises:
             SnowsError: see ``snows_core.zoo.data.load_data``.
         """
-        expected, name = sources.preprocessing(self.model), data or self.data
+        expected, name = sources.preprocessing(self.model), self.data if data is None else data
         channels, size, _ = expected.image_shape
         if name in DATASETS and (name == "digits") != (channels == 1):
             raise invalid_argument(
