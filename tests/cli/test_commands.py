@@ -244,7 +244,7 @@ def test_a_small_training_split_is_used_whole(tmp_path, monkeypatch):
 def test_a_damaged_manifest_is_one_sentence(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(manifest, encoding="utf-8", errors="surrogatepass")
     done = run("evaluate", tmp_path)
-    assert done.exit_code == (2 if manifest in ('{"source": {}}', "{}") else 1)  # with --model beside them these will do
+    assert done.exit_code == (2 if manifest in ('{"source": {}}', "{}") else 1)  # these will do with --model
     assert done.stderr.startswith("error: folder: got") and "Traceback" not in done.output
 
 
