@@ -39,7 +39,7 @@ def invalid_argument(argument: str, got: object, expected: str, fix: str = "") -
     words = _one_line(str(got))
     if len(words) > _LONGEST:
         words = f"{words[: _LONGEST // 2]} ... {words[-_LONGEST // 2 :]}"
-    return SnowsError(_one_line(f"{argument}: got {words}; expected {expected}.{' ' + fix if fix else ''}"))
+    return SnowsError(f"{argument}: got {words}; expected {_one_line(expected)}.{' ' + fix if fix else ''}")
 
 
 def _one_line(text: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.files import contents, fill_folder, try_to_write
-from snows_core.masks.given import read_mask
+from snows_core.masks.mask_values import read_mask
 from snows_core.network.fitting import load_weights, zero_by_masks
 from snows_core.tables import result_summary
 
