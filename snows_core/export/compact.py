@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.activations.calibration import calibration_parts, first_images
-from snows_core.errors import SnowsError
+from snows_core.errors import SnowsError, invalid_argument
 from snows_core.export.narrow import narrow
 from snows_core.export.removal import Removal, removals
 from snows_core.network.check_model import check_tensors
@@ -97,6 +97,8 @@ def compact(model: nn.Module | PruneResult, images: Tensor | Iterable[Any]) -> C
     if isinstance(model, PruneResult):
         model = model.module
     check_tensors(model)
+    if any(parameter.is_complex() for parameter in model.parameters()):
+        raise invalid_argument("model", "a network with complex weights", "one of real weights")
     original = plain_copy(unwrap(model))
     example = _example(original, images)
     run_on_example(original, example.to(next((p.dtype for p in original.parameters()), example.dtype)))

@@ -158,5 +158,5 @@ def check_leaves(model: nn.Module, leaves: Iterable[Any]) -> None:
             raise invalid_argument(
                 "leaf_modules", repr(leaf), "names or globs of this model's modules", closest(leaf, modules)
             )
-        if isinstance(leaf, type) and not issubclass(leaf, nn.Module):
-            raise invalid_argument("leaf_modules", f"the class {leaf.__name__}", "classes of modules")
+        if isinstance(leaf, type) and not any(isinstance(module, leaf) for module in modules.values()):
+            raise invalid_argument("leaf_modules", f"the class {leaf.__name__}", "classes of this model's modules")

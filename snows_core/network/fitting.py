@@ -32,6 +32,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise invalid_argument(
             "model", f"a {type(model).__name__}", "a network (nn.Module) of the architecture that was pruned"
         )
+    check_tensors(model)
     own = model.state_dict()
     tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
     names = Names({name: name for name in own}, "model")
@@ -95,7 +96,7 @@ def zero_by_masks(
     targets = {f".{name}".removesuffix(".weight")[1:]: name for name in parameters}  # of layers
     targets |= {name: name for name in parameters}
     names = Names(targets | {layer: name for layer, name in (weight_names or {}).items() if name in parameters})
-    zeros: dict[str, Any] = {}
+    zeros: dict[int, tuple[Tensor, Tensor]] = {}  # a tied weight is one, under all its names
     for key, mask in masks.items():
         if not isinstance(key, str) or not isinstance(mask, Tensor):
             got = f"a {type(mask).__name__} for {shown(key)}"
@@ -110,10 +111,12 @@ def zero_by_masks(
             raise invalid_argument(
                 "masks", f"'{key}' of shape {tuple(mask.shape)}", "names and shapes of this model's weights", fix
             )
-        zeros[name] = zeros.get(name, False) | ~read_mask(key, mask).to(parameters[name].device)
+        removed = ~read_mask(key, mask).to(parameters[name].device)
+        if not torch.equal(removed, zeros.setdefault(id(parameters[name]), (parameters[name], removed))[1]):
+            raise invalid_argument("masks", f"another mask under '{key}' for the same weight", "one mask a weight")
     with torch.no_grad():
-        for name, removed in zeros.items():
-            parameters[name].copy_(torch.where(removed, torch.zeros_like(parameters[name]), parameters[name]))
+        for parameter, removed in zeros.values():
+            parameter.copy_(torch.where(removed, torch.zeros_like(parameter), parameter))
     return pruned
 
 

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any, get_args
 
 from snows_core.errors import integer, invalid_argument, number, one_of, plain, shown, switch
+from snows_core.files import is_file
 from snows_core.settings.effort import get_effort
 from snows_core.settings.recipe import get_recipe
 from snows_core.settings.types import ALLOCATIONS, JointSolver
 from snows_core.settings.values import read_k, read_labels, read_max_memory, read_stages, repeatable
 
 SALIENCY = ("name", "weight")
+"""What a function that scores weights is called with."""
 AUGMENT = ("images", "generator")
+"""What a function that augments images is called with."""
 PREDICATE = ("name", "module")
-"""What functions of a caller's are called with."""
-
+"""What a function that chooses layers is called with."""
 PATTERNS = '"n:m", a sparsity such as 0.8, "global:0.8", "structured:0.5", NM(n, m) or Unstructured(s)'
+"""What a pattern may be, for messages."""
+
 _MASKS = "a dict of masks, a pruned model, its state dict, a file of one of these dicts, or a result"
 _LEAVES = "classes, names, or globs of names"
 
@@ -99,7 +103,7 @@ def _pattern(value: Any) -> Any:
 def _masks(value: Any) -> Any:
     """Refuse what can hold no masks; :func:`snows_core.masks.given.foreign_masks` reads the others."""
     if isinstance(value, str | Path):
-        if not _is_file(value):
+        if not is_file(value):
             fix = "A method that chooses masks is mask=."
             raise invalid_argument("masks", f"'{value}', which is no file", "a file of masks or weights", fix)
         return value
@@ -108,13 +112,6 @@ def _masks(value: Any) -> Any:
         what = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
         raise invalid_argument("masks", what, _MASKS)
     return value
-
-
-def _is_file(path: str | Path) -> bool:
-    try:
-        return Path(path).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # a name too long, one with a null character, no such user
-        return False
 
 
 def _saliency(value: Any) -> Any:

@@ -49,6 +49,26 @@ def matching(choice: LayerChoice, argument: str, layers: Iterable[str], model: n
     return found
 
 
+def matching_some(choice: LayerChoice, layers: Iterable[str], model: nn.Module) -> set[str]:
+    """Resolve ``layers=`` as :func:`matching` does, and refuse a choice that means no layer.
+
+    Args:
+        choice: see there.
+        layers: names of the layers there are.
+        model: the caller's network.
+
+    Returns:
+        Names of the layers meant, at least one.
+
+    Raises:
+        SnowsError: on no layer, and as there.
+    """
+    found = matching(choice, "layers", layers, model)
+    if not found:
+        raise invalid_argument("layers", "a choice that selects no layer", "at least one layer of this model")
+    return found
+
+
 def _answer(choice: Callable[..., Any], argument: str, name: str, module: nn.Module | None) -> bool:
     """Return what a function of a caller's says of one layer.
 
@@ -58,7 +78,7 @@ def _answer(choice: Callable[..., Any], argument: str, name: str, module: nn.Mod
     expected = "a function of (name, module) that returns True or False"
     with users_code(argument, f"a function that fails for '{name}'", expected):
         answer = plain(choice(name, module))
-    if answer is not None and not isinstance(answer, bool | int):
+    if not isinstance(answer, bool | int):
         raise invalid_argument(argument, f"a function that returns {shown(answer)} for '{name}'", expected)
     return bool(answer)
 

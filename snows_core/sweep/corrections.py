@@ -29,7 +29,7 @@ from snows_core.network.graph import Layer, Network
 from snows_core.network.nodes import attribute_at, first_input
 from snows_core.network.operations import Kind, is_batch_norm, tap_of
 from snows_core.settings import LayerChoice
-from snows_core.sweep.choice import matching
+from snows_core.sweep.choice import matching_some
 from snows_core.sweep.memory import memory_budget
 
 BATCH = 64  # images that run together
@@ -107,7 +107,7 @@ def match_variances(
     (network, batches), (dense, _) = _opened(model, parts), _opened(reference, parts, "reference")
     dense.module.to(next(network.module.parameters()).device)
     pairs = _paired(network, dense)
-    named = None if layers is None else matching(layers, "layers", list(pairs), model)
+    named = None if layers is None else matching_some(layers, list(pairs), model)
     copied, cache, above = plain_copy(unwrap(model)), _cache(network, batches), _cache(dense, batches)
     for layer in _chosen(network, pairs, dense, named):
         other = pairs[layer.name]

@@ -22,7 +22,7 @@ from snows_core.network.copies import plain_copy, unwrap
 from snows_core.network.example import run_on_example, same_function
 from snows_core.network.graph import Network
 from snows_core.settings import LayerChoice, PruneSettings, Saliency, SparsityPattern
-from snows_core.sweep.choice import matching
+from snows_core.sweep.choice import matching_some
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def permute_channels(
     network = Network(model, example=example)
     run_on_example(network.module, example)
     names = [layer.name for layer in network.layers]
-    chosen = None if layers is None else matching(layers, "layers", names, model)
+    chosen = None if layers is None else matching_some(layers, names, model)
     read = parse_pattern(pattern)
     check_name(saliency)
     if not isinstance(read, NM):
