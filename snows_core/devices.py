@@ -28,15 +28,17 @@ def resolve_device(device: torch.device | str | None, model_device: torch.device
     """
     if device is None:
         return model_device
-    try:
-        if (found := torch.device(device)).type == "cpu" and found.index:
-            raise RuntimeError("the host has no number")
-        return torch.empty(0, device=device).device
-    except Exception as error:  # a back end that is not installed fails in its own way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise invalid_argument(
-            "device", repr(str(device)), f"a device of this machine ({reason})", 'For instance "cpu".'
-        ) from error
+    reason = "a name, or a number of a GPU"
+    if isinstance(device, str | int | torch.device) and not isinstance(device, bool):
+        try:
+            found = torch.empty(0, device=device).device
+            if found.type != "meta" and not (found.type == "cpu" and torch.device(device).index):
+                return found
+            reason = "nothing is computed there"
+        except (RuntimeError, AssertionError, TypeError, ValueError, ImportError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    expected = f"a device of this machine ({reason})"
+    raise invalid_argument("device", repr(str(device)), expected, 'For instance "cpu".')
 
 
 def free_memory(device: torch.device) -> float:

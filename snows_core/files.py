@@ -87,6 +87,30 @@ def try_to_write(folder: Path) -> None:
             path.rmdir()
 
 
+def as_path(argument: str, path: object, expected: str) -> Path:
+    """Return a path that a caller gave.
+
+    Args:
+        argument: its name, for the message.
+        path: what came.
+        expected: what it would have to be.
+
+    Raises:
+        SnowsError: on what is no path, and on an empty text: the current folder is ".".
+    """
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise invalid_argument(argument, f"a {type(path).__name__}" if path != "" else "''", expected)
+    return Path(path)
+
+
+def is_file(path: str | Path) -> bool:
+    """Tell whether there is such a file; no file system takes some names, and then there is none."""
+    try:
+        return Path(path).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, with a null character, of no such user
+        return False
+
+
 def contents(folder: Path) -> list[str]:
     """Return the names of what a folder holds, without what a killed process may have left there."""
     return sorted(name for name in os.listdir(folder) if not name.startswith(LEFTOVER))
@@ -183,11 +207,11 @@ def read_checkpoint(path: str | Path, argument: str, wrappers: Sequence[str]) ->
     import torch  # what only writes files does not wait for it
     from safetensors.torch import load_file
 
-    file = Path(path).expanduser()
-    if not file.is_file():
+    if not is_file(path):
         raise invalid_argument(
             argument, f"'{path}', which is no file", "a .safetensors or .pth file", "Check the path."
         )
+    file = Path(path).expanduser()
     try:
         if file.suffix == ".safetensors":
             content: Any = load_file(file)

@@ -75,12 +75,7 @@ def calibration_record(bundle: DataBundle, seed: int, positions: Tensor) -> dict
 def _checked(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was typed as keywords of a function, after refusing what can be refused without a network."""
     keywords = {**options, **({"augment": flip_and_shift} if options.get("augment") else {})}
-    settings = checked_settings(function, **keywords)
-    one = settings.stages == 1 or (isinstance(settings.stages, tuple) and len(settings.stages) == 1)
-    if options.get("stage_k") is not None and "pattern" in options and one:
-        fix = "Swaps improve N:M masks in one stage." if settings.mask == "swaps" else ""
-        got = f"{options['stage_k']} with one stage alone"
-        raise invalid_argument("--stage-k", got, "stages that it lies between, for instance --stages 3", fix)
+    checked_settings(function, **keywords)
     return keywords
 
 

@@ -33,5 +33,3 @@ def refuse_idle(typed: Mapping[str, Any], refined: bool) -> None:
             raise invalid_argument(
                 flag, f"{typed[name]} beside --masks", "one of the two", "Masks that are given stay as they are."
             )
-    if typed.get("saliency") not in (None, _DEFAULTS["saliency"]):
-        raise invalid_argument("--saliency", f"'{typed['saliency']}' beside --masks", "one of the two")

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from snows_core.bounded import read_json
 from snows_core.comparison.cells import Cell
 from snows_core.comparison.results import DONE, FIGURES, Comparison, Row
-from snows_core.errors import cannot_go_on, invalid_argument
-from snows_core.files import contents, try_to_write, write_text, write_whole
+from snows_core.errors import SnowsError, cannot_go_on, invalid_argument
+from snows_core.files import as_path, contents, try_to_write, write_text, write_whole
 
 CSV, RECORD, IMAGES, FIGURE = "results.csv", "results.json", "per_image.safetensors", "comparison.png"
 RECORD_BYTES = 64_000_000  # with a trace of every cell
@@ -42,7 +42,7 @@ class Output:
         Raises:
             SnowsError: with the reason.
         """
-        folder = Path(self.folder)
+        folder = as_path("out", self.folder, "the path of a folder")
         try:
             if folder.exists() and not folder.is_dir():
                 raise invalid_argument("out", f"the file {folder}", "a folder")
@@ -51,8 +51,10 @@ class Output:
                 got = f"{folder}, which holds other files ({others[0]})"
                 raise invalid_argument("out", got, "a new or empty folder, or one of a comparison")
             try_to_write(folder)
-        except OSError as error:
-            got = f"{folder}, which cannot be written ({error.strerror or error})"
+        except SnowsError:
+            raise
+        except (OSError, ValueError) as error:  # no file system takes some names
+            got = f"{str(folder)!r}, which cannot be written ({getattr(error, 'strerror', None) or error})"
             raise invalid_argument("out", got, "a folder that can be made", "Choose another place.") from error
 
     def known(self, configuration: Mapping[str, Any]) -> tuple[dict[Cell, Row], list[Any]]:
