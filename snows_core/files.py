@@ -220,6 +220,8 @@ def read_checkpoint(path: str | Path, argument: str, wrappers: Sequence[str]) ->
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail anywhere in either reader
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if reason.startswith("Weights only load failed"):  # PyTorch goes on with advice to run the code
+            reason = "it was not made by torch.save, or would run code"
         raise cannot_go_on(
             argument,
             f"'{path}', which cannot be read ({reason[:160]})",

@@ -21,6 +21,8 @@ from snows_core.book.profiles import Profile, check_needs, load_profile, profile
 from snows_core.errors import SnowsError, invalid_argument, number, require_extra
 from snows_core.files import try_to_write, write_text
 
+LONGEST = 1e7  # seconds that a cell may be waited for: four months
+
 
 @dataclass
 class Run:
@@ -158,7 +160,7 @@ def reproduce(
         SnowsError: on unknown names, profiles or parameters, a wrong kernel, or needs that are not met.
     """
     if timeout is not None:
-        timeout = number("timeout", timeout, least=1)
+        timeout = number("timeout", timeout, least=1, below=LONGEST)
     require_extra("book", "papermill", "ipykernel")
     folder = notebooks_folder(notebooks)
     root = Path(figures).resolve() if figures is not None else figures_root()

@@ -289,7 +289,7 @@ def _check_outputs(
     if bundle.classes and len(bundle.classes) != outputs:
         raise invalid_argument(
             "data",
-            f"{len(bundle.classes)} classes from '{bundle.name}'",
+            f"{len(bundle.classes)} class{'es' * (len(bundle.classes) > 1)} from '{bundle.name}'",
             f"{outputs}, the outputs of the network",
             "Load weights of these classes by weights='<path>' (their number is read from the file), or name the"
             " folders by WordNet ids for ImageNet's labels; images in one flat folder are judged by agreement alone.",

@@ -143,31 +143,45 @@ def _verified(file: Path, md5: str) -> None:
         )
 
 
-def _download(archive: str, urls: Sequence[str], md5: str | None, folder: Path) -> Path:
-    """Fetch an archive from the first address that has the right bytes; the name appears only when they are right."""
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make a folder for the block; where the block fails, folders that were made for it and are empty go again.
+
+    Args:
+        folder: new or existing; missing parents are made and removed likewise.
+    """
     missing = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in missing:
+                path.rmdir()
+        raise
+
+
+def _download(archive: str, urls: Sequence[str], md5: str | None, folder: Path) -> Path:
+    """Fetch an archive from the first address that has the right bytes; the name appears only when they are right."""
     tried = []
-    for url in urls:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            try:
-                with impatient():
-                    download_url(url, temporary, archive)
-            except Exception as error:  # no network comes as URLError, timeout, HTTP error, connection error, ...
-                tried.append(f"{url} ({one_line(error)})")
-                continue
-            if md5 is not None and digest(Path(temporary) / archive, "md5") != md5:
-                tried.append(f"{url} (checksum mismatch: expected md5 {md5})")
-                continue
-            os.replace(Path(temporary) / archive, folder / archive)
-            return folder / archive
-    with contextlib.suppress(OSError):
-        for path in missing:  # those that were made here, as long as they are empty
-            path.rmdir()
-    raise SnowsError(
-        f"{archive} could not be downloaded; tried {'; '.join(tried)}. Check the network, or place the file"
-        f"{_promised(md5)} at {folder / archive} yourself."
-    )
+    with made(folder):
+        for url in urls:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+                try:
+                    with impatient():
+                        download_url(url, temporary, archive)
+                except Exception as error:  # no network comes as URLError, timeout, HTTP error, connection error, ...
+                    tried.append(f"{url} ({one_line(error)})")
+                    continue
+                if md5 is not None and digest(Path(temporary) / archive, "md5") != md5:
+                    tried.append(f"{url} (checksum mismatch: expected md5 {md5})")
+                    continue
+                os.replace(Path(temporary) / archive, folder / archive)
+                return folder / archive
+        raise SnowsError(
+            f"{archive} could not be downloaded; tried {'; '.join(tried)}. Check the network, or place the file"
+            f"{_promised(md5)} at {folder / archive} yourself."
+        )
 
 
 def _promised(md5: str | None) -> str:

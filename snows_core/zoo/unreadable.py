@@ -50,7 +50,7 @@ class Unreadable:
                 raise error
             names = "; ".join(reason.split(". Remove")[0].removeprefix("data: ") for reason in found[:NAMED])
             raise SnowsError(
-                f"data: {count:,} of {self.total:,} images cannot be read, where at most {self.limit:,} are left out:"
+                f"data: {count:,} and more of {self.total:,} images cannot be read, but {self.limit:,} may be left out:"
                 f" {names}{'; ...' if count > NAMED else ''}. Remove or replace the files."
             ) from error
         self.reasons[index] = str(error)

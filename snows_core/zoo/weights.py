@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from snows_core.bounded import read_json
 from snows_core.errors import SnowsError, cannot_go_on, invalid_argument
 from snows_core.files import read_checkpoint
-from snows_core.zoo.fetch import digest, from_hub
+from snows_core.zoo.fetch import digest, from_hub, made
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 RESNET20_SHA256 = "e08b9b71ee33c3abad25588ed63999501673c02f7809364e27d965399e58bf8b"
@@ -206,5 +206,5 @@ def published_resnet20(download: bool = True) -> dict[str, Tensor]:
 
 def _download(url: str, file: Path, sha256: str) -> None:
     """Fetch a file of weights without reading it; its name appears only when the checksum is right."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.hub.download_url_to_file(url, str(file), sha256)
+    with made(file.parent):
+        torch.hub.download_url_to_file(url, str(file), sha256)
