@@ -28,13 +28,17 @@ def resolve_device(device: torch.device | str | None, model_device: torch.device
     """
     if device is None:
         return model_device
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise invalid_argument(
-            "device", repr(str(device)), f"a device of this machine ({reason})", 'For instance "cpu".'
-        ) from error
+    reason = "a name, or a number of a GPU"
+    if isinstance(device, str | int | torch.device) and not isinstance(device, bool):
+        try:
+            found = torch.empty(0, device=device).device
+            if found.type != "meta" and not (found.type == "cpu" and torch.device(device).index):
+                return found
+            reason = "nothing is computed there"
+        except (RuntimeError, AssertionError, TypeError, ValueError, ImportError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    expected = f"a device of this machine ({reason})"
+    raise invalid_argument("device", repr(str(device)), expected, 'For instance "cpu".')
 
 
 def free_memory(device: torch.device) -> float:
@@ -100,8 +104,9 @@ def peak_memory(device: torch.device) -> float:
 
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether Python or PyTorch, on any device, asked for more memory than there is."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
+    said = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("out of memory", "can't allocate memory", "not enough memory")
     )
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from snows_core.activations.batches import read_batches, split_batch, wrong_shape
+from snows_core.activations.labelled import checked_batches
 from snows_core.devices import resolve_device
-from snows_core.errors import SnowsError, invalid_argument
+from snows_core.errors import invalid_argument, switch
 from snows_core.loss.features import FeaturePairs, gives_features, holds_features
 from snows_core.loss.scores import Tally, read_scores
+from snows_core.network.check_model import FLOATS, check_tensors
 from snows_core.network.copies import plain_copy
 from snows_core.network.example import run_on_example
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OF_FEATURES = ("cosine", "cka", "neighbours")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ def _measured(
     device: torch.device | str | None,
 ) -> tuple[Metrics, Metrics]:
     """Return the metrics of the reference (empty where there is none), and of the model."""
+    features = None if features is None else switch("features", features)
     tally, own, vectors, seen = Tally(), Tally(), FeaturePairs(), 0
     with contextlib.ExitStack() as networks:
         run = networks.enter_context(in_eval_mode(model, device))
@@ -196,10 +197,7 @@ def in_eval_mode(
     Raises:
         SnowsError: when this is no network, or there is no such device.
     """
-    if not isinstance(model, nn.Module):
-        raise invalid_argument(
-            name, type(model).__name__, "a torch.nn.Module", "Of a result of prune, pass result.model."
-        )
+    check_tensors(model, name)
     tensors = list(itertools.chain(model.parameters(), model.buffers()))
     model_device = tensors[0].device if tensors else torch.device("cpu")
     place = resolve_device(device, model_device)
@@ -210,7 +208,7 @@ def in_eval_mode(
 
     def run(images: Tensor) -> Any:
         kind = dtype if dtype is not None and images.is_floating_point() else images.dtype
-        return run_on_example(model, images.to(place, kind))
+        return run_on_example(model, images.to(place, kind), name)
 
     try:
         model.eval()
@@ -230,55 +228,3 @@ def _copied(model: nn.Module, name: str) -> nn.Module:
             "a network that copy.deepcopy copies",
             "Move it yourself with model.to(device), and leave device out.",
         ) from error
-
-
-def checked_batches(images: Any, labels: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield checked batches of images and labels; empty ones are left out.
-
-    Args:
-        images: as :func:`evaluate` takes them.
-        labels: likewise.
-        batch_size: images a batch, for a tensor of images.
-
-    Yields:
-        Images (N, C, H, W), and labels or None.
-
-    Raises:
-        SnowsError: as :func:`evaluate`, on images and labels that are none or do not match.
-    """
-    if isinstance(images, Tensor):
-        yield from _cut(*split_batch((images, labels), strict=True), batch_size)
-        return
-    if labels is not None:
-        raise invalid_argument(
-            "labels", "a tensor beside a loader", "None", "Let the loader yield (images, labels) pairs instead."
-        )
-    if isinstance(images, Mapping):
-        yield from _cut(*split_batch(images, strict=True), batch_size)
-        return
-    for x, y in read_batches(images, strict=True):
-        _check_batch(x, y)
-        if len(x):
-            yield x, y
-
-
-def _cut(images: Tensor, labels: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise invalid_argument("batch_size", size, "an integer >= 1")
-    _check_batch(images, labels)
-    for start in range(0, len(images), size):
-        part = slice(start, start + size)
-        yield images[part], None if labels is None else labels[part]
-
-
-def _check_batch(images: Tensor, labels: Tensor | None) -> None:
-    if labels is not None and labels.ndim == 0:
-        raise SnowsError(
-            f"images: got a single image of shape {tuple(images.shape)} with its label; expected batches (N, C, H, W)"
-            " with labels (N,). A data set goes through torch.utils.data.DataLoader(dataset, batch_size=256)."
-        )
-    if images.ndim < 2 or images.ndim == 3:
-        beside = "Labels go beside a tensor as evaluate(model, images, labels), or in pairs from a loader."
-        raise wrong_shape(images, beside if images.ndim == 1 else "")
-    if labels is not None and len(labels) != len(images):
-        raise invalid_argument("labels", f"{len(labels)} labels", f"one per image ({len(images)})")

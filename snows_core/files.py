@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from snows_core.errors import invalid_argument
+from snows_core.errors import cannot_go_on, invalid_argument
 
 # PyTorch reads these variables in each torch.load.
 FORCE, FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -106,6 +106,30 @@ def try_to_write(folder: Path) -> None:
     finally:
         for path in reversed(made):
             path.rmdir()
+
+
+def as_path(argument: str, path: object, expected: str) -> Path:
+    """Return a path that a caller gave.
+
+    Args:
+        argument: its name, for the message.
+        path: what came.
+        expected: what it would have to be.
+
+    Raises:
+        SnowsError: on what is no path, and on an empty text: the current folder is ".".
+    """
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise invalid_argument(argument, f"a {type(path).__name__}" if path != "" else "''", expected)
+    return Path(path)
+
+
+def is_file(path: str | Path) -> bool:
+    """Tell whether there is such a file; no file system takes some names, and then there is none."""
+    try:
+        return Path(path).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, with a null character, of no such user
+        return False
 
 
 def contents(folder: Path) -> list[str]:
@@ -248,11 +272,11 @@ def read_checkpoint(path: str | Path, argument: str, wrappers: Sequence[str]) ->
     import torch  # what only writes files does not wait for it
     from safetensors.torch import load_file
 
-    file = Path(path).expanduser()
-    if not file.is_file():
+    if not is_file(path):
         raise invalid_argument(
             argument, f"'{path}', which is no file", "a .safetensors or .pth file", "Check the path."
         )
+    file = Path(path).expanduser()
     try:
         if file.suffix == ".safetensors":
             content: Any = load_file(file)
@@ -261,7 +285,9 @@ def read_checkpoint(path: str | Path, argument: str, wrappers: Sequence[str]) ->
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail anywhere in either reader
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise invalid_argument(
+        if reason.startswith("Weights only load failed"):  # PyTorch goes on with advice to run the code
+            reason = "it was not made by torch.save, or would run code"
+        raise cannot_go_on(
             argument,
             f"'{path}', which cannot be read ({reason[:160]})",
             "a file of tensors only",

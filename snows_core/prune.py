@@ -339,7 +339,7 @@ def refine_result(
     try:
         pair = Pair(network, result.module, result.masks, result.weight_names)
         done = refine_jointly(pair, images, options, remask, keeper)
-    except (RuntimeError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # a function that augments may fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         record["failed"] = reason
         warnings.warn(f"refine: failed ({reason}); the weights are those of the sweep", stacklevel=3)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from snows_core.errors import SnowsError, invalid_argument
-from snows_core.files import contents, fill_folder, try_to_write
-from snows_core.masks.given import read_mask
+from snows_core.errors import SnowsError, cannot_go_on, invalid_argument, switch
+from snows_core.files import as_path, contents, fill_folder, is_file, try_to_write
 from snows_core.network.fitting import load_weights, zero_by_masks
+from snows_core.network.saved_files import Saved, read_saved
 from snows_core.tables import result_summary
 
 if TYPE_CHECKING:
@@ -25,14 +24,12 @@ if TYPE_CHECKING:
 
 _FILES = ("model.safetensors", "masks.safetensors", "manifest.json", "report.csv")
 _PENDING = "pending.safetensors"  # there after an interruption between two stages alone
-_TEXTS = ("layer", "kind", "shape", "status", "reason", "stop")  # columns of the report that are never numbers
 _WORDS = {  # of what must be the same when a run goes on
     "weights": "dense weights",
     "calibration": "calibration images",
     "stages": "schedule of stages",
     "stage_k": "K between stages",
 }
-_COUNTS = ("weights", "kept")  # columns of whole numbers that every report has
 
 
 @dataclass(repr=False)
@@ -138,6 +135,9 @@ def check_resume(resume: PruneResult, record: Mapping[str, Any], masks: Mapping[
     expected = "an interrupted result of the same call"
     if not isinstance(resume, PruneResult):
         raise invalid_argument("resume", type(resume).__name__, expected, "snows.load(folder) reads a saved one.")
+    manifest = {**resume.manifest, "weight_names": resume.weight_names} if isinstance(resume.manifest, dict) else {}
+    if fault := Saved(manifest, resume.state, resume.masks, resume.report, resume.pending).fault(whole=True):
+        raise invalid_argument("resume", f"a result whose {fault}", expected)
     for key, value in json.loads(json.dumps(record)).items():
         known = json.loads(json.dumps(resume.manifest.get(key)))
         if isinstance(value, dict) and isinstance(known, dict):  # a saved record may say more, of where images are from
@@ -177,8 +177,8 @@ def check_target(folder: str | Path, overwrite: bool = False) -> None:
         SnowsError: when it is a file, cannot be made or written into, holds other things than a result, or holds a
             result without ``overwrite``.
     """
+    folder, overwrite = as_path("folder", folder, "the path of a folder"), switch("overwrite", overwrite)
     try:
-        folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise invalid_argument("folder", f"the file {folder}", "a folder")
         held = contents(folder) if folder.is_dir() else []
@@ -220,80 +220,17 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PruneResult:
     Raises:
         SnowsError: when a file is missing or damaged, or the weights do not fit the model.
     """
-    if not isinstance(folder, str | os.PathLike):
-        raise invalid_argument("folder", f"a {type(folder).__name__}", "the path of a folder written by result.save()")
-    folder = Path(folder)
-    missing = [name for name in _FILES if not (folder / name).is_file()]
+    folder = as_path("folder", folder, "the path of a folder written by result.save()")
+    missing = [name for name in _FILES if not is_file(folder / name)]
     if missing:
         raise invalid_argument("folder", f"{folder} without {', '.join(missing)}", "a folder written by result.save()")
-    manifest = _read(folder / "manifest.json", _read_manifest)
-    state = _read(folder / "model.safetensors", load_file)
-    masks = _read(folder / "masks.safetensors", _read_masks)
-    pending = _read(folder / _PENDING, _read_masks) if (folder / _PENDING).is_file() else {}
-    report = _read(folder / "report.csv", _read_report)
-    names = manifest.pop("weight_names")
-    if rows := sorted(set(masks) - set(report["layer"])):
-        raise invalid_argument("folder", f"{folder}, whose report lacks '{rows[0]}'", "what result.save() wrote")
-    for name, mask in masks.items():
-        weight = state.get(names.get(name, ""))
-        if weight is None or weight.shape != mask.shape:
-            raise invalid_argument(
-                "folder", f"{folder}, whose mask of '{name}' fits no weight", "what result.save() wrote"
-            )
-        if model is not None and not torch.isfinite(weight).all():
-            raise invalid_argument(
-                "folder", f"{folder}, whose weight of '{name}' has NaN or infinite values", "finite weights"
-            )
+    saved = read_saved(*(folder / name for name in (*_FILES, _PENDING)))
+    if fault := saved.fault():
+        raise cannot_go_on("folder", f"{folder}, whose {fault}", "what result.save() wrote", "Save it again.")
+    names = saved.manifest.pop("weight_names")
     if model is not None:
-        load_weights(model, state)
-    return PruneResult(model, masks, report, manifest, state, names, pending)
-
-
-def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
-    try:
-        return reader(path)
-    except Exception as error:  # whatever a library makes of a file that is not what it seems
-        got = f"a damaged file {path} ({' '.join(str(error).split())[:200] or type(error).__name__})"
-        raise invalid_argument("folder", got, "what result.save() wrote", "Save it again.") from error
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    names = manifest.get("weight_names") if isinstance(manifest, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ValueError("no weight_names in it")
-    return manifest
-
-
-def _read_masks(path: Path) -> dict[str, Tensor]:
-    return {name: read_mask(name, mask) for name, mask in load_file(path).items()}
-
-
-def _read_report(path: Path) -> pd.DataFrame:
-    """Read a report so that texts stay texts, whatever they look like: a layer may be called '0.10', 'nan' or ''."""
-    import pandas as pd
-
-    report = pd.read_csv(path, encoding="utf-8", dtype=str, keep_default_na=False, na_filter=False)
-    lost = sorted({"layer", "status", "reason", *_COUNTS} - set(report.columns))
-    if lost:
-        raise ValueError(f"no columns {', '.join(lost)}")
-    for name in report.columns.difference(_TEXTS):
-        report[name] = _numbers(report[name])
-    if not all(pd.api.types.is_integer_dtype(report[name]) for name in _COUNTS):
-        raise ValueError(f"columns {', '.join(_COUNTS)} that are no numbers of weights")
-    return report
-
-
-def _numbers(column: pd.Series) -> pd.Series:
-    """Return a column of texts as whole numbers, or as floats with NaN for empty ones, or else as it is."""
-    import pandas as pd
-
-    for read in (int, lambda text: float(text or "nan")):
-        try:
-            return pd.Series([read(text) for text in column], index=column.index)
-        except ValueError:
-            continue
-    return column
+        load_weights(model, saved.state)
+    return PruneResult(model, saved.masks, saved.report, saved.manifest, saved.state, names, saved.pending)
 
 
 def apply_masks(model: nn.Module, masks: dict[str, Tensor], weight_names: dict[str, str] | None = None) -> nn.Module:

@@ -13,14 +13,15 @@ FILES = ["manifest.json", "masks.safetensors", "model.safetensors", "report.csv"
 
 def made_up(names=("a",), **columns):
     """Return a result with layers of any name, without a network."""
+    mask = random_mask((2, 4))
     rows = [
         {
             "layer": name,
             "kind": "linear",
             "shape": "2x4",
             "weights": 8,
-            "kept": 4,
-            "sparsity": 0.5,
+            "kept": int(mask.sum()),
+            "sparsity": 1 - float(mask.float().mean()),
             "status": "pruned",
             "reason": "",
             "k": 5,
@@ -29,7 +30,6 @@ def made_up(names=("a",), **columns):
         }
         for i, name in enumerate(names)
     ]
-    mask = random_mask((2, 4))
     return snows.PruneResult(
         None,
         dict.fromkeys(names, mask),

@@ -1,6 +1,7 @@
 """evaluate.py: accuracy, agreement and divergence on any batching; nothing of the networks is changed."""
 
 import copy
+import importlib
 import math
 
 import pytest
@@ -151,7 +152,7 @@ def test_what_is_no_network_or_device_is_refused():
         evaluate("resnet", IMAGES)
     with pytest.raises(SnowsError, match="reference: got dict"):
         evaluate(small_resnet(), IMAGES, reference={})
-    for name in ("gpu", "cuda:99", 2.5):
+    for name in ("gpu", "cuda:99", "meta", "cpu:3", 2.5):
         with pytest.raises(SnowsError, match=f"device: got '{name}'"):
             evaluate(small_resnet(), IMAGES, device=name)
 
@@ -197,6 +198,13 @@ def test_a_network_that_writes_into_its_image_alters_nothing_of_the_callers():
     assert torch.equal(images, IMAGES)
 
 
+@pytest.fixture
+def meta_counts_as_a_device(monkeypatch):
+    module = importlib.import_module("snows_core.evaluate")
+    monkeypatch.setattr(module, "resolve_device", lambda device, model_device: torch.device(device or model_device))
+
+
+@pytest.mark.usefixtures("meta_counts_as_a_device")
 def test_a_network_elsewhere_is_computed_on_a_copy_and_stays():
     """The device "meta" computes no numbers: it shows that the network came there as a copy."""
     model = small_resnet().train()
@@ -213,6 +221,7 @@ def test_a_network_elsewhere_is_computed_on_a_copy_and_stays():
     assert seen[-1][0] is model.conv1, "no copy where the network is on the device already"
 
 
+@pytest.mark.usefixtures("meta_counts_as_a_device")
 def test_a_copy_is_made_of_masked_networks_and_refused_where_it_cannot_be():
     model = small_resnet()
     prune.l1_unstructured(model.conv1, "weight", 0.5)

@@ -200,6 +200,7 @@ def test_extra_state_that_is_no_tensor_is_left_out_and_the_models_own_stays(tmp_
 def test_extra_state_that_is_a_tensor_comes_back(tmp_path):
     made = made_up(["fc"])
     made.state, made.weight_names = WithExtra(torch.arange(3)).state_dict(), {"fc": "fc.weight"}
+    made.state["fc.weight"] *= random_mask((2, 4))
     model = WithExtra(torch.zeros(7))
     snows.load(made.save(tmp_path / "a"), model)
     assert model.extra.tolist() == [0, 1, 2]

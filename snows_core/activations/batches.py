@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snows_core.errors import SnowsError, invalid_argument
+from snows_core.errors import SnowsError, invalid_argument, users_code
 
 IMAGE_KEYS = ("pixel_values", "images", "image", "x", "inputs", "input", "img")
 LABEL_KEYS = ("labels", "label", "y", "targets", "target")
@@ -16,6 +17,9 @@ FORMS = (
     "tensors (N, C, H, W), or (images, labels) pairs, or dictionaries with one of the keys "
     f"{', '.join(IMAGE_KEYS)} (labels: {', '.join(LABEL_KEYS)})"
 )
+
+MOST_EMPTY = 1_000  # batches in a row without an image, past which a source is taken for one that has none
+_END = object()
 
 
 def read_batches(images: Iterable[Any], *, strict: bool = False) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -31,14 +35,69 @@ def read_batches(images: Iterable[Any], *, strict: bool = False) -> Iterator[tup
     Raises:
         SnowsError: when nothing can be read from it, or a batch has no images.
     """
-    try:
+    empty = 0
+    for batch in _each(images):
+        x, y = split_batch(batch, strict=strict)
+        empty = 0 if x.ndim and len(x) else empty + 1
+        if empty > MOST_EMPTY:
+            raise invalid_argument("images", f"{empty:,} batches without an image in a row", "batches of images")
+        yield x, y
+
+
+def _each(images: Iterable[Any]) -> Iterator[Any]:
+    """Yield what an iterable yields; what goes wrong in it becomes an error that says at which batch."""
+    expected = "a tensor (N, C, H, W), a DataLoader or batches"
+    if not hasattr(type(images), "__iter__") and not hasattr(type(images), "__getitem__"):
+        raise invalid_argument("images", type(images).__name__, expected)
+    with users_code("images", f"a {type(images).__name__} that cannot be read", expected):
         iterator = iter(images)
-    except TypeError:
-        raise invalid_argument(
-            "images", type(images).__name__, "a tensor (N, C, H, W), a DataLoader or batches"
-        ) from None
-    for batch in iterator:
-        yield split_batch(batch, strict=strict)
+    for number in itertools.count(1):
+        with users_code("images", f"a {type(images).__name__} that fails at its batch {number}", "batches of images"):
+            batch = next(iterator, _END)
+        if batch is _END:
+            return
+        yield batch
+
+
+def check_image_tensor(images: Tensor, argument: str = "images") -> None:
+    """Refuse tensors whose values are not there to be read as images, whatever their shape.
+
+    Args:
+        images: what came.
+        argument: its name, for messages.
+
+    Raises:
+        SnowsError: on nested, sparse, quantised and complex tensors, 8-bit floats, and the meta device.
+    """
+    kind = str(images.dtype).removeprefix("torch.")
+    what = next(
+        (
+            words
+            for words, is_so in (
+                ("a nested tensor", images.is_nested),
+                (f"a tensor of layout {str(images.layout).removeprefix('torch.')}", images.layout is not torch.strided),
+                ("a tensor on the meta device, without values", images.is_meta),
+                (f"a quantised tensor ({kind})", images.is_quantized),
+                (f"a tensor of dtype {kind}", images.is_complex() or kind.startswith("float8")),
+            )
+            if is_so
+        ),
+        "",
+    )
+    if what:
+        fix = "Use images.to_dense()." if "layout" in what else ""
+        raise invalid_argument(argument, what, "an ordinary tensor of images (N, C, H, W)", fix)
+
+
+def check_label_tensor(labels: Tensor) -> None:
+    """Refuse labels whose values are not there to be read: those on the meta device, and sparse ones.
+
+    Raises:
+        SnowsError: on such labels.
+    """
+    if labels.is_meta or labels.layout is not torch.strided or labels.is_quantized:
+        what = "on the meta device, without values" if labels.is_meta else f"of {labels.dtype}, sparse or quantised"
+        raise invalid_argument("labels", f"a tensor {what}", "an ordinary tensor of class indices (N,)")
 
 
 def wrong_shape(images: Tensor, fix: str = "") -> SnowsError:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snows_core.activations.batches import read_batches, wrong_shape
+from snows_core.activations.batches import check_image_tensor, read_batches, wrong_shape
 from snows_core.devices import free_memory
 from snows_core.errors import invalid_argument
 
@@ -147,13 +147,16 @@ def _gathered(images: Iterable[Any], limit: int | None) -> list[Tensor]:
 def _has_length(images: Any) -> bool:
     try:
         return len(images) >= 0
-    except TypeError:
+    except Exception:  # none, or one that fails in a way of its own
         return False
 
 
 def _check(x: Tensor) -> None:
+    check_image_tensor(x)
     if x.ndim != 4:
         raise wrong_shape(x)
+    if 0 in x.shape[1:]:
+        raise invalid_argument("images", f"shape {tuple(x.shape)}", "images with channels and pixels")
     if not x.is_floating_point():
         raise invalid_argument(
             "images",

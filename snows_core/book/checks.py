@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snows_core.errors import SnowsError, closest, invalid_argument
+from snows_core.book.contents import Content, Recorded
+from snows_core.book.schemas import by_schema
+from snows_core.bounded import NOTEBOOK_BYTES, read_json
+from snows_core.errors import SnowsError, cannot_go_on, closest, invalid_argument
 
 KERNEL = "python3"
 _SLACK_S = 1.0  # clocks of file systems are coarse
@@ -54,14 +56,15 @@ def read_notebook(path: Path) -> Notebook:
         SnowsError: when the file is missing or no notebook.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        cells = tuple(content["cells"])
-        kernel = content.get("metadata", {}).get("kernelspec", {}).get("name", "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise invalid_argument(
+        content = by_schema(
+            read_json(path, NOTEBOOK_BYTES), Content, path.name, "cells and metadata as Jupyter has them"
+        )
+    except (OSError, ValueError) as error:  # a SnowsError is a ValueError, too
+        raise cannot_go_on(
             "notebook", f"'{path}', which cannot be read ({error})", "a Jupyter notebook, format 4"
         ) from error
-    return Notebook(path, cells, kernel)
+    cells = tuple(cell.model_dump() for cell in content.cells)
+    return Notebook(path, cells, content.metadata.kernelspec.name)
 
 
 def find_notebooks(folder: Path, names: Iterable[str] = ()) -> list[Notebook]:
@@ -116,15 +119,16 @@ def declared_parameters(notebook: Notebook) -> dict[str, Any]:
     values: dict[str, Any] = {}
     try:
         body = ast.parse(source if isinstance(source, str) else "".join(source)).body
-    except SyntaxError as error:
-        raise invalid_argument(place, f"line {error.lineno}, which is no Python", "assignments of literals") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deep
+        line = getattr(error, "lineno", None) or 1
+        raise invalid_argument(place, f"line {line}, which is no Python", "assignments of literals") from error
     for line in body:
         single = isinstance(line, ast.Assign) and len(line.targets) == 1
         statement: Any = line
         target: Any = statement.targets[0] if single else getattr(statement, "target", None)
         try:
             values[target.id] = ast.literal_eval(statement.value)
-        except (AttributeError, ValueError, TypeError) as error:
+        except (AttributeError, ValueError, TypeError, RecursionError, MemoryError) as error:
             raise invalid_argument(
                 place, f"'{ast.unparse(line)}'", "name = literal", "Move the line to the next cell."
             ) from error
@@ -177,13 +181,12 @@ def check_after(folder: Path, stem: str, profile: str, started: float) -> dict[s
     """
     path = folder / "metrics.json"
     _fresh(path, started)
+    expected = "what NotebookOutputs.save_metrics writes"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        owner, figures, metrics = (record["notebook"], record["profile"]), record["figures"], record["metrics"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise invalid_argument(
-            str(path), f"a record that cannot be read ({error})", "what NotebookOutputs.save_metrics writes"
-        ) from error
+        record = by_schema(read_json(path), Recorded, path.name, expected).model_dump()
+    except (OSError, ValueError) as error:
+        raise invalid_argument(str(path), f"a record that cannot be read ({error})", expected) from error
+    owner, figures, metrics = (record["notebook"], record["profile"]), record["figures"], record["metrics"]
     if owner != (stem, profile):
         raise invalid_argument(
             str(path), f"a record of {owner[0]}, profile {owner[1]}", f"one of {stem}, profile {profile}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from snows_core.book.page import DEFAULT_PROFILE
 from snows_core.book.schemas import read_yaml
@@ -67,7 +67,7 @@ class Profile(BaseModel):
 
     description: str = "The committed values of the notebook; runs offline."
     needs: Needs = Field(default_factory=Needs)
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 def profiles_of(stem: str, folder: Path) -> list[str]:

@@ -18,8 +18,10 @@ from snows_core.book.checks import KERNEL, Notebook, check_after, check_before, 
 from snows_core.book.expected import COLUMNS, FAILED, Expected, compare, load_expected
 from snows_core.book.page import DEFAULT_PROFILE, FIGURES_VARIABLE, figure_dir, figures_root
 from snows_core.book.profiles import Profile, check_needs, load_profile, profiles_of
-from snows_core.errors import SnowsError, invalid_argument, number
-from snows_core.files import write_text
+from snows_core.errors import SnowsError, invalid_argument, number, require_extra
+from snows_core.files import try_to_write, write_text
+
+LONGEST = 1e7  # seconds that a cell may be waited for: four months
 
 
 @dataclass
@@ -158,11 +160,13 @@ def reproduce(
         SnowsError: on unknown names, profiles or parameters, a wrong kernel, or needs that are not met.
     """
     if timeout is not None:
-        timeout = number("timeout", timeout, least=1)
+        timeout = number("timeout", timeout, least=1, below=LONGEST)
+    require_extra("book", "papermill", "ipykernel")
     folder = notebooks_folder(notebooks)
     root = Path(figures).resolve() if figures is not None else figures_root()
     plan = _plan(folder, tuple(names), profile)
     expected = load_expected(folder.parent / "figures" / "expected.yaml")
+    _check_folders(root, plan, profile)
     summary = Summary()
     with _environment(root):
         for notebook, chosen in plan:
@@ -179,6 +183,16 @@ def reproduce(
             if summary.interrupted:
                 break
     return summary
+
+
+def _check_folders(root: Path, plan: list[tuple[Notebook, Profile]], profile: str) -> None:
+    """Try every folder that the runs will write, before the first of them begins."""
+    for place in (root.parent / "runs", *(figure_dir(notebook.stem, profile, root) for notebook, _ in plan)):
+        try:
+            try_to_write(place)
+        except (OSError, ValueError) as error:
+            got = f"'{root}', as {place} cannot be written ({getattr(error, 'strerror', None) or error})"
+            raise invalid_argument("figures", got, "a folder that can be written", "Choose another.") from error
 
 
 def _plan(folder: Path, names: tuple[str, ...], profile: str) -> list[tuple[Notebook, Profile]]:
@@ -215,12 +229,11 @@ def _run_one(notebook: Notebook, run: Run, root: Path, limit: float, progress: b
 
 def _execute(notebook: Notebook, output: Path, parameters: dict[str, Any], limit: float, progress: bool) -> None:
     """Run papermill; turn whatever goes wrong in the kernel into one sentence with the cell's number."""
-    try:
-        import papermill
-        from nbclient.exceptions import CellTimeoutError, DeadKernelError
-        from papermill.exceptions import PapermillExecutionError
-    except ImportError as error:
-        raise SnowsError(f"papermill is missing ({error}); run: pip install 'snows-core[book]'") from error
+    import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
     try:
         papermill.execute_notebook(
             str(notebook.path),
@@ -241,6 +254,11 @@ def _execute(notebook: Notebook, output: Path, parameters: dict[str, Any], limit
         raise SnowsError(f"a cell took longer than {limit:.0f} s; pass --timeout SECONDS to wait longer.") from error
     except DeadKernelError as error:
         raise SnowsError("the kernel died, most often because memory ran out.") from error
+    except NoSuchKernel as error:
+        raise SnowsError(f"Jupyter has no kernel '{KERNEL}' here; run: pip install 'snows-core[book]'") from error
+    except Exception as error:  # of papermill, nbformat, a kernel that does not start: nothing else is to suffer
+        reason = " ".join(str(error).split())[:300]
+        raise SnowsError(f"it could not be run ({type(error).__name__}: {reason}).") from error
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from snows_core.cli.judging import JudgingImages
 from snows_core.cli.source import Say, Source, check_dense, check_device, source_of
-from snows_core.errors import invalid_argument
+from snows_core.errors import cannot_go_on, invalid_argument
 from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate, evaluate_both, metrics_frame
 from snows_core.methods import methods
@@ -29,6 +30,7 @@ from snows_core.zoo.registry import EXPERIMENTS, Experiment
 
 __all__ = [
     "Source",
+    "calibration_record",
     "check_dense",
     "check_device",
     "estimate_table",
@@ -55,6 +57,19 @@ def image_count(asked: int | None, chosen: Experiment, bundle: DataBundle, say: 
     if asked > there:
         raise invalid_argument("--images", f"{asked}", f"at most {there}, the training images of {bundle.source}")
     return asked
+
+
+def calibration_record(bundle: DataBundle, seed: int, positions: Tensor) -> dict[str, Any]:
+    """Return for a manifest which training images a network was pruned on: those that could be read.
+
+    Args:
+        bundle: the data.
+        seed: that drew them.
+        positions: of those that were drawn, after they were read.
+    """
+    indices = [int(i) for i in bundle.train.readable(positions)]
+    left_out = {"unreadable": len(positions) - len(indices)} if len(indices) < len(positions) else {}
+    return {"data": bundle.name, "split": "train", "seed": seed, "indices": indices, **left_out}
 
 
 def _checked(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +118,7 @@ def prune_to_folder(
     result = prune(model, images, **_filled_up(options, chosen, source.device), max_images=count)
     if not result.complete and not result.masks:
         raise KeyboardInterrupt  # before the first layer was solved: there is nothing to keep
-    sample = {"data": bundle.name, "split": "train", "seed": options["seed"], "indices": [int(i) for i in positions]}
+    sample = calibration_record(bundle, options["seed"], positions)
     result.manifest["source"] = source.record() | {"calibration": sample}
     try:  # whatever happens from here on, the pruned network is kept
         say(layer_table(result.report))
@@ -126,7 +141,7 @@ def _save(result: PruneResult, out: Path, overwrite: bool, say: Say) -> None:
     except Exception as error:  # a full disk, rights taken away: hours of work must not end with that
         spare = Path(tempfile.mkdtemp(prefix="snows-")) / "result"
         result.save(spare)
-        raise invalid_argument(
+        raise cannot_go_on(
             "--out",
             f"{out}, which could not be written ({error})",
             "a folder that can be written",

@@ -56,7 +56,7 @@ def compact_to_folder(folder: Path, source: Any, out: Path, overwrite: bool) -> 
         raise invalid_argument("folder", f"'{folder}', which is no folder", "a folder that `snows prune` wrote")
     check_compact_target(out, overwrite, "out")
     _, network, bundle = source.load()
-    images, _, _ = bundle.train.sample(EXAMPLE_IMAGES, 0)
+    images, _, _ = bundle.train.sample(min(EXAMPLE_IMAGES, len(bundle.train)), 0)
     compacted = compact(load(folder, network), images)
     if len(compacted.table):
         typer.echo(table(compacted.table))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import Parameter
 from pathlib import Path
@@ -121,7 +121,7 @@ def compare_to_folder(
     Raises:
         SnowsError: on anything that cannot work; nothing is pruned then.
     """
-    from snows_core.cli.commands import image_count
+    from snows_core.cli.commands import calibration_record, image_count
     from snows_core.cli.source import check_dense
     from snows_core.comparison import Output, check_grid, compare
     from snows_core.comparison.results import MISFIT
@@ -134,12 +134,17 @@ def compare_to_folder(
     judging = source.judging(chosen, bundle, options["progress"])
     check_dense(chosen, model, bundle, judging, source.device, say)
     images, positions = bundle.train.drawn(count, options["seed"])
-    sample = {"data": bundle.name, "split": "train", "seed": options["seed"], "indices": [int(i) for i in positions]}
-    record = source.record() | {"calibration": sample, "test": judging.record()}
+    record = source.record() | {"test": judging.record()}
+
+    def read() -> Iterator[Any]:
+        for batch in images:  # which of them can be read is known when all are
+            record["calibration"] = calibration_record(bundle, options["seed"], positions)
+            yield batch
+
     usual = {"k": chosen.k, "exclude": list(chosen.exclude), "device": source.device}
     found = compare(
         model,
-        images,
+        read(),
         grid["patterns"] or chosen.pattern,
         masks=grid["masks"],
         updates=grid["updates"],

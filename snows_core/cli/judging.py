@@ -70,7 +70,9 @@ class JudgingImages:
 
     def record(self) -> dict[str, Any]:
         """Return for a manifest which images these are."""
-        return {"split": "test", "images": len(self), "of": self.there, "seed": SEED}
+        readable = len(self.split.readable(self.positions))
+        left_out = {"unreadable": len(self) - readable} if readable < len(self) else {}
+        return {"split": "test", "images": readable, "of": self.there, "seed": SEED, **left_out}
 
     def words(self, images: int) -> str:
         """Say of how many images, as in "891 of 50,000 test images"."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import inspect
+import os
 import re
 import shlex
 import warnings
@@ -16,7 +19,9 @@ from typer.models import OptionInfo
 from snows_core.errors import SnowsError
 from snows_core.settings import changeable
 
-INTERRUPTED = 130
+FAILED, WRONG_OPTION, INTERRUPTED = 1, 2, 130
+FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE)  # no other option would help
+TRACE = "SNOWS_TRACE"
 # Names that the package gives to what the command line calls otherwise; used where the command has that option.
 _OTHER_NAMES = {
     "folder": "out",
@@ -27,6 +32,8 @@ _OTHER_NAMES = {
     "count": "images",
     "max_images": "images",
     "option": "settings",
+    "cap": "pattern",
+    "notebook": "names",
 }
 # A text, a list of texts, or one word; what only Python understands (a class, a call, a function) stays as it is.
 _VALUE = r"""(?:'[^']*'|"[^"]*"|\[(?:\s*(?:'[^']*'|"[^"]*")\s*,?)+\]|(?!lambda)[\w.:%+<>/~-]*[\w%>~](?![\w.]*[(\[]))"""
@@ -94,7 +101,7 @@ def as_typed(message: str, options: Mapping[str, Typed]) -> str:
         message = re.sub(rf"{before}(?P<name>{names})={value}", keyword, message)
     first = re.match(r"(\w+)(?=: )", message)
     if first and first[1] in options:
-        counted = re.match(r"\w+: got -?\d+;", message)
+        counted = re.match(r"\w+: got -?\d+(?: images to read)?;", message)
         if options[first[1]].flag != "--images" or counted:
             message = options[first[1]].flag + message[first.end() :]
     return message
@@ -111,7 +118,10 @@ def _as_option(typed: Typed, name: str, value: str) -> str:
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a user's mistake into one sentence and exit code 1, and Ctrl-C into exit code 130; bugs keep their trace.
+    """Turn whatever ends a command into one sentence and an exit code: nobody has to read a trace.
+
+    The code is 2 for an option that has to be another one; 1 where the run cannot go on (a damaged file, a full disk,
+    no memory) or the package itself is at fault; 130 after Ctrl-C. A trace is shown where ``SNOWS_TRACE`` is set.
 
     Args:
         command: a command's function.
@@ -129,21 +139,40 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             with warnings.catch_warnings():
                 warnings.showwarning = show_warning
                 command(*args, **kwargs)
-        except BrokenPipeError:  # `snows ... | head`: the reader has enough
-            raise
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+            raise  # the last: in `snows ... | head` the reader has enough
         except KeyboardInterrupt as error:
             typer.echo("interrupted: what was finished before is kept, nothing is half-written", err=True)
             raise typer.Exit(INTERRUPTED) from error
-        except (SnowsError, OSError) as error:
-            typer.echo(f"error: {as_typed(str(error), typed_options(command))}", err=True)
-            raise typer.Exit(1) from error
-        except (MemoryError, RuntimeError) as error:
-            from snows_core.devices import out_of_memory  # who gets here has loaded PyTorch
-
-            if not out_of_memory(error):
+        except Exception as error:
+            if os.environ.get(TRACE):
                 raise
-            advice = " Use fewer --images, or less --max-memory." if "max_memory" in typed_options(command) else ""
-            typer.echo(f"error: memory ran out.{advice}", err=True)
-            raise typer.Exit(1) from error
+            sentence, code = _ending(error, command)
+            typer.echo(f"error: {sentence}", err=True)
+            raise typer.Exit(code) from error
 
     return run
+
+
+def _ending(error: Exception, command: Callable[..., Any]) -> tuple[str, int]:
+    """Return what a user reads when an error ended a command, on one line, and the exit code."""
+    options = typed_options(command)
+    sentence = " ".join(as_typed(str(error), options).split())
+    if isinstance(error, SnowsError):
+        name = _OTHER_NAMES.get(error.argument, error.argument)
+        own = name in inspect.signature(command).parameters or sentence.startswith("--")
+        wrong = bool(error.argument) and own and getattr(error.__cause__, "errno", None) not in FAULTS
+        return sentence, WRONG_OPTION if wrong else FAILED
+    from snows_core.devices import out_of_memory  # who gets here has loaded PyTorch
+
+    if out_of_memory(error):
+        advice = " Use fewer --images, or less --max-memory." if "max_memory" in options else ""
+        return f"memory ran out.{advice}", FAILED
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # raised wherever this process was
+        from snows_core.zoo.reading import dead_worker
+
+        return as_typed(str(dead_worker(error)), options), FAILED
+    if isinstance(error, OSError):
+        return sentence, FAILED
+    kind = f"{type(error).__name__}{': ' + sentence[:300] if sentence else ''}"
+    return f"unexpected {kind}. This is a mistake of snows; {TRACE}=1 shows where, for a report of it.", FAILED

@@ -12,19 +12,14 @@ from typing import Annotated, Any, get_args
 import typer
 
 from snows_core.cli import completion
+from snows_core.cli.folders import existing_folder
+from snows_core.cli.folders import home_expanded as home_expanded
+from snows_core.cli.idle import refuse_idle
 from snows_core.cli.memory_size import parse_memory
 from snows_core.errors import LIMIT, closest, invalid_argument
 from snows_core.settings import CHOICES, OWN, NewtonOptions, PruneSettings, Recipe, changeable, get_effort, settings_of
 
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-
-
-def home_expanded(path: Path | None) -> Path | None:
-    """Read a leading ~ as the home folder: no shell does so in ``--out=~/pruned``."""
-    try:
-        return None if path is None else path.expanduser()
-    except RuntimeError as error:
-        raise typer.BadParameter(f"got {path}; expected a folder of a user that this machine has") from error
 
 
 def checked_seed(seed: int) -> int:
@@ -35,8 +30,9 @@ def checked_seed(seed: int) -> int:
 
 
 def _parse_k(text: str) -> str | int:
-    if text != "auto" and not (text.isascii() and text.isdecimal() and int(text) < LIMIT):
-        raise typer.BadParameter(f"got {text!r}; expected an integer >= 0, or auto")
+    digits = text.isascii() and text.isdecimal() and len(text) <= len(str(LIMIT))
+    if text != "auto" and not (digits and int(text) < LIMIT):
+        raise typer.BadParameter(f"got {text[:40]!r}; expected an integer >= 0, or auto")
     return text if text == "auto" else int(text)
 
 
@@ -106,7 +102,7 @@ DataRoot = Annotated[
     typer.Option(
         help="Folder of the data sets.",
         show_default="the variable SNOWS_DATA, else the user's cache",
-        callback=home_expanded,
+        callback=existing_folder,
     ),
 ]
 Weights = Annotated[
@@ -283,11 +279,13 @@ def read_options(typed: Mapping[str, Any]) -> dict[str, Any]:
     """
     options = typed_settings({name: value for name, value in typed.items() if name != "settings"})
     options |= read_settings(typed.get("settings") or ())
+    refined = options.get("refine", get_effort(options["effort"]).passes)
     if options.pop("augment"):
-        if not options.get("refine", get_effort(options["effort"]).passes):
+        if not refined:
             expected = "steps of refinement, during which images are changed"
             raise invalid_argument("--augment", "no --refine", expected, "For instance --refine 150.")
         options["augment"] = True
+    refuse_idle(typed, bool(refined))
     settings_of(PruneSettings, **{name: value for name, value in options.items() if name != "augment"})
     return options
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from snows_core.bounded import read_json
 from snows_core.cli.judging import JudgingImages
 from snows_core.devices import resolve_device
-from snows_core.errors import SnowsError, invalid_argument
+from snows_core.errors import LIMIT, SnowsError, cannot_go_on, invalid_argument
 from snows_core.evaluate import Metrics, evaluate
 from snows_core.loss.features import gives_features
 from snows_core.zoo.bundle import DataBundle
@@ -22,7 +22,8 @@ from snows_core.zoo.heads import classes_of
 from snows_core.zoo.registry import experiment
 
 Say = Callable[[str], None]
-NUMBERS = ("num_classes", "test_images")  # attributes of a source that a manifest holds where they were given
+TEXTS = ("model", "data", "weights")  # attributes of a source that a manifest holds
+NUMBERS = ("num_classes", "test_images")  # and those that it holds where they were given
 
 
 @dataclass(frozen=True)
@@ -126,23 +127,33 @@ def _recorded_source(folder: Path) -> dict[str, Any]:
     """Return what a result's manifest says about its network and images, checked as far as it is used."""
     path = folder / "manifest.json"
     expected = "a folder that `snows prune` wrote"
+    if not path.is_file():
+        raise invalid_argument("folder", f"'{folder}', which has no manifest.json", expected)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise invalid_argument("folder", f"'{folder}', which has no manifest.json", expected) from error
-    except (ValueError, RecursionError) as error:
-        raise invalid_argument("folder", f"'{path}', which is no JSON", expected) from error
+        manifest = read_json(path)
+    except (OSError, ValueError) as error:
+        raise cannot_go_on("folder", f"'{path}', which cannot be read ({error})", expected) from error
     known = manifest.get("source", {}) if isinstance(manifest, dict) else None
-    names = ("model", "data", "weights")
-    wrong = not isinstance(known, dict) or (
-        any(not isinstance(known.get(name), str | None) for name in names)
-        or any(not isinstance(known.get(name), int | None) for name in NUMBERS)
-    )
-    if not isinstance(known, dict) or wrong:
-        raise invalid_argument("folder", f"'{path}', which is no manifest of a result", expected)
+    if not isinstance(known, dict):
+        raise cannot_go_on("folder", f"'{path}', which is no manifest of a result", expected)
+    for name, value in known.items():
+        kind = "a text" if name in TEXTS else "a whole number >= 1" if name in NUMBERS else ""
+        right = isinstance(value, str) if name in TEXTS else _is_count(value)
+        if kind and value is not None and not right:
+            got = f"'{path}', which is no manifest of a result: its {name} is {value!r}, not {kind}"
+            raise cannot_go_on("folder", got, expected)
     if not known.get("model"):
         raise invalid_argument("folder", f"'{folder}', whose manifest names no network", "--model NAME beside it")
+    try:
+        experiment(known["model"])
+    except SnowsError as error:
+        got = f"'{path}', whose network {known['model']!r} is not known here"
+        raise cannot_go_on("folder", got, "one that `snows experiments` lists", "Or pass --model NAME.") from error
     return known
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < LIMIT
 
 
 def check_device(device: str | None) -> None:

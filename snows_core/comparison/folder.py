@@ -11,12 +11,14 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from snows_core.bounded import read_json
 from snows_core.comparison.cells import Cell
 from snows_core.comparison.results import DONE, FIGURES, Comparison, Row
-from snows_core.errors import invalid_argument
-from snows_core.files import contents, try_to_write, write_text, write_whole
+from snows_core.errors import SnowsError, cannot_go_on, invalid_argument
+from snows_core.files import as_path, contents, try_to_write, write_text, write_whole
 
 CSV, RECORD, IMAGES, FIGURE = "results.csv", "results.json", "per_image.safetensors", "comparison.png"
+RECORD_BYTES = 64_000_000  # with a trace of every cell
 _WORDS = {"weights": "dense weights", "calibration": "calibration images", "test": "test images"}
 
 
@@ -40,7 +42,7 @@ class Output:
         Raises:
             SnowsError: with the reason.
         """
-        folder = Path(self.folder)
+        folder = as_path("out", self.folder, "the path of a folder")
         try:
             if folder.exists() and not folder.is_dir():
                 raise invalid_argument("out", f"the file {folder}", "a folder")
@@ -49,8 +51,10 @@ class Output:
                 got = f"{folder}, which holds other files ({others[0]})"
                 raise invalid_argument("out", got, "a new or empty folder, or one of a comparison")
             try_to_write(folder)
-        except OSError as error:
-            got = f"{folder}, which cannot be written ({error.strerror or error})"
+        except SnowsError:
+            raise
+        except (OSError, ValueError) as error:  # no file system takes some names
+            got = f"{str(folder)!r}, which cannot be written ({getattr(error, 'strerror', None) or error})"
             raise invalid_argument("out", got, "a folder that can be made", "Choose another place.") from error
 
     def known(self, configuration: Mapping[str, Any]) -> tuple[dict[Cell, Row], list[Any]]:
@@ -69,13 +73,13 @@ class Output:
         if not path.is_file():
             return {}, []
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path, RECORD_BYTES)
             there, runs, rows = record["configuration"], record["runs"], record["cells"]
             images = load_file(Path(self.folder) / IMAGES)
             done = dict(_read_row(row, images) for row in rows if row["status"] == DONE)
         except Exception as error:  # whatever a library makes of a file that is not what it seems
             got = f"{self.folder}, whose files are damaged ({type(error).__name__}: {error})"
-            raise invalid_argument("out", got, "what a comparison wrote", "Choose another folder.") from error
+            raise cannot_go_on("out", got, "what a comparison wrote", "Choose another folder.") from error
         for name, here in configuration.items():
             if there.get(name) != here:
                 got = f"{self.folder}, which holds a comparison with {_difference(name, there.get(name), here)}"

@@ -19,9 +19,10 @@ from snows_core.comparison.judge import Judge
 from snows_core.comparison.results import CRASHED, DONE, MISFIT, Comparison, Row
 from snows_core.comparison.runs import SharedRuns
 from snows_core.devices import resolve_device
-from snows_core.errors import SnowsError, invalid_argument, switch
+from snows_core.errors import SnowsError, blamed, invalid_argument, switch
 from snows_core.masks.patterns import Pattern
 from snows_core.methods import NETWORK_METHODS
+from snows_core.network.check_model import check_model, check_tensors
 from snows_core.network.copies import unwrap
 from snows_core.provenance import provenance, state_digest, tensor_digest
 from snows_core.settings import PruneSettings, changeable
@@ -91,7 +92,10 @@ def compare(
     output = out if isinstance(out, Output | None) else Output(out)
     if output is not None:
         output.check()
-    judge = Judge(model, test, settings.device)
+    check_tensors(model)
+    check_model(unwrap(model))
+    with blamed("images", on="test"), blamed("labels", on="test"):
+        judge = Judge(model, test, settings.device)
     runs = SharedRuns(model, images, settings, bool(fixed_masks))
     check_label_count(settings, runs.count)
     first = next(model.parameters(), torch.empty(0))

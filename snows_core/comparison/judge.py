@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snows_core.activations.labelled import checked_batches
 from snows_core.errors import invalid_argument
-from snows_core.evaluate import checked_batches, in_eval_mode
+from snows_core.evaluate import in_eval_mode
 from snows_core.loss.features import gives_features, holds_features, read_features
 from snows_core.loss.scores import Scores, per_image, read_scores
 from snows_core.provenance import tensor_digest

@@ -14,6 +14,7 @@ from snows_core.activations.calibration import calibration_parts, first_images
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.export.narrow import narrow
 from snows_core.export.removal import Removal, removals
+from snows_core.network.check_model import check_tensors
 from snows_core.network.copies import plain_copy, unwrap
 from snows_core.network.example import run_on_example, same_function
 from snows_core.network.graph import Network
@@ -95,8 +96,9 @@ def compact(model: nn.Module | PruneResult, images: Tensor | Iterable[Any]) -> C
     """
     if isinstance(model, PruneResult):
         model = model.module
-    if not isinstance(model, nn.Module):
-        raise invalid_argument("model", type(model).__name__, "a torch.nn.Module, or what snows.prune returned")
+    check_tensors(model)
+    if any(parameter.is_complex() for parameter in model.parameters()):
+        raise invalid_argument("model", "a network with complex weights", "one of real weights")
     original = plain_copy(unwrap(model))
     example = _example(original, images)
     run_on_example(original, example.to(next((p.dtype for p in original.parameters()), example.dtype)))

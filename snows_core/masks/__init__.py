@@ -1,7 +1,8 @@
 """Which weights stay: patterns, the stages that lead to them, saliency, and masks made elsewhere."""
 
 from snows_core.masks.allocation import allocate, lamp_scores
-from snows_core.masks.given import foreign_masks, read_mask
+from snows_core.masks.given import foreign_masks
+from snows_core.masks.mask_values import read_mask
 from snows_core.masks.patterns import (
     NM,
     Masks,

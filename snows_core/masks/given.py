@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snows_core.errors import SnowsError, invalid_argument
+from snows_core.errors import SnowsError, invalid_argument, shown
 from snows_core.files import read_checkpoint
 from snows_core.masks.computed_state import computed_state
+from snows_core.masks.mask_values import is_binary, plain_values, read_mask
 from snows_core.masks.names import Names, Role, read_spelling, without_wrappers
 
 # Keys under which checkpoint files keep masks, or else weights.
@@ -72,7 +73,7 @@ def foreign_masks(
     entries, values = _read_entries(source)
     names = Names(_targets(weights, aliases, known))
     parameters = {without_wrappers(_base(name)) for name in aliases}
-    all_masks = not isinstance(source, nn.Module) and bool(values) and all(map(_is_binary, values.values()))
+    all_masks = not isinstance(source, nn.Module) and bool(values) and _are_masks(values, weights)
     found: dict[str, list[_Entry]] = {}
     unknown: list[str] = []
     for key, value in values.items():
@@ -101,8 +102,8 @@ def _read_entries(source: Any) -> tuple[int, dict[str, Tensor]]:
     elif isinstance(source, Mapping):
         values = source
     elif isinstance(masks := getattr(source, "masks", None), Mapping):
-        named = getattr(source, "weight_names", None) or {}
-        values = {named.get(name, name): mask for name, mask in masks.items()}
+        named = getattr(source, "weight_names", None)
+        values = {named.get(name, name) if isinstance(named, Mapping) else name: mask for name, mask in masks.items()}
     else:
         raise invalid_argument(
             "masks",
@@ -111,8 +112,10 @@ def _read_entries(source: Any) -> tuple[int, dict[str, Tensor]]:
         )
     tensors = {}
     for key, value in values.items():
+        if not isinstance(key, str):
+            raise invalid_argument("masks", f"the name {shown(key)}", "names of layers or parameters, as texts")
         if isinstance(value, Tensor) and not value.is_meta:
-            tensors[str(key)] = value.detach() if value.layout is torch.strided else value.detach().to_dense()
+            tensors[key] = plain_values(key, value)
         elif not str(key).endswith(_EXTRA_STATE):
             inside = isinstance(value, Mapping) and any(isinstance(part, Tensor) for part in value.values())
             fix = f"Pass the dictionary under '{key}' alone." if inside else ""
@@ -170,7 +173,7 @@ def _check_unknown(
         if strict or is_mask:
             near = weights if is_mask else names.targets
             base = key if spelling is None else spelling.base
-            kind = "a mask" if is_mask or _is_binary(values[key]) else "weights"
+            kind = "a mask" if is_mask or is_binary(values[key]) else "weights"
             raise invalid_argument(
                 "masks",
                 f"{kind} for '{key}'",
@@ -243,34 +246,11 @@ def _zeros_of(entry: _Entry) -> Tensor:
     return value != 0
 
 
-def _is_binary(value: Tensor) -> bool:
-    return value.dtype == torch.bool or bool(((value == 0) | (value == 1)).all())
-
-
-def read_mask(name: str, value: Tensor) -> Tensor:
-    """Return a mask of any type that holds nothing but 0 and 1 as bool.
-
-    Args:
-        name: of the mask, for the message.
-        value: the mask.
-
-    Returns:
-        Bool tensor; the same object where it is one already.
-
-    Raises:
-        SnowsError: on any other value.
-    """
-    if value.dtype == torch.bool:
-        return value
-    if not _is_binary(value):
-        odd = value[(value != 0) & (value != 1)].flatten()[0].item()
-        raise invalid_argument(
-            "masks",
-            f"the value {odd:g} in '{name}'",
-            "a mask of nothing but 0 (removed) and 1 (kept), or bool",
-            "Compare with 0 to make one: mask = weight != 0.",
-        )
-    return value != 0
+def _are_masks(values: Mapping[str, Tensor], layers: Mapping[str, Tensor]) -> bool:
+    """Tell whether tensors are meant as masks: of 0 and 1 or of integers alone, or by layer, with a bool among them."""
+    if all(map(is_binary, values.values())) or not any(value.is_floating_point() for value in values.values()):
+        return True
+    return values.keys() <= layers.keys() and any(value.dtype == torch.bool for value in values.values())
 
 
 def _nothing(matched: list[str], layers: int, entries: int) -> SnowsError:

@@ -7,6 +7,7 @@ included: the highest stay. Among equal scores a lot decides, the same for the s
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from snows_core.errors import invalid_argument, plain
+from snows_core.errors import as_float, invalid_argument, plain, shown
 from snows_core.masks.lowest import (
     comparable,
     exactly,
@@ -30,8 +31,9 @@ from snows_core.masks.per_layer import PerLayer as PerLayer
 from snows_core.masks.per_layer import read_per_layer
 from snows_core.masks.saliency import make_scores
 from snows_core.masks.structured import Structured as Structured
-from snows_core.settings import Saliency, SparsityPattern
+from snows_core.settings import PATTERNS, Saliency, SparsityPattern
 
+_LONGEST = 200  # characters of a text that names a pattern
 Masks = dict[str, Tensor]
 """Layer name to bool tensor of its weight's shape, True where a weight is kept."""
 
@@ -123,14 +125,14 @@ class Unstructured:
         for field in ("sparsity", "cap"):
             value = plain(getattr(self, field))
             if isinstance(value, bool) or not isinstance(value, Real):
-                raise invalid_argument("pattern" if field == "sparsity" else field, repr(value), "a number")
-            object.__setattr__(self, field, float(value))
+                raise invalid_argument("pattern" if field == "sparsity" else field, shown(value), "a number")
+            object.__setattr__(self, field, as_float(value))
         if not 0 < self.sparsity < 1:
             raise invalid_argument(
                 "pattern", self.sparsity, "a sparsity between 0 and 1", "0.8 removes four of five weights."
             )
-        if self.scope not in ("layer", "global"):
-            raise invalid_argument("scope", repr(self.scope), "'layer' or 'global'")
+        if not isinstance(self.scope, str) or self.scope not in ("layer", "global"):
+            raise invalid_argument("scope", shown(self.scope), "'layer' or 'global'")
         if not self.sparsity <= self.cap <= 1:
             raise invalid_argument("cap", self.cap, f"a fraction between the sparsity ({self.sparsity}) and 1")
 
@@ -232,28 +234,38 @@ def parse_pattern(pattern: SparsityPattern | Mapping[str, float] | str | float) 
         return pattern
     if isinstance(pattern, Mapping):
         return PerLayer(pattern)
-    if isinstance(pattern, int | float) and not isinstance(pattern, bool):
-        return Unstructured(float(pattern))
+    if isinstance(plain(pattern), Real):
+        return Unstructured(plain(pattern))
     if isinstance(pattern, str) and "=" in pattern:
         return read_per_layer(pattern)
-    text = str(pattern).strip().lower()
-    if match := re.fullmatch(r"(\d+):(\d+)", text):
+    read = _read_text(pattern) if isinstance(pattern, str) and len(pattern) <= _LONGEST else None
+    if read is None:
+        raise invalid_argument("pattern", shown(pattern), PATTERNS)
+    return read
+
+
+def _read_text(pattern: str) -> Pattern | None:
+    """Return the pattern that a text names, or None."""
+    text = pattern.strip().lower()
+    if match := re.fullmatch(r"([0-9]+):([0-9]+)", text):
         return NM(int(match[1]), int(match[2]))
-    number = r"(\d*\.?\d+(?:e-?\d+)?)"
-    if match := re.fullmatch(
-        rf"(?:global:{number}(?::{number})?|unstructured {number} global(?: cap {number})?)", text
-    ):
+    share = r"([0-9]*\.?[0-9]+(?:e-?[0-9]{1,3})?)"
+    if match := re.fullmatch(rf"(?:global:{share}(?::{share})?|unstructured {share} global(?: cap {share})?)", text):
         sparsity, cap = match[1] or match[3], match[2] or match[4] or 1.0
         return Unstructured(float(sparsity), "global", float(cap))
-    if match := re.fullmatch(rf"(?:structured|channels)[: ]{number}(%?)", text):
-        return Structured(float(Fraction(match[1]) / (100 if match[2] else 1)))
-    if match := re.fullmatch(rf"(?:layer:|unstructured )?{number}(%?)", text):
-        return Unstructured(float(Fraction(match[1]) / (100 if match[2] else 1)))
-    raise invalid_argument(
-        "pattern",
-        repr(pattern),
-        '"n:m", a sparsity such as 0.8, "global:0.8", "structured:0.5", NM(n, m) or Unstructured(s)',
-    )
+    if match := re.fullmatch(rf"(?:structured|channels)[: ]{share}(%?)", text):
+        return Structured(_share(match))
+    if match := re.fullmatch(rf"(?:layer:|unstructured )?{share}(%?)", text):
+        return Unstructured(_share(match))
+    return None
+
+
+def _share(match: re.Match[str]) -> float:
+    """Return a share that is written as a number or in percent, rounded once."""
+    try:
+        return float(Fraction(match[1]) / (100 if match[2] else 1))
+    except OverflowError:  # larger than any float, and so than any share
+        return math.inf
 
 
 def masks_for(

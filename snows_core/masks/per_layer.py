@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,6 +15,9 @@ from snows_core.masks.lowest import seed_of, without_lowest
 
 _EXAMPLE = 'For instance {"layer1.*": 0.5, "layer2.conv1": 0.9}.'
 _LONG = 40  # characters of a pattern that a line of progress has room for
+
+# Digits are bounded: as a fraction, 1e-999999999 would have a billion of them.
+_SHARE = re.compile(r"(-?[0-9]{0,20}\.?[0-9]{1,40}(?:e-?[0-9]{1,2})?)(%?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -151,10 +155,10 @@ def read_per_layer(text: str) -> PerLayer:
     found: dict[str, float] = {}
     for part in filter(str.strip, text.split(",")):
         name, _, share = (piece.strip() for piece in part.rpartition("="))
-        try:
-            value = float(Fraction(share.removesuffix("%")) / (100 if share.endswith("%") else 1))
-        except (ValueError, ZeroDivisionError):
-            raise invalid_argument("pattern", repr(part), "name=sparsity", "For instance layer1.*=0.5.") from None
+        number = _SHARE.fullmatch(share)
+        if number is None:
+            raise invalid_argument("pattern", repr(part), "name=sparsity", "For instance layer1.*=0.5.")
+        value = float(Fraction(number[1]) / (100 if number[2] else 1))
         if name in found:
             raise invalid_argument("pattern", f"'{name}' twice", "each layer once")
         found[name] = value

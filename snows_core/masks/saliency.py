@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from snows_core.errors import closest, invalid_argument
+from snows_core.errors import closest, invalid_argument, users_code
 from snows_core.masks.lowest import comparable
-from snows_core.settings import Saliency
+from snows_core.settings import SALIENCY, Saliency, function_of
 
 
 def magnitude(name: str, weight: Tensor) -> Tensor:
@@ -61,7 +62,14 @@ def make_scores(weights: Mapping[str, Tensor], saliency: str | Saliency) -> dict
             expected, fix = "a saliency of weights alone", "snows.make_masks(model, images, ...) makes such masks."
             raise invalid_argument("saliency", f"{saliency!r} without images", expected, fix)
         saliency = SALIENCIES[saliency]
-    return {name: _checked(saliency(name, weight), name, weight) for name, weight in weights.items()}
+    function_of("saliency", saliency, SALIENCY, "the name of a saliency, or ")
+    scores = {}
+    for name, weight in weights.items():
+        expected = f"a tensor of scores of shape {tuple(weight.shape)}"
+        with users_code("saliency", f"a function that fails for '{name}'", expected):
+            scored = saliency(name, weight.clone())  # it may write into what it is given
+        scores[name] = _checked(scored, name, weight)
+    return scores
 
 
 def _checked(scores: Tensor, name: str, weight: Tensor) -> Tensor:
@@ -73,4 +81,7 @@ def _checked(scores: Tensor, name: str, weight: Tensor) -> Tensor:
     if not isinstance(scores, Tensor) or scores.shape != weight.shape:
         got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise invalid_argument("saliency", f"{got} for '{name}'", f"a tensor of scores of shape {tuple(weight.shape)}")
+    if scores.layout is not torch.strided or scores.is_meta or scores.is_quantized:
+        got = f"a {'quantised' if scores.is_quantized else 'meta' if scores.is_meta else scores.layout} tensor"
+        raise invalid_argument("saliency", f"{got} for '{name}'", "an ordinary tensor of scores")
     return comparable(scores, name).to(weight.device)

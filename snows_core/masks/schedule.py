@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
-from snows_core.errors import integer, invalid_argument
+from snows_core.errors import SnowsError, integer, invalid_argument, shown
 from snows_core.masks.patterns import NM, Pattern, PerLayer, Structured, Unstructured, parse_pattern
 from snows_core.settings import Stages
 
@@ -42,8 +43,17 @@ def schedule(pattern: Pattern, stages: Stages = 1) -> tuple[Pattern, ...]:
     if isinstance(stages, str) or not isinstance(stages, Iterable):
         count = integer("stages", stages, 1, "a number of stages", ", or a list of patterns")
         return _milder(pattern, count) if isinstance(pattern, NM) else _geometric(pattern, count)
-    listed = tuple(parse_pattern(stage) for stage in stages)
-    return _checked(listed, pattern)
+    return _checked(tuple(map(_read, stages)), pattern)
+
+
+def _read(stage: Any) -> Pattern:
+    """Return the pattern of one stage."""
+    try:
+        return parse_pattern(stage)
+    except SnowsError as error:
+        raise invalid_argument(
+            "stages", f"{shown(stage)} among them", "patterns", f"It was refused: {error}"
+        ) from error
 
 
 def most_stages(pattern: Pattern, wanted: int) -> int:

@@ -16,7 +16,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from snows_core.errors import invalid_argument, plain
+from snows_core.errors import as_float, invalid_argument, plain, shown
 from snows_core.masks.lowest import comparable, seed_of, without_lowest
 
 
@@ -110,10 +110,13 @@ class Structured:
     def __post_init__(self) -> None:
         """Refuse fractions outside (0, 1)."""
         value = plain(self.sparsity)
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < as_float(value) < 1:
             fix = '"structured:0.5" removes every second channel, neuron and head.'
-            raise invalid_argument("pattern", f"structured {value!r}", "a sparsity between 0 and 1", fix)
-        object.__setattr__(self, "sparsity", float(value))
+            raise invalid_argument("pattern", f"structured {shown(value)}", "a sparsity between 0 and 1", fix)
+        object.__setattr__(self, "sparsity", as_float(value))
+        if not isinstance(self.groups, tuple) or not all(isinstance(group, Units) for group in self.groups):
+            got = f"a {type(self.groups).__name__}"
+            raise invalid_argument("groups", got, "a tuple of Units", "Leave it out: pruning fills it in.")
 
     def __str__(self) -> str:
         return f"structured {self.sparsity:g}"

@@ -8,27 +8,47 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from snows_core.errors import SnowsError
+from snows_core.errors import SnowsError, invalid_argument, reason_of
+from snows_core.network.check_model import formats_fault
 
 # Largest change of an output that may pass for rounding, as a share of the largest output.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 ROUNDING_HALF = 0.1
 
 
-def run_on_example(model: torch.nn.Module, example: Tensor) -> Any:
-    """Run a model on a few images to see that they fit it, and turn what torch says into one clear error."""
+def run_on_example(model: torch.nn.Module, example: Tensor, name: str = "model") -> Any:
+    """Run a model on a few images to see that they fit it, and turn what it says into one clear error.
+
+    Args:
+        model: the network.
+        example: images (N, C, H, W); they are copied, because a model may write into its image.
+        name: of the model's argument, for messages.
+
+    Returns:
+        What the model answers.
+
+    Raises:
+        SnowsError: about ``images`` where the model refuses them, as by a wrong number of channels; about the model
+            where its forward fails for another reason.
+    """
     try:
         with torch.no_grad():
-            output = model(example.clone())  # a model may write into its image
-    except torch.OutOfMemoryError:
+            return model(example.clone())
+    except (torch.OutOfMemoryError, SnowsError):
         raise
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        fault = formats_fault(model)
+        if isinstance(error, RecursionError | NotImplementedError) or fault:
+            got = f"a network whose forward fails ({lines[0]})" if not fault else f"{fault} ({lines[0]})"
+            raise invalid_argument(name, got, "a network that answers to images", "Try model(images[:2]).") from error
         raise SnowsError(
-            f"images: got shape {tuple(example.shape)} of {example.dtype}, which the model refuses ({reason}). "
+            f"images: got shape {tuple(example.shape)} of {example.dtype}, which the model refuses ({lines[0]}). "
             "Use the channels, size and dtype that the model was trained with."
         ) from error
-    return output
+    except Exception as error:  # anybody's forward can fail in any way
+        got = f"a network whose forward fails ({reason_of(error)})"
+        raise invalid_argument(name, got, "a network that answers to images", "Try model(images[:2]).") from error
 
 
 class Change(NamedTuple):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snows_core.errors import SnowsError, closest, invalid_argument
-from snows_core.masks.given import read_mask
+from snows_core.errors import SnowsError, closest, invalid_argument, shown
+from snows_core.masks.mask_values import plain_values, read_mask
 from snows_core.masks.names import Names, read_spelling
+from snows_core.network.check_model import check_tensors
 from snows_core.network.copies import plain_copy, snapshot
 
 EXTRA_STATE = "_extra_state"  # ends the names under which PyTorch keeps what a module's get_extra_state returns
@@ -30,6 +32,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise invalid_argument(
             "model", f"a {type(model).__name__}", "a network (nn.Module) of the architecture that was pruned"
         )
+    check_tensors(model)
     own = model.state_dict()
     tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
     names = Names({name: name for name in own}, "model")
@@ -83,17 +86,22 @@ def zero_by_masks(
     model: nn.Module, masks: Mapping[str, Tensor], weight_names: Mapping[str, str] | None = None
 ) -> nn.Module:
     """Return a copy of a model with zeros where masks are False; see :func:`snows_core.result.apply_masks`."""
-    if not isinstance(masks, Mapping):
-        raise invalid_argument("masks", f"a {type(masks).__name__}", "a dictionary of masks by layer or parameter name")
+    check_tensors(model)
+    if not isinstance(masks, Mapping) or not masks:
+        got = "an empty dictionary" if isinstance(masks, Mapping) else f"a {type(masks).__name__}"
+        raise invalid_argument("masks", got, "a dictionary of masks by layer or parameter name")
+    _check_weight_names(model, masks, weight_names)
     pruned = plain_copy(model)
     parameters = dict(pruned.named_parameters(remove_duplicate=False))  # a tied weight under all its names
     targets = {f".{name}".removesuffix(".weight")[1:]: name for name in parameters}  # of layers
     targets |= {name: name for name in parameters}
     names = Names(targets | {layer: name for layer, name in (weight_names or {}).items() if name in parameters})
-    zeros = []
+    zeros: dict[int, tuple[Tensor, Tensor]] = {}  # a tied weight is one, under all its names
     for key, mask in masks.items():
-        if not isinstance(mask, Tensor):
-            raise invalid_argument("masks", f"a {type(mask).__name__} for '{key}'", "a bool tensor, or one of 0 and 1")
+        if not isinstance(key, str) or not isinstance(mask, Tensor):
+            got = f"a {type(mask).__name__} for {shown(key)}"
+            raise invalid_argument("masks", got, "a bool tensor, or one of 0 and 1, for each name")
+        mask = plain_values(key, mask)
         name = names.find((weight_names or {}).get(key, key))
         spelling = read_spelling(key)
         if name is None and spelling is not None and spelling.role == "mask":
@@ -103,8 +111,27 @@ def zero_by_masks(
             raise invalid_argument(
                 "masks", f"'{key}' of shape {tuple(mask.shape)}", "names and shapes of this model's weights", fix
             )
-        zeros.append((parameters[name], ~read_mask(key, mask)))
+        removed = ~read_mask(key, mask).to(parameters[name].device)
+        if not torch.equal(removed, zeros.setdefault(id(parameters[name]), (parameters[name], removed))[1]):
+            raise invalid_argument("masks", f"another mask under '{key}' for the same weight", "one mask a weight")
     with torch.no_grad():
-        for parameter, removed in zeros:
-            parameter.masked_fill_(removed.to(parameter.device), 0)
+        for parameter, removed in zeros.values():
+            parameter.copy_(torch.where(removed, torch.zeros_like(parameter), parameter))
     return pruned
+
+
+def _check_weight_names(model: nn.Module, masks: Mapping[str, Tensor], weight_names: Any) -> None:
+    """Refuse names of weights that are not a mapping from masks to parameters of the model.
+
+    Raises:
+        SnowsError: on the first that is none.
+    """
+    if weight_names is None:
+        return
+    expected = "layer name to parameter name, for layers of masks and parameters of this model"
+    if not isinstance(weight_names, Mapping):
+        raise invalid_argument("weight_names", f"a {type(weight_names).__name__}", expected)
+    names = Names({name: name for name, _ in model.named_parameters(remove_duplicate=False)}, "weight_names")
+    for layer, name in weight_names.items():
+        if not isinstance(name, str) or names.find(name) is None:
+            raise invalid_argument("weight_names", f"{shown(name)} for {shown(layer)}", expected)

@@ -10,7 +10,6 @@ for the solver: in-place operations become ordinary ones (a live value must not 
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import inspect
 import os
 import traceback
@@ -22,18 +21,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from snows_core.errors import SnowsError, closest, invalid_argument
+from snows_core.errors import SnowsError, invalid_argument
 from snows_core.network.aliases import out_of_place
+from snows_core.network.check_model import LAYERS, check_leaves, check_model
 from snows_core.network.copies import compute_dtype, in_full_precision, plain_copy, remembered, unwrap
 from snows_core.network.example import run_on_example
 from snows_core.network.sharing import CannotRewrite
 from snows_core.network.tracer import Tracer
 
 LeafModules = Iterable[type[nn.Module] | str]
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.MultiheadAttention)
-_IMAGE_NAMES = ("image", "images", "img", "imgs", "x", "input", "inputs", "pixel_values")
 _NOT_THE_USERS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 
 
@@ -58,16 +55,17 @@ def trace(
 
     Raises:
         SnowsError: when the model is in train mode, of a kind that cannot be traced (scripted, quantised, with lazy
-            parameters, of several inputs), or its outermost forward pass cannot be: the message says what to do.
+            parameters, of several inputs), has weights that are not finite, or its outermost forward pass cannot be
+            traced: the message says what to do.
     """
     if not isinstance(model, nn.Module):
         raise invalid_argument(
             "model", type(model).__name__, "a torch.nn.Module", "Pass the network itself, not its name."
         )
     model = unwrap(model)
-    _check_kind(model)
+    check_model(model)
     leaves = [leaf_modules] if isinstance(leaf_modules, str | type) else list(leaf_modules)
-    _check_leaves(model, leaves)
+    check_leaves(model, leaves)
     with torch.inference_mode(False), torch.no_grad():
         twin = _of_one_image(in_full_precision(plain_copy(model)).requires_grad_(False))
         if example is not None:
@@ -135,7 +133,7 @@ def _innermost(node: fx.Node, twin: nn.Module, holds_all: Callable[[nn.Module], 
 
 def _holder_of_all_layers(model: nn.Module) -> Callable[[nn.Module], bool]:
     """Return the test whether a module holds all layers of a model (all matrices where it has no layer modules)."""
-    layers = [module for module in model.modules() if isinstance(module, _LAYERS)]
+    layers = [module for module in model.modules() if isinstance(module, LAYERS)]
     weights = [p for layer in layers for p in layer.parameters() if p.ndim > 1]
     wanted = {id(p) for p in weights or model.parameters()}
     return lambda module: wanted <= {id(p) for p in module.parameters()}
@@ -146,7 +144,7 @@ def _warn_of_hidden_layers(model: nn.Module, opaque: dict[str, str]) -> None:
     said = []
     for path, where in opaque.items():
         module = model.get_submodule(path)
-        layers = sum(isinstance(inner, _LAYERS) for inner in module.modules())
+        layers = sum(isinstance(inner, LAYERS) for inner in module.modules())
         count = layers or sum(p.ndim > 1 for p in module.parameters())  # of a scripted module only the weights are seen
         if count:
             said.append(f"'{path}' ({type(module).__name__}, {count} layer{'s' if count > 1 else ''}; {where})")
@@ -155,97 +153,6 @@ def _warn_of_hidden_layers(model: nn.Module, opaque: dict[str, str]) -> None:
         warnings.warn(
             f"model: modules that cannot be traced keep their layers dense: {', '.join(said[:3])}{more}", stacklevel=4
         )
-
-
-# --- what is refused
-
-
-def _check_kind(model: nn.Module) -> None:
-    """Refuse models that no tracing can follow, with the way out.
-
-    Raises:
-        SnowsError: on train mode, scripted, quantised or uninitialised modules, and forwards of several inputs.
-    """
-    if isinstance(model, torch.jit.ScriptModule):
-        raise invalid_argument(
-            "model",
-            "a scripted (TorchScript) network",
-            "the torch.nn.Module that it was made from",
-            "Prune the original network, then script result.model.",
-        )
-    modules = [(name, m) for name, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
-    for name, module in modules:
-        if "quantized" in type(module).__module__ or _has_integer_weight(module):
-            raise invalid_argument(
-                "model",
-                f"a quantised module ('{name}', {type(module).__name__})",
-                "a floating-point network",
-                "Prune the network it was made from, then quantise result.model.",
-            )
-        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in own):
-            raise invalid_argument(
-                "model",
-                f"lazy parameters without a shape yet ('{name}')",
-                "an initialised network",
-                "Run it once on a few images, model(images[:2]), and load its weights.",
-            )
-    if training := [name for name, module in modules if module.training]:
-        what = f"a part in train mode ('{training[0]}')" if training[0] else "a model in train mode"
-        raise invalid_argument("model", what, "a model in eval mode", "Call model.eval() first.")
-    _check_inputs(model)
-
-
-def _has_integer_weight(module: nn.Module) -> bool:
-    weight = module._parameters.get("weight")
-    return (
-        isinstance(module, _LAYERS) and weight is not None and not (weight.is_floating_point() or weight.is_complex())
-    )
-
-
-def _check_inputs(model: nn.Module) -> None:
-    """Refuse a forward with several required inputs, and show how to make it one of the image alone."""
-    needed = [
-        name
-        for name, parameter in inspect.signature(model.forward).parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if len(needed) < 2:
-        return
-    image = next((name for name in needed if name in _IMAGE_NAMES), needed[0])
-    others = [name for name in needed if name != image]
-    given = ", ".join(f"{name}={name}" if name == image else f"{name}=self.{name}" for name in needed)
-    raise invalid_argument(
-        "model",
-        f"a network whose forward needs {len(needed)} inputs ({', '.join(needed)})",
-        "a network of the image alone",
-        f"Wrap it, with values for {' and '.join(others)} that suit every batch of images:\n\n"
-        f"    class OfImageAlone(torch.nn.Module):\n"
-        f"        def __init__(self, network, {', '.join(others)}):\n"
-        f"            super().__init__()\n"
-        f"            self.network = network\n"
-        + "".join(f"            self.{name} = {name}\n" for name in others)
-        + f"\n        def forward(self, {image}):\n"
-        f"            return self.network({given})\n\n"
-        f"    snows.prune(OfImageAlone(model, {', '.join(others)}).eval(), images)",
-    )
-
-
-def _check_leaves(model: nn.Module, leaves: list[Any]) -> None:
-    """Refuse leaf modules that are no module of the model.
-
-    Raises:
-        SnowsError: on the first of them.
-    """
-    names = [name for name, _ in model.named_modules() if name]
-    for leaf in leaves:
-        if isinstance(leaf, str) and not fnmatch.filter(names, leaf):
-            raise invalid_argument(
-                "leaf_modules", repr(leaf), "names or globs of this model's modules", closest(leaf, names)
-            )
-        if not isinstance(leaf, str | type):
-            raise invalid_argument("leaf_modules", type(leaf).__name__, "classes, names, or globs of names")
 
 
 def _cannot_be_traced(twin: nn.Module, path: str, where: str, error: Exception) -> SnowsError:

@@ -1,7 +1,8 @@
 """What a user may choose: the settings of a run, the two recipes, and how functions show them."""
 
+from snows_core.settings.checks import PATTERNS, PREDICATE, SALIENCY, function_of
 from snows_core.settings.effort import EFFORTS, REFINE_BATCH, Effort, get_effort
-from snows_core.settings.prune_settings import JointSolver, PruneSettings
+from snows_core.settings.prune_settings import PruneSettings
 from snows_core.settings.recipe import (
     CHOICES,
     OWN,
@@ -18,6 +19,7 @@ from snows_core.settings.signature import arguments_of, settings_of, takes_setti
 from snows_core.settings.types import (
     ALLOCATIONS,
     Augment,
+    JointSolver,
     LayerChoice,
     OneChoice,
     Saliency,
@@ -33,8 +35,11 @@ __all__ = [
     "EFFORTS",
     "LEAST_BYTES",
     "OWN",
+    "PATTERNS",
+    "PREDICATE",
     "RECIPES",
     "REFINE_BATCH",
+    "SALIENCY",
     "Augment",
     "Curvature",
     "Effort",
@@ -53,6 +58,7 @@ __all__ = [
     "TapRule",
     "arguments_of",
     "changeable",
+    "function_of",
     "get_effort",
     "get_recipe",
     "read_k",

@@ -9,31 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
-from snows_core.errors import closest, integer, invalid_argument, number, switch
-from snows_core.settings.effort import get_effort
+from snows_core.settings.checks import read_fields
 from snows_core.settings.recipe import Recipe, get_recipe
-from snows_core.settings.types import ALLOCATIONS, Augment, LayerChoice, Saliency, Sparsities, SparsityPattern, Stages
-from snows_core.settings.values import (
-    DEFAULT_K,
-    K,
-    read_k,
-    read_labels,
-    read_max_memory,
-    read_stages,
-    recorded,
-    recorded_stage,
-    repeatable,
+from snows_core.settings.types import (
+    Augment,
+    JointSolver,
+    LayerChoice,
+    Saliency,
+    Sparsities,
+    SparsityPattern,
+    Stages,
 )
+from snows_core.settings.values import DEFAULT_K, K, recorded, recorded_stage
 
 if TYPE_CHECKING:  # types of arguments, which only PyTorch can check
     import torch
     from torch import Tensor, nn
-
-
-JointSolver = Literal["natural", "newton", "adam"]
-"""What takes the steps of joint refinement."""
 
 
 def _meaning(everywhere: str, python: str = "") -> dict[str, str]:
@@ -239,53 +232,8 @@ class PruneSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, and keep the rest in one form."""
-        self._keep("k", read_k(self.k))
-        self._keep("recipe", get_recipe(self.recipe))
-        get_effort(self.effort)
-        if self.allocation is not None and self.allocation not in ALLOCATIONS:
-            expected, fix = f"one of {list(ALLOCATIONS)}, or None", closest(str(self.allocation), ALLOCATIONS)
-            raise invalid_argument("allocation", repr(self.allocation), expected, fix)
-        if self.flops is not None:
-            self._keep("flops", number("flops", self.flops, above=0, below=1))
-        if self.stages is not None:
-            self._keep("stages", read_stages(self.stages))
-        for name, least, what in (("sweep_images", 1, "a number of images"), ("stage_k", 0, "an integer")):
-            if (value := getattr(self, name)) is not None:
-                self._keep(name, integer(name, value, least, what))
-        for name, value in (("mask", "magnitude" if self.mask is None else self.mask), ("update", self.update)):
-            if not isinstance(value, str) or not value.strip():
-                raise invalid_argument(name, repr(value), "the name of a method")
-        if isinstance(self.masks, str | Path) and not Path(self.masks).expanduser().is_file():
-            fix = "A method that chooses masks is mask=."
-            raise invalid_argument("masks", f"'{self.masks}', which is no file", "a file of masks or weights", fix)
-        self._keep("labels", read_labels(self.labels))
-        if self.permute is not None:
-            self._keep("permute", switch("permute", self.permute))
-        for name in ("layers", "exclude", "leaf_modules"):
-            self._keep(name, repeatable(getattr(self, name)))
-        if self.max_images is not None:
-            self._keep("max_images", integer("max_images", self.max_images, 1, otherwise=" or None"))
-        self._keep("max_memory", read_max_memory(self.max_memory))
-        if self.refine is not None:
-            self._keep("refine", integer("refine", self.refine, 0, "a number of steps"))
-        if self.refine_solver not in get_args(JointSolver):
-            known = get_args(JointSolver)
-            fix = closest(str(self.refine_solver), known)
-            raise invalid_argument("refine_solver", repr(self.refine_solver), f"one of {known}", fix)
-        self._keep("moving_masks", switch("moving_masks", self.moving_masks))
-        if self.moving_masks and self.refine_solver == "newton":
-            expected = "refine_solver 'natural' or 'adam'"
-            raise invalid_argument("moving_masks", "True beside refine_solver='newton'", expected)
-        if self.moving_masks and self.masks is not None:
-            fix = "Masks that were given stay as they are."
-            raise invalid_argument("moving_masks", "True beside masks", "masks made by a pattern", fix)
-        if self.augment is not None and not callable(self.augment):
-            raise invalid_argument("augment", type(self.augment).__name__, "a function of (images, generator)")
-        self._keep("seed", integer("seed", self.seed))
-        self._keep("progress", switch("progress", self.progress))
-
-    def _keep(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the class is frozen for everybody else
+        for name, value in read_fields(vars(self)).items():
+            object.__setattr__(self, name, value)  # the class is frozen for everybody else
 
     def record(self) -> dict[str, Any]:
         """Return every setting as a manifest holds it: functions, classes and modules by name, and no tensors.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:  # nothing here needs PyTorch to run
     import torch
@@ -40,3 +40,6 @@ ALLOCATIONS = ("uniform", "erk", "lamp", "measured")
 
 Stages: TypeAlias = "int | Sequence[SparsityPattern | Sparsities | str | float]"
 """How many stages lead to a pattern, or the patterns of all of them."""
+
+JointSolver = Literal["natural", "newton", "adam"]
+"""What takes the steps of joint refinement."""

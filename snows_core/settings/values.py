@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
-from snows_core.errors import integer, invalid_argument, plain
+from snows_core.errors import LIMIT, integer, invalid_argument, plain, reason_of, users_code
 
 K = int | Literal["auto"]
 """How many operations behind a layer its loss sees; "auto" chooses for each layer."""
@@ -13,6 +14,10 @@ K = int | Literal["auto"]
 DEFAULT_K = 5
 LEAST_BYTES = 1e6
 """Fewer bytes are no memory bound that anybody means."""
+MOST_STAGES = 1_000
+"""More stages are none that anybody means: each is a sweep over the network."""
+MOST_CHOSEN = 100_000
+"""More names of layers are none that anybody means: an iterator without an end."""
 
 
 def read_k(k: K | None) -> K:
@@ -65,13 +70,27 @@ def read_max_memory(max_memory: float | None) -> float | None:
 
 
 def read_stages(stages: Any) -> Any:
-    """Return a number of stages, or a tuple of patterns as they were written."""
+    """Return a number of stages, or a tuple of patterns as they were written.
+
+    Raises:
+        SnowsError: on anything else, no pattern at all, or more stages than anybody means.
+
+    >>> read_stages("3:4, 2:4"), read_stages(5)
+    (('3:4', '2:4'), 5)
+    """
     if isinstance(stages, str) and "," in stages:
         return tuple(part.strip() for part in stages.split(","))
-    if isinstance(stages, Iterable) and not isinstance(stages, str):
-        return tuple(plain(stage) for stage in stages)
-    text = isinstance(stages, str) and stages.strip().isascii() and stages.strip().isdecimal()
-    return integer("stages", int(stages) if text else stages, 1, "a number of stages", ", or a list of patterns")
+    listed = isinstance(stages, Iterable) and getattr(stages, "ndim", 1) > 0
+    if listed and not isinstance(stages, str | bytes | Mapping):
+        several = repeatable("stages", stages, "a number of stages, or a list of patterns", MOST_STAGES)
+        if not several:
+            raise invalid_argument("stages", repr(stages), "a number of stages, or a list of at least one pattern")
+        return tuple(map(plain, several))
+    text = isinstance(stages, str) and stages.strip().isascii() and stages.strip().isdecimal() and len(stages) < 20
+    number = integer("stages", int(stages) if text else stages, 1, "a number of stages", ", or a list of patterns")
+    if number > MOST_STAGES:
+        raise invalid_argument("stages", number, f"at most {MOST_STAGES:,} stages", "Each is a sweep; five are usual.")
+    return number
 
 
 def read_labels(labels: Any) -> tuple[int, ...] | None:
@@ -91,12 +110,16 @@ def read_labels(labels: Any) -> tuple[int, ...] | None:
     """
     if labels is None:
         return None
-    listed = labels.tolist() if hasattr(labels, "tolist") else labels
     expected, fix = "one class index >= 0 for each calibration image", "One-hot labels become indices by argmax(1)."
-    if not isinstance(listed, Sequence) or isinstance(listed, str):
+    try:
+        listed = labels.tolist() if hasattr(labels, "tolist") else labels
+    except (RuntimeError, NotImplementedError) as error:
+        got = f"a tensor whose values cannot be read ({reason_of(error)})"
+        raise invalid_argument("labels", got, expected, "Sparse ones become dense by labels.to_dense().") from error
+    if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
         raise invalid_argument("labels", type(labels).__name__, expected)
     for label in map(plain, listed):
-        if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < LIMIT:
             raise invalid_argument("labels", f"{label!r:.40} among them", expected, fix)
     return tuple(plain(label) for label in listed)
 
@@ -106,11 +129,28 @@ def recorded_stage(stage: Any) -> Any:
     return dict(stage) if isinstance(stage, Mapping) else str(stage)
 
 
-def repeatable(choice: Any) -> Any:
-    """Return a choice that can be read twice: what an iterator yields is kept; texts, classes and functions stay."""
-    if isinstance(choice, str) or callable(choice) or not isinstance(choice, Iterable):
-        return choice
-    return tuple(choice)
+def repeatable(argument: str, choice: Any, expected: str, most: int = MOST_CHOSEN) -> tuple[Any, ...]:
+    """Return what an iterable yields, so that it can be read twice.
+
+    Args:
+        argument: its name, for the message.
+        choice: the iterable; no text.
+        expected: what the caller accepts, for the message.
+        most: more are an iterator without an end.
+
+    Raises:
+        SnowsError: on what is no iterable, or fails while it is read, or has no end.
+
+    >>> repeatable("layers", iter(["conv1"]), "names")
+    ('conv1',)
+    """
+    if not isinstance(choice, Iterable) or isinstance(choice, bytes) or getattr(choice, "ndim", 1) == 0:
+        raise invalid_argument(argument, f"a {type(choice).__name__}", expected)
+    with users_code(argument, "an iterable that fails while it is read", expected):
+        found = tuple(islice(choice, most + 1))
+    if len(found) > most:
+        raise invalid_argument(argument, f"more than {most:,} entries without an end in sight", expected)
+    return found
 
 
 def recorded(value: Any) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
-from snows_core.errors import closest, invalid_argument
+from snows_core.errors import closest, invalid_argument, plain, shown, users_code
 from snows_core.network.copies import unwrap
-from snows_core.settings import LayerChoice
+from snows_core.settings import PREDICATE, LayerChoice, function_of
 
 _EXPECTED = "names, globs, classes, modules of this model, or a function of (name, module)"
 
@@ -37,7 +37,8 @@ def matching(choice: LayerChoice, argument: str, layers: Iterable[str], model: n
     if choice is None:
         return set()
     if callable(choice) and not isinstance(choice, type | nn.Module):
-        return {name for name in names if choice(name, modules.get(name))}
+        function_of(argument, choice, PREDICATE)
+        return {name for name in names if _answer(choice, argument, name, modules.get(name))}
     if isinstance(choice, str | type | nn.Module):
         choice = [choice]
     if not isinstance(choice, Iterable):
@@ -46,6 +47,40 @@ def matching(choice: LayerChoice, argument: str, layers: Iterable[str], model: n
     for one in choice:
         found |= _matching_one(one, argument, names, modules)
     return found
+
+
+def matching_some(choice: LayerChoice, layers: Iterable[str], model: nn.Module) -> set[str]:
+    """Resolve ``layers=`` as :func:`matching` does, and refuse a choice that means no layer.
+
+    Args:
+        choice: see there.
+        layers: names of the layers there are.
+        model: the caller's network.
+
+    Returns:
+        Names of the layers meant, at least one.
+
+    Raises:
+        SnowsError: on no layer, and as there.
+    """
+    found = matching(choice, "layers", layers, model)
+    if not found:
+        raise invalid_argument("layers", "a choice that selects no layer", "at least one layer of this model")
+    return found
+
+
+def _answer(choice: Callable[..., Any], argument: str, name: str, module: nn.Module | None) -> bool:
+    """Return what a function of a caller's says of one layer.
+
+    Raises:
+        SnowsError: when it fails, or says neither True nor False.
+    """
+    expected = "a function of (name, module) that returns True or False"
+    with users_code(argument, f"a function that fails for '{name}'", expected):
+        answer = plain(choice(name, module))
+    if not isinstance(answer, bool | int):
+        raise invalid_argument(argument, f"a function that returns {shown(answer)} for '{name}'", expected)
+    return bool(answer)
 
 
 def _matching_one(one: Any, argument: str, names: list[str], modules: Mapping[str, nn.Module]) -> set[str]:

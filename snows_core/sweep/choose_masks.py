@@ -46,6 +46,9 @@ def choose_masks(
     fitting = {name: weight for name, weight in weights.items() if name not in reasons}
     masks = _without_revival(masks_for(fitting, pattern, saliency, seed) if fitting else {}, fitting)
     reasons |= dict.fromkeys(fitting.keys() - masks, (Reason.ZERO_KEPT, ""))
+    if masks and all(bool(mask.all()) for mask in masks.values()):
+        expected = "one that takes at least one weight out of one of the layers"
+        raise invalid_argument("pattern", str(pattern), expected, "Ask for a higher sparsity.")
     return _checked(selection.without(reasons), pattern), masks
 
 

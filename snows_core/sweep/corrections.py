@@ -20,15 +20,16 @@ from torch import Tensor, fx, nn
 from snows_core.activations.cache import ActivationCache
 from snows_core.activations.calibration import calibration_parts, first_images
 from snows_core.devices import widest
-from snows_core.errors import invalid_argument
+from snows_core.errors import blamed, invalid_argument
 from snows_core.loss.precision import plain_numerics
 from snows_core.network.channel_moves import own_tensors
 from snows_core.network.copies import plain_copy, unwrap
+from snows_core.network.example import run_on_example
 from snows_core.network.graph import Layer, Network
 from snows_core.network.nodes import attribute_at, first_input
 from snows_core.network.operations import Kind, is_batch_norm, tap_of
 from snows_core.settings import LayerChoice
-from snows_core.sweep.choice import matching
+from snows_core.sweep.choice import matching_some
 from snows_core.sweep.memory import memory_budget
 
 BATCH = 64  # images that run together
@@ -106,7 +107,7 @@ def match_variances(
     (network, batches), (dense, _) = _opened(model, parts), _opened(reference, parts, "reference")
     dense.module.to(next(network.module.parameters()).device)
     pairs = _paired(network, dense)
-    named = None if layers is None else matching(layers, "layers", list(pairs), model)
+    named = None if layers is None else matching_some(layers, list(pairs), model)
     copied, cache, above = plain_copy(unwrap(model)), _cache(network, batches), _cache(dense, batches)
     for layer in _chosen(network, pairs, dense, named):
         other = pairs[layer.name]
@@ -164,7 +165,9 @@ def _opened(model: nn.Module, parts: list[Tensor], name: str = "model") -> tuple
     first = next((p for p in unwrap(model).parameters() if p.is_floating_point()), None)
     dtype = torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
     example = first_images(parts, 2).to(None if first is None else first.device, dtype)
-    network = Network(model, example=example)
+    with blamed("model", on=name):
+        network = Network(model, example=example)
+        run_on_example(network.module, example, name)
     return network, [batch.detach().to(dtype) for part in parts for batch in part.split(BATCH)]
 
 

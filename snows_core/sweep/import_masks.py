@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snows_core.errors import invalid_argument
 from snows_core.masks.given import foreign_masks
 from snows_core.masks.patterns import Masks
+from snows_core.network.check_model import check_tensors
 from snows_core.network.copies import unwrap
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -63,10 +63,13 @@ def import_masks(source: Mapping[str, Tensor] | nn.Module | str | Path | Any, mo
     >>> import_masks(parametrized, model)
     {'0': tensor([[ True, False]])}
     """
-    if not isinstance(model, nn.Module):
-        raise invalid_argument("model", type(model).__name__, "a torch.nn.Module", "Pass the dense network.")
+    check_tensors(model)
     plain = unwrap(model)
-    layers = {name: module for name, module in plain.named_modules() if isinstance(module, LAYERS)}
-    weights = {name: module.weight.detach() for name, module in layers.items()}
+    layers = {
+        name: module
+        for name, module in plain.named_modules()
+        if isinstance(module, LAYERS) and isinstance(module.weight, Tensor)
+    }
+    weights = {name: module.weight.detach() for name, module in layers.items() if isinstance(module.weight, Tensor)}
     known = list(plain.state_dict())
     return foreign_masks(source, weights, {f"{name}.weight" if name else "weight": name for name in weights}, known)

@@ -14,14 +14,15 @@ from snows_core.activations.calibration import calibration_parts, first_images
 from snows_core.errors import invalid_argument
 from snows_core.masks.patterns import NM, parse_pattern
 from snows_core.masks.permutation import order_channels
-from snows_core.masks.saliency import make_scores
+from snows_core.masks.saliency import check_name, make_scores
 from snows_core.network.channel_moves import Move
 from snows_core.network.channels import RESIDUAL, Channels
+from snows_core.network.check_model import check_tensors
 from snows_core.network.copies import plain_copy, unwrap
-from snows_core.network.example import same_function
+from snows_core.network.example import run_on_example, same_function
 from snows_core.network.graph import Network
 from snows_core.settings import LayerChoice, PruneSettings, Saliency, SparsityPattern
-from snows_core.sweep.choice import matching
+from snows_core.sweep.choice import matching_some
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,18 @@ def permute_channels(
         SnowsError: on a pattern that is not N:M, and on layers whose input channels cannot be permuted: those on a
             residual stream, for instance.
     """
-    if not isinstance(model, nn.Module):
-        raise invalid_argument("model", type(model).__name__, "a torch.nn.Module")
+    check_tensors(model)
     model = unwrap(model)
     example = first_images(calibration_parts(images, limit=2, few=0), 2)
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     if first is not None:
         example = example.to(first.device, torch.float64 if first.dtype == torch.float64 else torch.float32)
     network = Network(model, example=example)
+    run_on_example(network.module, example)
     names = [layer.name for layer in network.layers]
-    chosen = None if layers is None else matching(layers, "layers", names, model)
+    chosen = None if layers is None else matching_some(layers, names, model)
     read = parse_pattern(pattern)
+    check_name(saliency)
     if not isinstance(read, NM):
         raise invalid_argument("pattern", str(read), "N:M", "Other masks keep the same whatever the order of channels.")
     channels = Channels(network, example)

@@ -17,10 +17,12 @@ from snows_core.masks.schedule import most_stages, schedule
 from snows_core.network.copies import unwrap
 from snows_core.network.graph import Network
 from snows_core.settings import PruneSettings, get_effort, get_recipe, settings_of
+from snows_core.sweep.check_augment import check_augment
 from snows_core.sweep.choose_masks import choose_masks, read_masks
 from snows_core.sweep.image_scores import stand_in
 from snows_core.sweep.layer_budgets import allocation_record, budgeted, check_allocation
 from snows_core.sweep.layer_steps import layer_steps
+from snows_core.sweep.no_effect import check_effects, check_refined
 from snows_core.sweep.permute import Permutation, check_permute, permuted
 from snows_core.sweep.refine import check_refinable
 from snows_core.sweep.select import LayerSelection, PrunableLayer, select_layers
@@ -87,14 +89,15 @@ def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSe
     Raises:
         SnowsError: on an unknown option or method, or a value that cannot be meant.
     """
-    settings = settings_of(function, **options)
-    settings = with_effort(replace(settings, pattern=parse_pattern(settings.pattern)))
+    asked = settings_of(function, **options)
+    settings = with_effort(replace(asked, pattern=parse_pattern(asked.pattern)))
     layer_steps(settings)  # refuses names that no method has, before any work
     check_allocation(settings)
     check_units(settings)
     check_permute(settings)
     check_name(settings.saliency)
     stages_of(settings)
+    check_effects(asked, settings)
     return settings
 
 
@@ -131,10 +134,15 @@ def with_refinement(settings: PruneSettings, prepared: Prepared, images: int) ->
         settings: from :func:`with_effort`.
         prepared: the network; one whose answers cannot be compared is refined only by who asks for it.
         images: calibration images.
+
+    Raises:
+        SnowsError: where there are none, and an option of refinement asks for them.
     """
     if settings.refine is not None:
         return settings
     steps = get_effort(settings.effort).refine(images) if prepared.is_refinable else 0
+    if steps == 0:
+        check_refined(settings)
     return replace(settings, refine=steps)
 
 
@@ -161,6 +169,8 @@ def prepare(model: nn.Module, parts: list[Tensor], settings: PruneSettings) -> P
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     if first is not None:
         example = example.to(first.device, torch.float64 if first.dtype == torch.float64 else torch.float32)
+    if settings.augment is not None and settings.refine != 0:
+        check_augment(settings.augment, example)
     given, pattern = settings.masks, parse_pattern(settings.pattern)
 
     def read(model: nn.Module) -> tuple[Network, LayerSelection]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
+from snows_core.errors import integer, invalid_argument, shown
 from snows_core.loss.joint import JointLoss
 from snows_core.masks.patterns import Masks
 from snows_core.network.graph import Network
@@ -85,7 +86,15 @@ def flip_and_shift(images: Tensor, generator: torch.Generator, shift: int = 4) -
 
     Returns:
         Images of the same shape.
+
+    Raises:
+        SnowsError: on anything but images, a generator and a number of pixels.
     """
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        raise invalid_argument("images", shown(getattr(images, "shape", images)), "images (N, C, H, W)")
+    if not isinstance(generator, torch.Generator):
+        raise invalid_argument("generator", shown(generator), "a torch.Generator on the CPU")
+    shift = integer("shift", shift, 0, "a number of pixels")
     count, _, height, width = images.shape
     mirrored = torch.rand(count, generator=generator) < 0.5
     images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(-1), images)

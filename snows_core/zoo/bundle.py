@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.zoo.reading import in_order
+from snows_core.zoo.unreadable import UnreadableImage, leave_out
 
 
 class ArrayImages(Dataset):
@@ -75,10 +76,12 @@ class Split:
             indices: or read the images at these positions of the split, in this order.
 
         Returns:
-            Images (N, C, H, W), float32 and normalised, and labels (N,), int64, or None where there are none.
+            Images (N, C, H, W), float32 and normalised, and labels (N,), int64, or None where there are none. Files
+            that cannot be read are left out of both, with a warning; see :meth:`readable`.
 
         Raises:
-            SnowsError: on ``n`` and ``indices`` together, ``n`` outside 1..len, or a position that does not exist.
+            SnowsError: on ``n`` and ``indices`` together, ``n`` outside 1..len, a position that does not exist, or more
+                than a few files that cannot be read.
         """
         if n is not None and indices is not None:
             raise invalid_argument("n", f"{n} beside indices", "either n or indices", "Leave one of them out.")
@@ -88,14 +91,42 @@ class Split:
             positions = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices), dtype=torch.long)
             if len(positions) == 0 or int(positions.min()) < 0 or int(positions.max()) >= len(self):
                 raise invalid_argument("indices", _span(positions), f"positions from 0 to {len(self) - 1}")
-        chosen = self.indices[positions]
+        found = self._read(self.indices[positions])
+        if found is None:
+            raise SnowsError(
+                f"data: got {len(positions)} files of which none can be read; expected images. Remove or replace them."
+            )
+        return found
+
+    def _read(self, chosen: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """Return the images and labels at indices of the data set, or None where none of them can be read."""
         if isinstance(self.dataset, ArrayImages):
             return self.dataset.batch(chosen)
-        items = [self.dataset[int(i)] for i in chosen]
-        if not self.labelled:
-            return torch.stack(items), None
+        items = [item for i in chosen if (item := self._item(int(i))) is not None]
+        if not items or not self.labelled:
+            return (torch.stack(items), None) if items else None
         images, labels = zip(*items, strict=True)
         return torch.stack(images), torch.tensor(labels, dtype=torch.long)
+
+    def _item(self, index: int) -> Any:
+        """Return an item of the data set, or None for one that cannot be read, which is counted."""
+        try:
+            return self.dataset[index]
+        except UnreadableImage as error:
+            leave_out(getattr(self.dataset, "unreadable", None), index, error)
+            return None
+
+    def readable(self, positions: Tensor) -> Tensor:
+        """Return those of the positions whose images were not left out; of images not yet read nothing is known.
+
+        Args:
+            positions: in the split, (n,).
+
+        Returns:
+            The positions that stay, in their order.
+        """
+        unreadable = getattr(self.dataset, "unreadable", None)
+        return positions if unreadable is None else positions[unreadable.kept(self.indices[positions])]
 
     def sample(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor | None, Tensor]:
         """Draw images without replacement; the same seed draws the same images on every machine.
@@ -105,13 +136,15 @@ class Split:
             seed: of the generator that draws them.
 
         Returns:
-            Images (n, C, H, W), labels (n,) or None, and their positions (n,) in the split, which ``tensors`` takes.
+            Images (n, C, H, W), labels (n,) or None, and their positions (n,) in the split, which ``tensors`` takes;
+            files that cannot be read are in none of the three.
 
         Raises:
             SnowsError: when ``n`` is below 1 or above the number of images.
         """
         _, positions = self.drawn(n, seed)
-        return *self.tensors(indices=positions), positions
+        images, labels = self.tensors(indices=positions)
+        return images, labels, self.readable(positions)
 
     def drawn(self, n: int, seed: int = 0, batch_size: int = 64) -> tuple[Iterator[Tensor], Tensor]:
         """Draw the images that :meth:`sample` draws, and read them a batch at a time.
@@ -122,14 +155,16 @@ class Split:
             batch_size: images a batch; the last one may be smaller.
 
         Returns:
-            An iterator over batches of images (N, C, H, W), and their positions (n,) in the split.
+            An iterator over batches of images (N, C, H, W), and their positions (n,) in the split, of which
+            :meth:`readable` tells afterwards what could be read.
 
         Raises:
             SnowsError: when ``n`` is below 1 or above the number of images.
         """
         self._check_count(n)
         positions = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
-        return (self.tensors(indices=part)[0] for part in positions.split(batch_size)), positions
+        found = (self._read(self.indices[part]) for part in positions.split(batch_size))
+        return (batch[0] for batch in found if batch is not None), positions
 
     def loader(
         self, batch_size: int = 256, workers: int = 0, positions: Iterable[int] | None = None
@@ -150,9 +185,8 @@ class Split:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise invalid_argument("n", n, "an integer >= 1", "Ask for at least one image.")
         if n > len(self):
-            raise invalid_argument(
-                "n", n, f"at most {len(self)}, the images in this split", "Ask for fewer or add images."
-            )
+            expected = f"at most {len(self)}, all that this split has"
+            raise invalid_argument("n", f"{n} images to read", expected, "Ask for fewer or add images.")
         return n
 
 

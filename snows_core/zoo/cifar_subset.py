@@ -22,6 +22,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from snows_core.errors import invalid_argument
+from snows_core.zoo.weights import damaged_installation
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
@@ -57,8 +58,15 @@ def read_list(file: Path | None = None) -> dict[str, list[Listed]]:
 
     Args:
         file: the list; default the one in the package.
+
+    Raises:
+        SnowsError: when the file is damaged.
     """
-    arrays = load_file(FILE if file is None else file)
+    file = FILE if file is None else file
+    try:
+        arrays = load_file(file)
+    except Exception as error:  # of safetensors, which has a class of its own
+        raise damaged_installation(file, error) from error
     return {
         part: [
             (row.tobytes(), int(label))

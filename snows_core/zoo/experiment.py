@@ -134,7 +134,7 @@ class Experiment:
         Raises:
             SnowsError: see ``snows_core.zoo.data.load_data``.
         """
-        expected, name = sources.preprocessing(self.model), data or self.data
+        expected, name = sources.preprocessing(self.model), self.data if data is None else data
         channels, size, _ = expected.image_shape
         if name in DATASETS and (name == "digits") != (channels == 1):
             raise invalid_argument(
@@ -289,7 +289,7 @@ def _check_outputs(
     if bundle.classes and len(bundle.classes) != outputs:
         raise invalid_argument(
             "data",
-            f"{len(bundle.classes)} classes from '{bundle.name}'",
+            f"{len(bundle.classes)} class{'es' * (len(bundle.classes) > 1)} from '{bundle.name}'",
             f"{outputs}, the outputs of the network",
             "Load weights of these classes by weights='<path>' (their number is read from the file), or name the"
             " folders by WordNet ids for ImageNet's labels; images in one flat folder are judged by agreement alone.",

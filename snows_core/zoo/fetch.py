@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
+import lzma
 import os
 import shutil
 import socket
@@ -13,6 +15,7 @@ import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +23,9 @@ from platformdirs import user_cache_path
 
 from snows_core.errors import SnowsError, invalid_argument
 
+MOST_TIMES = 20  # bytes of what an archive unpacks to, for each of its own; pictures are compressed already
+SMALL = 1_000_000  # bytes that any archive may unpack to
+MOST_MEMBERS = 200_000  # ten times those of Imagenette
 TIMEOUT = 30  # seconds without an answer after which a host counts as unreachable
 T = TypeVar("T")
 
@@ -36,8 +42,12 @@ def data_root(root: str | Path | None = None) -> Path:
     named = root if root is not None else os.environ.get("SNOWS_DATA") or None
     if named is None:
         return user_cache_path("snows", appauthor=False)
-    folder = Path(named).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(named).expanduser()
+        there = folder.is_dir()
+    except (OSError, RuntimeError, ValueError):  # a name too long, a home of nobody's, a null character
+        there = False
+    if not there:
         argument = "root" if root is not None else "SNOWS_DATA"
         raise invalid_argument(
             argument, f"'{named}', which is not a folder", "an existing folder for data sets", "Make it first."
@@ -133,29 +143,45 @@ def _verified(file: Path, md5: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make a folder for the block; where the block fails, folders that were made for it and are empty go again.
+
+    Args:
+        folder: new or existing; missing parents are made and removed likewise.
+    """
+    missing = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in missing:
+                path.rmdir()
+        raise
+
+
 def _download(archive: str, urls: Sequence[str], md5: str | None, folder: Path) -> Path:
     """Fetch an archive from the first address that has the right bytes; the name appears only when they are right."""
-    folder.mkdir(parents=True, exist_ok=True)
     tried = []
-    for url in urls:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            try:
-                with impatient():
-                    download_url(url, temporary, archive)
-            except Exception as error:  # no network comes as URLError, timeout, HTTP error, connection error, ...
-                tried.append(f"{url} ({one_line(error)})")
-                continue
-            if md5 is not None and digest(Path(temporary) / archive, "md5") != md5:
-                tried.append(f"{url} (checksum mismatch: expected md5 {md5})")
-                continue
-            os.replace(Path(temporary) / archive, folder / archive)
-            return folder / archive
-    with contextlib.suppress(OSError):
-        folder.rmdir()  # only if it is empty
-    raise SnowsError(
-        f"{archive} could not be downloaded; tried {'; '.join(tried)}. Check the network, or place the file"
-        f"{_promised(md5)} at {folder / archive} yourself."
-    )
+    with made(folder):
+        for url in urls:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+                try:
+                    with impatient():
+                        download_url(url, temporary, archive)
+                except Exception as error:  # no network comes as URLError, timeout, HTTP error, connection error, ...
+                    tried.append(f"{url} ({one_line(error)})")
+                    continue
+                if md5 is not None and digest(Path(temporary) / archive, "md5") != md5:
+                    tried.append(f"{url} (checksum mismatch: expected md5 {md5})")
+                    continue
+                os.replace(Path(temporary) / archive, folder / archive)
+                return folder / archive
+        raise SnowsError(
+            f"{archive} could not be downloaded; tried {'; '.join(tried)}. Check the network, or place the file"
+            f"{_promised(md5)} at {folder / archive} yourself."
+        )
 
 
 def _promised(md5: str | None) -> str:
@@ -213,7 +239,10 @@ def obtain_archive(
 
 
 def _unpack(file: Path, folder: str) -> None:
-    """Unpack a tar archive by Python's filter "data": no links or paths that leave the folder, no devices."""
+    """Unpack a tar archive by Python's filter "data": no links or paths that leave the folder, no devices.
+
+    An archive of which little becomes much is refused before more than that is written.
+    """
     if not hasattr(tarfile, "data_filter"):
         raise SnowsError(
             f"{file}: this Python unpacks archives without looking at links and paths that leave the folder. Update to"
@@ -221,8 +250,18 @@ def _unpack(file: Path, folder: str) -> None:
         )
     try:
         with tarfile.open(file) as tar:
-            tar.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+            tar.extractall(folder, _bounded(tar, MOST_TIMES * file.stat().st_size + SMALL), filter="data")
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError) as error:
         raise SnowsError(
             f"{file} cannot be unpacked ({one_line(error)}). Delete it and run again, or put the right file there."
         ) from error
+
+
+def _bounded(tar: tarfile.TarFile, most: int) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of an archive as they come; what they promise to fill is added up before each is written."""
+    written = 0
+    for count, member in enumerate(tar, 1):
+        written += member.size
+        if written > most or count > MOST_MEMBERS:
+            raise tarfile.TarError(f"it unpacks to more than {most:,} bytes or {MOST_MEMBERS:,} files")
+        yield member

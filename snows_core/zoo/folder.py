@@ -16,6 +16,7 @@ from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.image_modes import GREY_MODES, mode_of, read_image
 from snows_core.zoo.preparation import Preparation, normalised
 from snows_core.zoo.tree import SUFFIXES, folder_names, index_tree
+from snows_core.zoo.unreadable import Unreadable, UnreadableImage
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Sample = tuple[str | Path, int]  # texts: a million paths take several times the memory
@@ -23,6 +24,8 @@ Sample = tuple[str | Path, int]  # texts: a million paths take several times the
 
 class FolderImages(Dataset):
     """Image files, read and transformed when asked for.
+
+    ``unreadable`` counts those that a :class:`~snows_core.zoo.bundle.Split` left out because no decoder reads them.
 
     Args:
         samples: (file, label) pairs; label -1 means none, and items are then bare images.
@@ -38,6 +41,7 @@ class FolderImages(Dataset):
     ) -> None:
         self.samples, self.transform, self.shape = list(samples), transform, shape
         self.labelled = all(label >= 0 for _, label in self.samples)
+        self.unreadable = Unreadable(len(self.samples))
         if shape[0] == 3:
             self._refuse_grey()
 
@@ -62,13 +66,22 @@ class FolderImages(Dataset):
         """Look at up to 16 files; a few grey ones among colour are usual, all grey is another data set."""
         step = max(1, len(self.samples) // 16)
         looked = [Path(path) for path, _ in self.samples[::step]]
-        if looked and all(mode_of(path) in GREY_MODES for path in looked):
+        modes = [mode for path in looked if (mode := _mode(path))]
+        if modes and all(mode in GREY_MODES for mode in modes):
             raise invalid_argument(
                 "data",
                 f"grey images ({looked[0]} and others)",
                 "colour images (3 channels)",
                 "Use a network with one input channel and a mean and std of one value, or convert the files to RGB.",
             )
+
+
+def _mode(path: Path) -> str:
+    """Return the colour mode of a file, or "" where it cannot be read, which is counted when its image is needed."""
+    try:
+        return mode_of(path)
+    except UnreadableImage:
+        return ""
 
 
 def files_in(folder: Path, progress: bool = True) -> list[Path]:
@@ -168,8 +181,8 @@ def load_folder(name: str, root: str | Path | None, wanted: Preparation, downloa
         SnowsError: on a missing or empty folder, or grey images for colour.
     """
     path = name.removeprefix("folder:")
-    folder = Path(path).expanduser()
-    if not path.strip() or not folder.is_dir():
+    folder = _folder(path)
+    if folder is None:
         fix = f"Check the path; one that does not begin with / starts at {Path.cwd()}."
         raise invalid_argument(
             "data", f"'folder:{path}', which is not a folder", "folder:<path> of an existing folder", fix
@@ -182,6 +195,15 @@ def load_folder(name: str, root: str | Path | None, wanted: Preparation, downloa
     sets = [FolderImages(samples, transform, shape) for samples in (train, test)]
     first, second = (Split(images, labelled=images.labelled) for images in sets)
     return DataBundle(name, first, second, names, shape, mean, std, words)
+
+
+def _folder(path: str) -> Path | None:
+    """Return the folder of a path as it was typed, or None where there is none."""
+    try:
+        folder = Path(path).expanduser()
+        return folder if path.strip() and folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # a name too long, a home of nobody's, a null character
+        return None
 
 
 def _divided(root: Path, wanted: Preparation) -> tuple[list[Sample], list[Sample], list[str], str]:

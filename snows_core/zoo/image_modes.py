@@ -9,7 +9,10 @@ import numpy as np
 from PIL import Image
 
 from snows_core.errors import SnowsError, invalid_argument
+from snows_core.zoo.unreadable import UnreadableImage
 
+# Decoders that are asked, whatever a file is called: others of Pillow's run programs (EPS) or fetch what a file names.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
 GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF files
@@ -30,10 +33,11 @@ def read_image(path: Path, mode: str) -> Image.Image:
         The image in that mode.
 
     Raises:
-        SnowsError: when the file cannot be read, or its numbers have no known scale (32-bit integers, floats).
+        UnreadableImage: when the file cannot be decoded, or promises so many pixels that it is a decompression bomb.
+        SnowsError: when its numbers have no known scale (32-bit integers, floats).
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
             return _converted(image, mode, path)
     except SnowsError:
@@ -49,18 +53,18 @@ def mode_of(path: Path) -> str:
         path: the file.
 
     Raises:
-        SnowsError: when it is no image.
+        UnreadableImage: when it is no image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.mode
     except Exception as error:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> SnowsError:
+def _unreadable(path: Path, error: Exception) -> UnreadableImage:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return SnowsError(f"data: {path} cannot be read as an image ({reason}). Remove or replace the file.")
+    return UnreadableImage(f"data: {path} cannot be read as an image ({reason}). Remove or replace the file.")
 
 
 def _converted(image: Any, mode: str, path: Path) -> Image.Image:

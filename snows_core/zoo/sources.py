@@ -21,11 +21,11 @@ from snows_core.zoo.networks import DIGITS_NETWORKS, resnet50_cifar100
 from snows_core.zoo.packaged import PACKAGES, trained
 from snows_core.zoo.resnet_cifar import resnet20
 from snows_core.zoo.weights import (
-    CHECKPOINTS,
     checked_cache,
     load_state,
     published_resnet20,
     read_state,
+    shipped_state,
 )
 
 OFFLINE = "Check the network, or pass weights='<path>' to a local .safetensors or .pth file of these weights."
@@ -94,7 +94,7 @@ def pretrained(source: str) -> nn.Module:
     """
     library, name, tag = split_address(source)
     if library == "digits":
-        return load_state(build(source), read_state(CHECKPOINTS / f"{name}.safetensors"), f"the shipped {name}")
+        return load_state(build(source), shipped_state(name), f"the shipped {name}")
     if library == "published":
         return load_state(build(source), published_resnet20(), "the published ResNet-20")
     if library == "hub":

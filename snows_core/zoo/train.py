@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from snows_core.errors import SnowsError, closest, invalid_argument
+from snows_core.errors import closest, invalid_argument
 from snows_core.evaluate import Metrics, evaluate
-from snows_core.files import write_text, write_whole
+from snows_core.files import try_to_write, write_text, write_whole
 from snows_core.provenance import versions
 from snows_core.zoo.digits import load_digits
 from snows_core.zoo.networks import DIGITS_NETWORKS
@@ -129,9 +129,10 @@ def train(name: str, out: str | Path | None = None, seed: int = 0, progress: boo
         raise invalid_argument("name", name, f"one of {', '.join(RECIPES)}", closest(name, RECIPES))
     folder = Path(out) if out is not None else Path.cwd()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SnowsError(f"out: cannot make the folder {folder} ({error}); choose one that can be written.") from error
+        try_to_write(folder)
+    except (OSError, ValueError) as error:
+        got = f"{folder}, which cannot be written ({getattr(error, 'strerror', None) or error})"
+        raise invalid_argument("out", got, "a folder that can be made", "Choose another place.") from error
     recipe, threads = RECIPES[name], torch.get_num_threads()
     torch.set_num_threads(1)
     try:

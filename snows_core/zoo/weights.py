@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import urllib.parse
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snows_core.errors import SnowsError, invalid_argument
+from snows_core.bounded import read_json
+from snows_core.errors import SnowsError, cannot_go_on, invalid_argument
 from snows_core.files import read_checkpoint
-from snows_core.zoo.fetch import digest, from_hub
+from snows_core.zoo.fetch import digest, from_hub, made
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 RESNET20_SHA256 = "e08b9b71ee33c3abad25588ed63999501673c02f7809364e27d965399e58bf8b"
@@ -67,15 +67,30 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         Tensors by parameter and buffer name.
 
     Raises:
-        SnowsError: when the file is missing, cannot be read, or holds no weights.
+        SnowsError: when the file is missing, cannot be read, or holds something else than weights of finite numbers.
     """
     content = read_checkpoint(path, "weights", WRAPPERS)
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise invalid_argument(
-            "weights", f"'{path}', which holds no state dict", "a dictionary of tensors by parameter name"
-        )
+    expected = "a dictionary of tensors by parameter name"
+    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
+    if not named or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise cannot_go_on("weights", f"'{path}', which holds no state dict", expected)
+    if odd := next((f"'{key}', {why}" for key, value in content.items() if (why := _unusable(value))), None):
+        raise cannot_go_on("weights", f"'{path}', which holds {odd}", "plain tensors of finite numbers")
     state = {key.removeprefix("module."): value for key, value in content.items()}
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _unusable(value: Tensor) -> str:
+    """Say why a tensor cannot be a weight or buffer, or "" where it can."""
+    if value.layout is not torch.strided or value.is_quantized or value.is_nested:
+        return "a sparse, nested or quantized tensor"
+    if value.device.type == "meta":
+        return "a tensor without values"
+    if value.is_complex():
+        return "a tensor of complex numbers"
+    if value.is_floating_point() and not torch.isfinite(value.float()).all():
+        return "a tensor with NaN or infinite values"
+    return ""
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], origin: str) -> nn.Module:
@@ -90,12 +105,17 @@ def load_state(model: nn.Module, state: dict[str, Tensor], origin: str) -> nn.Mo
         The same model.
 
     Raises:
-        SnowsError: when a name is missing or unknown or a shape differs; the model is then unchanged.
+        SnowsError: when a name is missing or unknown, or a shape or the kind of numbers differs; the model is then
+            unchanged.
     """
     own = model.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in own]
     odd = [key for key in state if key in own and own[key].shape != state[key].shape]
+    for key, value in state.items():
+        if key in own and own[key].is_floating_point() != value.is_floating_point():
+            got = f"{origin}, whose '{key}' has the numbers {value.dtype}"
+            raise cannot_go_on("weights", got, f"{own[key].dtype} or another of its kind")
     if missing or unknown or odd:
         first = odd[0] if odd else (missing or unknown)[0]
         shapes = f" of shape {tuple(state[first].shape)} for {tuple(own[first].shape)}" if odd else ""
@@ -111,9 +131,52 @@ def load_state(model: nn.Module, state: dict[str, Tensor], origin: str) -> nn.Mo
 
 
 def shipped_record(name: str) -> dict[str, Any] | None:
-    """Return how the shipped weights of a digits network were trained and what they reach; None before they are."""
+    """Return how the shipped weights of a digits network were trained and what they reach; None before they are.
+
+    Args:
+        name: of the network.
+
+    Raises:
+        SnowsError: when the file is damaged.
+    """
     file = CHECKPOINTS / f"{name}.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    try:
+        return read_json(file) if file.exists() else None
+    except (OSError, ValueError) as error:
+        raise damaged_installation(file, error) from error
+
+
+def shipped_state(name: str) -> dict[str, Tensor]:
+    """Return the weights of a digits network that the package ships.
+
+    Args:
+        name: of the network.
+
+    Raises:
+        SnowsError: when the file is damaged or not there.
+    """
+    file = CHECKPOINTS / f"{name}.safetensors"
+    try:
+        return read_state(file)
+    except SnowsError as error:
+        raise damaged_installation(file, error) from error
+
+
+def damaged_installation(file: Path, error: Exception) -> SnowsError:
+    """Build the error for a file of this package that cannot be read.
+
+    Args:
+        file: the file.
+        error: why not.
+
+    Returns:
+        The error, to be raised.
+    """
+    reason = " ".join(str(error).split())[:200]
+    return SnowsError(
+        f"{file} is damaged ({reason}); it comes with the package. Install it anew: pip install --force-reinstall"
+        " --no-deps snows-core"
+    )
 
 
 def published_resnet20(download: bool = True) -> dict[str, Tensor]:
@@ -143,5 +206,5 @@ def published_resnet20(download: bool = True) -> dict[str, Tensor]:
 
 def _download(url: str, file: Path, sha256: str) -> None:
     """Fetch a file of weights without reading it; its name appears only when the checksum is right."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.hub.download_url_to_file(url, str(file), sha256)
+    with made(file.parent):
+        torch.hub.download_url_to_file(url, str(file), sha256)

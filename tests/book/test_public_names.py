@@ -67,7 +67,7 @@ def test_what_is_not_public_is_found():
 import snows_core as snows
 import snows_core.tables
 from snows_core import get_recipe, zoo
-from snows_core.masks.given import read_mask
+from snows_core.masks.mask_values import read_mask
 from snows_core.masks import parse_pattern as parse
 snows.prune, snows.secret, zoo.experiment, zoo.hidden
 """

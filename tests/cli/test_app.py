@@ -68,7 +68,7 @@ def test_prune_then_evaluate(pruned):
 
     before = sorted((p.name, p.stat().st_mtime_ns) for p in out.iterdir())
     refused = run("prune", *FAST, "--out", out)
-    assert refused.exit_code == 1 and "--overwrite" in refused.stderr and "dense accuracy" not in refused.output
+    assert refused.exit_code == 2 and "--overwrite" in refused.stderr and "dense accuracy" not in refused.output
     assert sorted((p.name, p.stat().st_mtime_ns) for p in out.iterdir()) == before
 
 
@@ -103,7 +103,7 @@ def test_prune_then_evaluate(pruned):
 )
 def test_prune_names_the_mistake_and_writes_nothing(tmp_path, arguments, word):
     done = run("prune", *arguments, "--out", tmp_path / "out")
-    assert done.exit_code == 1, done.output
+    assert done.exit_code == 2, done.output
     (sentence,) = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
     assert sentence.startswith("error: ") and word in sentence and "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
@@ -133,7 +133,7 @@ def test_wrong_options_are_usage_errors(tmp_path, arguments):
 def test_out_may_not_hold_other_files(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     for more in ([], ["--overwrite"]):
-        assert run("prune", *FAST, "--out", tmp_path, *more).exit_code == 1
+        assert run("prune", *FAST, "--out", tmp_path, *more).exit_code == 2
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
@@ -149,12 +149,12 @@ def test_evaluate_a_dense_network_or_say_what_is_missing(tmp_path):
     assert "--model" in run("evaluate").stderr
     for folder in (tmp_path, tmp_path / "none"):
         done = run("evaluate", folder)
-        assert done.exit_code == 1 and "snows prune" in done.stderr
+        assert done.exit_code == 2 and "snows prune" in done.stderr
 
 
 def test_evaluate_refuses_another_architecture(pruned):
     done = run("evaluate", pruned[1], "--model", "digits-resnet50")
-    assert done.exit_code == 1 and "model" in done.stderr and "Traceback" not in done.output
+    assert done.exit_code == 2 and "model" in done.stderr and "Traceback" not in done.output
 
 
 def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
@@ -212,11 +212,14 @@ def test_train_hands_over_and_reports(tmp_path, monkeypatch):
     assert asked == {"name": "digits-resnet20", "out": tmp_path, "seed": 3, "progress": False}
     monkeypatch.undo()
     unknown = run("train", "digits-resnet99", "--out", tmp_path)
-    assert unknown.exit_code == 1 and "Nearest" in unknown.stderr
+    assert unknown.exit_code == 2 and "Nearest" in unknown.stderr
 
 
-def test_a_bug_keeps_its_trace(monkeypatch):
+def test_a_bug_keeps_its_trace_where_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(commands, "experiments_frame", lambda: 1 / 0)
+    done = run("experiments")
+    assert done.exit_code == 1 and done.stderr.startswith("error: unexpected ZeroDivisionError: division by zero.")
+    monkeypatch.setenv("SNOWS_TRACE", "1")
     assert isinstance(run("experiments").exception, ZeroDivisionError)
 
 
@@ -251,4 +254,4 @@ def test_estimate_prints_a_row_per_layer_and_the_sums():
 @pytest.mark.parametrize("option", ["--mask", "--update"])
 def test_a_method_that_is_not_there_is_refused_before_any_work(option, tmp_path):
     done = run("prune", *FAST, option, "snowz", "--out", tmp_path / "out")
-    assert done.exit_code == 1 and done.stderr.startswith(f"error: {option}: got 'snowz'") and not done.stdout
+    assert done.exit_code == 2 and done.stderr.startswith(f"error: {option}: got 'snowz'") and not done.stdout

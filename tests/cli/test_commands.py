@@ -31,7 +31,7 @@ def test_an_out_that_can_never_be_made_is_refused_before_any_work(tmp_path, more
     (tmp_path / "file").write_text("no folder")
     for out in ("file", "file/result", tmp_path / "file" / "a" / "b", "~/file/result", "file/../file/x"):
         done = run("prune", *FAST, "--out", out, *more)
-        assert done.exit_code == 1 and done.stderr.startswith("error: --out: got"), done.output
+        assert done.exit_code == 2 and done.stderr.startswith("error: --out: got"), done.output
         assert "dense accuracy" not in done.output and "overwrite=" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -244,7 +244,8 @@ def test_a_small_training_split_is_used_whole(tmp_path, monkeypatch):
 def test_a_damaged_manifest_is_one_sentence(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(manifest, encoding="utf-8", errors="surrogatepass")
     done = run("evaluate", tmp_path)
-    assert done.exit_code == 1 and done.stderr.startswith("error: folder: got") and "Traceback" not in done.output
+    assert done.exit_code == (2 if manifest in ('{"source": {}}', "{}") else 1)  # these will do with --model
+    assert done.stderr.startswith("error: folder: got") and "Traceback" not in done.output
 
 
 def test_evaluate_takes_weights_from_the_user_before_the_manifests(tmp_path):

@@ -21,10 +21,10 @@ def test_a_pruned_folder_is_compacted(tmp_path):
     network = torch.export.load(small / "model.pt2").module()
     assert network(torch.randn(3, 1, 16, 16)).shape == (3, 10)
     again = run("compact", pruned, "--out", small)
-    assert again.exit_code == 1 and again.output.startswith("error: --out: got") and "already" in again.output
+    assert again.exit_code == 2 and again.output.startswith("error: --out: got") and "already" in again.output
     assert run("compact", pruned, "--out", small, "--overwrite").exit_code == 0
 
 
 def test_mistakes_are_one_sentence(tmp_path):
     done = run("compact", tmp_path / "nothing", "--out", tmp_path / "small")
-    assert done.exit_code == 1 and done.output.startswith("error: folder: got") and not (tmp_path / "small").exists()
+    assert done.exit_code == 2 and done.output.startswith("error: folder: got") and not (tmp_path / "small").exists()

@@ -53,7 +53,7 @@ def test_the_same_command_has_nothing_left_to_do_and_another_is_refused(written,
     again = run(*FAST, *GRID, "--pattern", "2:4", "--k", "0", "--seed", "3", "--out", out)
     assert again.exit_code == 0, again.output
     other = run(*FAST, *GRID, "--pattern", "2:4", "--k", "1", "--seed", "3", "--out", out)
-    assert other.exit_code == 1 and "error: --out: got" in other.stderr and "k 0, not 1" in other.stderr
+    assert other.exit_code == 2 and "error: --out: got" in other.stderr and "k 0, not 1" in other.stderr
 
 
 def test_fixed_masks_reach_the_comparison(tmp_path):
@@ -101,7 +101,7 @@ def test_mistakes_are_one_sentence_in_the_words_that_were_typed(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     done = run("compare", "--model", "digits-resnet20", "--quiet", *arguments)
-    assert done.exit_code == 1 and words in done.stderr and done.stderr.startswith("error: "), done.output
+    assert done.exit_code == 2 and words in done.stderr and done.stderr.startswith("error: "), done.output
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

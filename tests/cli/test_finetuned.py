@@ -51,11 +51,11 @@ def test_a_two_class_network_is_pruned_and_measured_again(address, layers, tmp_p
     assert float(line.split()[1]) == pytest.approx(measured["accuracy"], abs=0.01)
     assert run("evaluate", out, "--num-classes", 2).output == shown.output
     refused = run("prune", *source, "--num-classes", 3, "--out", tmp_path / "other")
-    assert refused.exit_code == 1 and refused.stderr.startswith("error: --num-classes: got 3; expected 2")
+    assert refused.exit_code == 2 and refused.stderr.startswith("error: --num-classes: got 3; expected 2")
 
 
 def test_classes_without_weights_are_refused_in_the_words_of_the_shell(tmp_path, pets):
     done = run("evaluate", "--model", "timm/test_vit", "--data", f"folder:{pets}", "--num-classes", 2)
-    assert done.exit_code == 1 and done.stderr.startswith(
+    assert done.exit_code == 2 and done.stderr.startswith(
         "error: --num-classes: got 2; expected --weights <path> beside"
     )

@@ -127,7 +127,7 @@ def test_a_part_of_the_test_images(tmp_path, quick, source):
     assert "on 16 test images" in run("evaluate", tmp_path / "out", "-q", "--test-images", 16).output
     assert "on 6 of 16 test images" in run("evaluate", *source, "-q", "--test-images", 6).output
     refused = run("evaluate", *source, "--test-images", 17)
-    assert refused.exit_code == 1 and refused.stderr.startswith("error: --test-images: got 17; expected 1 to 16")
+    assert refused.exit_code == 2 and refused.stderr.startswith("error: --test-images: got 17; expected 1 to 16")
     manifest["source"]["test_images"] = "six"
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
     assert "which is no manifest" in run("evaluate", tmp_path / "out").stderr

@@ -26,4 +26,4 @@ def test_masks_come_from_a_file(tmp_path):
 def test_a_file_that_is_not_there_is_refused_before_anything_is_loaded(tmp_path):
     where = ["--masks", str(tmp_path / "no.pth"), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(cli.app, ["prune", "--model", "digits-resnet20", *where])
-    assert done.exit_code == 1 and "--masks: got" in done.output and "no.pth', which is no file" in done.output
+    assert done.exit_code == 2 and "--masks: got" in done.output and "no.pth', which is no file" in done.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -9,7 +11,7 @@ from typer.testing import CliRunner
 from snows_core.cli import app as cli
 from snows_core.cli.messages import Typed, as_typed, guarded, typed_options
 from snows_core.cli.options import MaxMemory
-from snows_core.errors import SnowsError, invalid_argument
+from snows_core.errors import SnowsError, cannot_go_on, invalid_argument
 
 PRUNE = typed_options(cli.prune_command)
 
@@ -78,7 +80,7 @@ def app_of(error):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (invalid_argument("max_memory", "'much'", "bytes"), 1, "error: --max-memory: got 'much'; expected bytes."),
+        (invalid_argument("max_memory", "'much'", "bytes"), 2, "error: --max-memory: got 'much'; expected bytes."),
         (SnowsError("Something else."), 1, "error: Something else."),
         (PermissionError(13, "Permission denied", "/x"), 1, "error: [Errno 13] Permission denied: '/x'"),
         (KeyboardInterrupt(), 130, "interrupted: what was finished before is kept, nothing is half-written"),
@@ -93,6 +95,26 @@ def test_mistakes_end_in_one_sentence(error, code, said):
     assert "Traceback" not in done.output
 
 
-def test_bugs_keep_their_trace():
-    for error in (RuntimeError("shapes differ"), TypeError("x"), ZeroDivisionError()):
+def test_bugs_are_one_sentence_that_says_how_to_see_the_trace(monkeypatch):
+    for error in (RuntimeError("shapes\ndiffer"), TypeError("x"), ZeroDivisionError(), RecursionError("too deep")):
+        monkeypatch.delenv("SNOWS_TRACE", raising=False)
+        done = app_of(error)
+        assert done.exit_code == 1 and done.stderr.count("\n") == 1 and "SNOWS_TRACE=1" in done.stderr
+        assert done.stderr.startswith(f"error: unexpected {type(error).__name__}")
+        monkeypatch.setenv("SNOWS_TRACE", "1")
         assert app_of(error).exception is error
+
+
+def test_an_option_that_has_to_be_another_one_is_told_from_a_run_that_cannot_go_on():
+    full = invalid_argument("max_memory", "'/out', which cannot be written", "a folder")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    for error, code in (
+        (invalid_argument("max_memory", 1, "more"), 2),
+        (invalid_argument("--max-memory", 1, "more"), 2),
+        (invalid_argument("steps", 1, "more"), 1),  # no option of this command
+        (cannot_go_on("max_memory", "a damaged file", "a whole one"), 1),
+        (SnowsError("max_memory: damaged."), 1),
+        (full, 1),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 1),
+    ):
+        assert app_of(error).exit_code == code, error

@@ -8,8 +8,9 @@ from foreign import described
 from torch import nn
 from toys import random_mask, small_resnet
 
-from snows_core.masks.given import foreign_masks, read_mask
+from snows_core.masks.given import foreign_masks
 from snows_core.masks.lowest import comparable, highest_of_groups, lots, lowest, seed_of
+from snows_core.masks.mask_values import read_mask
 from snows_core.masks.patterns import NM, Unstructured, masks_for
 
 

@@ -56,7 +56,7 @@ def test_sample_of_less_than_one_is_refused(split, n):
 
 
 def test_sample_of_too_many_is_refused(split):
-    with pytest.raises(SnowsError, match="got 7; expected at most 6"):
+    with pytest.raises(SnowsError, match="n: got 7 images to read; expected at most 6, all that this split has"):
         split.sample(7)
 
 

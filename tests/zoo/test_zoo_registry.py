@@ -14,6 +14,7 @@ from torch import nn
 from snows_core.errors import SnowsError
 from snows_core.zoo import EXPERIMENTS, experiment, load_data, sources
 from snows_core.zoo.bundle import ArrayImages, DataBundle, Split
+from snows_core.zoo.weights import CHECKPOINTS
 
 DIGITS = ["digits-resnet20", "digits-resnet50", "digits-vit-b", "digits-vit-l"]
 FLOORS = {"digits-resnet20": 98, "digits-resnet50": 97, "digits-vit-b": 95, "digits-vit-l": 95}
@@ -120,7 +121,7 @@ def test_shipped_checkpoints_reach_what_they_promise(name, no_network):
     metrics = row.check_dense(model, bundle)
     assert metrics.images == 597 and metrics.accuracy >= FLOORS[name]
     assert abs(metrics.accuracy - row.dense_accuracy) <= 0.5
-    file = Path(sources.CHECKPOINTS) / f"{name}.safetensors"
+    file = Path(CHECKPOINTS) / f"{name}.safetensors"
     assert file.stat().st_size < 3_000_000
 
 
