@@ -21,12 +21,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from snows_core.bounded import MANIFEST_BYTES, read_json
 from snows_core.errors import invalid_argument
 from snows_core.files import clean_leftovers, contents, try_to_write, write_text, write_whole
 
 CONFIGURATION, LOCK = "run.json", "lock"
 FORMAT = 1
-_LARGEST = 2**24  # bytes of a configuration that is read: they have some thousand
 _SUFFIX = ".safetensors"
 
 
@@ -107,13 +107,11 @@ class Journal:
     def _configuration(self, path: Path) -> dict[str, Any]:
         expected, fix = "what a run wrote", "Choose another folder, or remove this one."
         try:
-            if path.stat().st_size > _LARGEST:
-                raise ValueError("too large")
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, MANIFEST_BYTES)
             there, version = content["configuration"], content["format"]
             if not isinstance(there, dict):
                 raise ValueError("no configuration in it")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             got = f"a damaged file {path} ({' '.join(str(error).split())[:160] or type(error).__name__})"
             raise invalid_argument(self.argument, got, expected, fix) from error
         if version != FORMAT:
@@ -159,10 +157,15 @@ class Journal:
         self._lock.release()
 
 
+def is_journal(folder: str | Path) -> bool:
+    """Tell whether a folder holds the records of a run."""
+    return (Path(folder) / CONFIGURATION).is_file()
+
+
 def remove_journal(folder: str | Path) -> None:
     """Take a folder away with all that a journal wrote into it: its run has come to its end."""
     folder = Path(folder)
-    if not (folder / CONFIGURATION).is_file():
+    if not is_journal(folder):
         return
     clean_leftovers(folder)
     for name in contents(folder):

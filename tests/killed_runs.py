@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -10,7 +12,14 @@ from pathlib import Path
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["toys", "snows_core.prune", "snows_core.journal", "pandas.io.formats.csvs", "numpy.ctypeslib"]
+    [
+        "toys",
+        "snows_core.prune",
+        "snows_core.cli.commands",
+        "snows_core.journal",
+        "pandas.io.formats.csvs",
+        "numpy.ctypeslib",
+    ]
 )
 
 CASES = {
@@ -54,6 +63,45 @@ def prune(case, checkpoint, out, kill_at=None, kill_after=None):
     result.save(out)
     signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     Path(f"{out}.seconds").write_text(str(os.times().user - start))
+
+
+def command_line(arguments, kill_at=None, signals=(), after=0.0, told=None):
+    """Run `snows` with arguments; be killed, or be sent signals, on the way.
+
+    Args:
+        arguments: of the command line.
+        kill_at: as for :func:`prune`.
+        signals: sent one after the other, once the first layer is solved.
+        after: seconds between two of them.
+        told: file for what it says on stderr.
+    """
+    import torch
+
+    from snows_core.cli.app import app
+    from snows_core.sweep.checkpoint import Checkpoint
+
+    if kill_at is not None:
+        die_at_replacement(kill_at)
+    torch.set_num_threads(1)
+    if told is not None:
+        os.dup2(os.open(told, os.O_CREAT | os.O_WRONLY), 2)
+    keep = Checkpoint.keep_layer
+
+    def send():
+        for number in signals:
+            os.kill(os.getpid(), number)
+            time.sleep(after)
+
+    def sending(checkpoint, *given):
+        keep(checkpoint, *given)
+        if signals and not sending.begun:
+            sending.begun = True
+            threading.Thread(target=send).start()
+            time.sleep(0.3)
+
+    sending.begun = False
+    Checkpoint.keep_layer = sending
+    app(arguments)
 
 
 def die_at_replacement(count):

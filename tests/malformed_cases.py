@@ -1,12 +1,9 @@
 """Malformed input of the Python interface, one a line: which argument is at fault, a word of the message, the call."""
 
 import itertools
-import json
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from toys import random_images
 

@@ -17,6 +17,7 @@ import typer
 from typer.models import OptionInfo
 
 from snows_core.errors import SnowsError
+from snows_core.interruption import interruptible
 from snows_core.settings import changeable
 
 FAILED, WRONG_OPTION, INTERRUPTED = 1, 2, 130
@@ -121,7 +122,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn whatever ends a command into one sentence and an exit code: nobody has to read a trace.
 
     The code is 2 for an option that has to be another one; 1 where the run cannot go on (a damaged file, a full disk,
-    no memory) or the package itself is at fault; 130 after Ctrl-C. A trace is shown where ``SNOWS_TRACE`` is set.
+    no memory) or the package itself is at fault; 130 after Ctrl-C, SIGTERM or SIGHUP. A trace is shown where
+    ``SNOWS_TRACE`` is set.
 
     Args:
         command: a command's function.
@@ -136,7 +138,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            with warnings.catch_warnings():
+            with interruptible(), warnings.catch_warnings():
                 warnings.showwarning = show_warning
                 command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
