@@ -65,6 +65,21 @@ def prune(case, checkpoint, out, kill_at=None, kill_after=None):
     Path(f"{out}.seconds").write_text(str(os.times().user - start))
 
 
+def compare(out, kill_at=None):
+    """Compare masks and updates into a folder; be killed as in :func:`prune`."""
+    warnings.simplefilter("ignore")
+    import torch
+    from toys import random_images, small_resnet
+
+    import snows_core as snows
+
+    torch.set_num_threads(1)
+    if kill_at is not None:
+        die_at_replacement(kill_at)
+    options = {"masks": "magnitude,wanda", "updates": "none,layerwise", "k": 1, "progress": False}
+    snows.compare(small_resnet(), random_images(16), ["2:4", 0.5], test=random_images(20, seed=5), out=out, **options)
+
+
 def command_line(arguments, kill_at=None, signals=(), after=0.0, told=None):
     """Run `snows` with arguments; be killed, or be sent signals, on the way.
 

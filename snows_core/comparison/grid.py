@@ -20,6 +20,7 @@ from snows_core.comparison.results import CRASHED, DONE, MISFIT, Comparison, Row
 from snows_core.comparison.runs import SharedRuns
 from snows_core.devices import resolve_device
 from snows_core.errors import SnowsError, blamed, invalid_argument, switch
+from snows_core.interruption import interruptible
 from snows_core.masks.patterns import Pattern
 from snows_core.methods import NETWORK_METHODS
 from snows_core.network.check_model import check_model, check_tensors
@@ -37,6 +38,7 @@ SHARED = (
 _CHANGE_NO_NUMBER = ("max_memory", "device", "progress")
 
 
+@interruptible()
 def compare(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -60,8 +62,8 @@ def compare(
     ``prune(..., mask=mask, update=mask)``, and "own+snows" is SNOWS from its weights, ``prune(..., mask=mask,
     update="snows", warm_start="own")``.
 
-    A cell that fails is recorded and the next one goes on. Ctrl-C ends the comparison and keeps what is done; the same
-    call with the same ``out`` goes on there.
+    A cell that fails is recorded and the next one goes on. Ctrl-C, SIGTERM or SIGHUP end the comparison and keep what
+    is done; the same call with the same ``out`` goes on there, and so it does after a kill.
 
     Args:
         model: network in eval mode; not changed.
