@@ -302,12 +302,12 @@ def test_a_missing_kernel_and_a_missing_library_are_named(base, at_home, monkeyp
     assert done.exit_code == 1 and "Jupyter has no kernel 'python3' here" in done.stderr
     (base / "book" / "plain" / "runs" / "01_a-digits.json").unlink()  # the record of that run
     (base / "book" / "plain" / "runs").rmdir()
-    found = importlib_util_find_spec_without("ipykernel")
+    found = find_spec_without("ipykernel")
     monkeypatch.setattr("snows_core.errors.find_spec", found)
     check(CliRunner().invoke(cli.app, line), 1, "ipykernel, not installed here", at_home)
 
 
-def importlib_util_find_spec_without(name):
+def find_spec_without(name):
     from importlib.util import find_spec
 
     return lambda module: None if module == name else find_spec(module)
