@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
 
 class Tags(BaseModel):
@@ -58,6 +58,6 @@ class Recorded(BaseModel):
 
     notebook: str
     profile: str
-    metrics: dict[str, bool | int | float]
+    metrics: dict[str, StrictBool | StrictInt | StrictFloat]
     figures: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]]
     provenance: dict[str, Any] = Field(default_factory=dict)

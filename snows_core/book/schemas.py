@@ -12,7 +12,7 @@ from snows_core.bounded import DEEPEST, read_text
 from snows_core.errors import SnowsError, invalid_argument
 
 YAML_BYTES = 1_000_000
-MOST_NODES = 100_000  # values of one file; the longest of this project has a few thousand
+MOST_NODES = 50_000  # values of one file; the longest of this project has five thousand
 
 
 def read_yaml(path: Path, schema: Any, keys: str) -> Any:

@@ -24,7 +24,7 @@ from snows_core.cli.options import (
     with_measuring,
     with_settings,
 )
-from snows_core.errors import SnowsError
+from snows_core.errors import SnowsError, invalid_argument
 
 if TYPE_CHECKING:
     from snows_core.cli.source import Say, Source
@@ -90,6 +90,9 @@ def compare_command(
     measuring = typed.pop("test_images"), typed.pop("workers")
     grid = {"patterns": typed.pop("pattern") or [], "masks": typed.pop("masks"), "updates": typed.pop("updates")}
     options = typed_settings(typed)
+    if options.get("stage_k") is not None and options.get("stages") in (None, "1"):
+        got = f"{options['stage_k']} with one stage alone"
+        raise invalid_argument("--stage-k", got, "stages that it lies between, for instance --stages 3")
     from snows_core.cli.source import Source
 
     source = Source(model, data, data_root, weights, options.pop("device", None), num_classes, *measuring)

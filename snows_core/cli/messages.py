@@ -161,8 +161,8 @@ def _ending(error: Exception, command: Callable[..., Any]) -> tuple[str, int]:
     options = typed_options(command)
     sentence = " ".join(as_typed(str(error), options).split())
     if isinstance(error, SnowsError):
-        name = _OTHER_NAMES.get(error.argument, error.argument)
-        own = name in inspect.signature(command).parameters or sentence.startswith("--")
+        names = {error.argument, _OTHER_NAMES.get(error.argument)}
+        own = bool(names & inspect.signature(command).parameters.keys()) or sentence.startswith("--")
         wrong = bool(error.argument) and own and getattr(error.__cause__, "errno", None) not in FAULTS
         return sentence, WRONG_OPTION if wrong else FAILED
     from snows_core.devices import out_of_memory  # who gets here has loaded PyTorch

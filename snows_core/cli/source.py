@@ -113,7 +113,8 @@ def source_of(
     if model is not None:
         return Source(model, data, weights=weights, **others)
     if folder is None:
-        raise SnowsError("model: got nothing to measure; expected a folder that `snows prune` wrote, or --model NAME.")
+        expected = "a folder that `snows prune` wrote, or --model NAME"
+        raise invalid_argument("model", "nothing to measure", expected)
     known = _recorded_source(folder)
     recorded = known.get("weights")
     weights = Path(recorded) if weights is None and recorded else weights

@@ -265,3 +265,7 @@ def _bounded(tar: tarfile.TarFile, most: int) -> Iterator[tarfile.TarInfo]:
         if written > most or count > MOST_MEMBERS:
             raise tarfile.TarError(f"it unpacks to more than {most:,} bytes or {MOST_MEMBERS:,} files")
         yield member
+    assert tar.fileobj is not None  # the archive is open
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # Python takes what it cannot read for the end
+        raise tarfile.ReadError("it is damaged, or ends too early")

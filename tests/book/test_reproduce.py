@@ -268,7 +268,13 @@ def test_a_record_of_another_run_is_refused(tmp_path):
     for change, word in (
         ({"profile": "cifar"}, "profile cifar"),
         ({"figures": []}, r"figures \[\]"),
-        ({"metrics": None}, "metrics None"),
+        ({"metrics": None}, "metrics: got None"),
+        ({"metrics": {}}, "metrics {}"),
+        ({"metrics": {"x": "1"}}, r"metrics\.x"),
+        ({"figures": [1]}, r"figures\.0: got 1"),
+        ({"figures": ["../a.png"]}, r"figures\.0: got '\.\./a\.png'"),
+        ({"figures": [".hidden"]}, r"figures\.0"),
+        ({"provenance": 3}, "provenance: got 3"),
         ({"figures": ["b.png"]}, r"b\.png"),
     ):
         (tmp_path / "metrics.json").write_text(json.dumps({**record, **change}))

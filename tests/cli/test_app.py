@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import shlex
 
+import numpy as np
 import pytest
+from PIL import Image
 from spies import stop_after
 from typer.testing import CliRunner
 
-import snows_core
+import snows_core.cli
 from snows_core.cli import app as cli
 from snows_core.cli import commands
 from snows_core.errors import SnowsError
@@ -255,3 +258,50 @@ def test_estimate_prints_a_row_per_layer_and_the_sums():
 def test_a_method_that_is_not_there_is_refused_before_any_work(option, tmp_path):
     done = run("prune", *FAST, option, "snowz", "--out", tmp_path / "out")
     assert done.exit_code == 2 and done.stderr.startswith(f"error: {option}: got 'snowz'") and not done.stdout
+
+
+def test_images_that_cannot_be_read_are_counted_and_no_position_of_theirs_is_recorded(tmp_path, monkeypatch):
+    """Four images a digit: one for calibration and one for judging are no images."""
+    rng = np.random.RandomState(0)
+    for digit in range(10):
+        (tmp_path / "images" / str(digit)).mkdir(parents=True)
+        for i in range(4):
+            pixels = Image.fromarray(rng.randint(0, 256, (16, 16), dtype=np.uint8))
+            pixels.save(tmp_path / "images" / str(digit) / f"{i}.png")
+    (tmp_path / "images" / "0" / "0.png").write_bytes(b"no image")  # the first of the test images
+    (tmp_path / "images" / "0" / "1.png").write_bytes(b"no image")  # and of the others
+    out = tmp_path / "out"
+    done = run("prune", *FAST, "--images", "32", "--k", "0", "--data", f"folder:{tmp_path / 'images'}", "--out", out)
+    assert done.exit_code == 0, done.output
+    for name in ("0.png", "1.png"):
+        assert f"warning: an image was left out: {tmp_path / 'images' / '0' / name} cannot be read" in done.stderr
+    manifest = json.loads((out / "manifest.json").read_text())
+    calibration = manifest["source"]["calibration"]
+    assert sorted(calibration["indices"]) == list(range(1, 32)) and calibration["unreadable"] == 1
+    sample = manifest["evaluation"]["sample"]
+    assert (sample["images"], sample["of"], sample["unreadable"]) == (7, 8, 1)
+    assert manifest["evaluation"]["pruned"]["images"] == manifest["evaluation"]["dense"]["images"] == 7
+    assert manifest["calibration"]["images"] == 31
+    compared = tmp_path / "compared"
+    words = ["--data", f"folder:{tmp_path / 'images'}", "--masks", "magnitude", "--updates", "none", "--out", compared]
+    done = run("compare", "--model", "digits-resnet20", "--images", "32", "--layers", "layer3.2.conv2", "-q", *words)
+    assert done.exit_code == 0, done.output
+    record = json.loads((compared / "results.json").read_text())["source"]
+    assert record["calibration"] == calibration and record["test"] == sample
+
+
+def test_the_command_says_what_no_command_has_caught(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "main", lambda: 1 / 0)
+    with pytest.raises(SystemExit, match=r"^error: unexpected ZeroDivisionError: division by zero\. SNOWS_TRACE=1"):
+        snows_core.cli.main()
+    monkeypatch.setenv("SNOWS_TRACE", "1")
+    with pytest.raises(ZeroDivisionError):
+        snows_core.cli.main()
+
+
+def test_names_that_the_terminal_cannot_show_are_spelled_out(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    monkeypatch.setattr(cli, "main", lambda: print("saved to \udcff/\u00fc", flush=True))
+    snows_core.cli.main()
+    assert shown.getvalue() == b"saved to \\udcff/\\xfc\n"

@@ -1,6 +1,7 @@
 """No file of weights, data or archive runs code: each place is tried with a pickle that would make a folder."""
 
 import hashlib
+import io
 import os
 import pickle
 import shutil
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 
 from snows_core import files
 from snows_core.errors import SnowsError
-from snows_core.zoo import cifar, experiment, fetch, sources, weights
+from snows_core.zoo import cifar, cifar_subset, experiment, fetch, sources, weights
 from snows_core.zoo.data import load_data
 
 SQUEEZENET = "squeezenet1_1-b8a52dc0.pth"
@@ -144,16 +145,24 @@ def test_files_of_cifar_run_no_code(tmp_path, name, monkeypatch):
     assert not (tmp_path / "code has run").exists()
 
 
-def _link(name, target):
+def _member(name, kind, target=""):
     member = tarfile.TarInfo(name)
-    member.type, member.linkname = tarfile.SYMTYPE, target
+    member.type, member.linkname = kind, target
     return member
+
+
+def _link(name, target):
+    return _member(name, tarfile.SYMTYPE, target)
 
 
 OUTSIDE = {
     "a path upwards": lambda out: tarfile.TarInfo("../escaped"),
     "a link out of the folder": lambda out: _link("contents/link", "../../escaped"),
     "a link to an absolute path": lambda out: _link("contents/link", str(out)),
+    "a hard link out of the folder": lambda out: _member("contents/link", tarfile.LNKTYPE, "../../escaped"),
+    "a device file": lambda out: _member("contents/null", tarfile.CHRTYPE),
+    "a block device": lambda out: _member("contents/disk", tarfile.BLKTYPE),
+    "a pipe": lambda out: _member("contents/pipe", tarfile.FIFOTYPE),
 }
 
 
@@ -168,6 +177,121 @@ def test_archives_cannot_write_outside_their_folder(tmp_path, monkeypatch, name)
     with pytest.raises(SnowsError, match=r"x.tar cannot be unpacked \(\w+Error: .*Delete it"):
         fetch.obtain_archive("x.tar", ["https://example.org/x.tar"], "right", folder, "contents")
     assert not (tmp_path / "escaped").exists() and [path.name for path in folder.iterdir()] == ["x.tar"]
+
+
+def _archive_of_zeros(path, mode, sizes):
+    with tarfile.open(path, mode) as tar:
+        tar.add(os.path.dirname(__file__), "contents", recursive=False)
+        for i, size in enumerate(sizes):
+            member = tarfile.TarInfo(f"contents/{i}")
+            member.size = size
+            tar.addfile(member, io.BytesIO(bytes(size)))
+
+
+@pytest.mark.parametrize(("mode", "sizes"), [("w:gz", [30_000_000]), ("w:xz", [400_000] * 4), ("w:bz2", [2_000_000])])
+def test_an_archive_of_which_little_becomes_much_is_refused(tmp_path, monkeypatch, mode, sizes):
+    written = []
+    _archive_of_zeros(tmp_path / "x.tar", mode, sizes)
+    extract = tarfile.TarFile.makefile
+    monkeypatch.setattr(
+        tarfile.TarFile,
+        "makefile",
+        lambda tar, member, *rest: written.append(member.size) or extract(tar, member, *rest),
+    )
+    with pytest.raises(SnowsError, match=r"x.tar cannot be unpacked \(TarError: it unpacks to more than 1,.* bytes"):
+        fetch.obtain_archive("x.tar", [], None, tmp_path, "contents", download=False)
+    assert sum(written) <= 1_300_000  # nothing beyond the bound was written on the way
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
+
+
+def test_an_archive_of_too_many_files_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "MOST_MEMBERS", 5)
+    _archive_of_zeros(tmp_path / "x.tar", "w", [1] * 5)
+    with pytest.raises(SnowsError, match="or 5 files"):
+        fetch.obtain_archive("x.tar", [], None, tmp_path, "contents", download=False)
+    monkeypatch.setattr(fetch, "MOST_MEMBERS", 6)
+    assert len(list(fetch.obtain_archive("x.tar", [], None, tmp_path, "contents", download=False).iterdir())) == 5
+
+
+def test_absolute_names_stay_in_the_folder(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(os.path.dirname(__file__), "contents", recursive=False)
+        member = tarfile.TarInfo(f"{tmp_path}/escaped")
+        tar.addfile(member)
+    fetch.obtain_archive("x.tar", [], None, tmp_path, "contents", download=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["contents", "x.tar"]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
+@pytest.mark.parametrize("spoil", ["cut", "cut between", "flip", "text", "nothing"])
+def test_damaged_archives_are_one_sentence_and_leave_nothing(tmp_path, mode, spoil):
+    _archive_of_zeros(tmp_path / "x.tar", mode, [3000, 3000])
+    content = bytearray((tmp_path / "x.tar").read_bytes())
+    middle = len(content) // 2  # of a plain archive: where its second file begins
+    cut, between = content[: middle + (700 if mode == "w" else 9)], content[:middle]
+    content[middle] ^= 0xFF
+    spoilt = {"cut": cut, "cut between": between, "flip": content, "text": b"no archive", "nothing": b""}[spoil]
+    (tmp_path / "x.tar").write_bytes(spoilt)
+    with pytest.raises(SnowsError, match=r"x.tar(:| cannot be unpacked \()") as caught:
+        fetch.obtain_archive("x.tar", [], None, tmp_path, "contents", download=False)
+    assert "\n" not in str(caught.value) and [path.name for path in tmp_path.iterdir()] == ["x.tar"]
+
+
+def test_a_download_that_fails_takes_its_folders_away(tmp_path, no_network):
+    with pytest.raises(SnowsError, match="could not be downloaded"):
+        fetch.obtain_archive("x.tar", ["https://example.org/x.tar"], None, tmp_path / "a" / "b", "contents")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with pytest.raises(SnowsError, match="could not be downloaded"):
+        fetch.obtain_archive("x.tar", ["https://example.org/x.tar"], None, tmp_path / "a" / "b", "contents")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+
+
+def test_weights_that_cannot_be_downloaded_leave_no_folders(tmp_path, no_network, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(SnowsError, match="could not be downloaded"):
+        sources.pretrained("published/resnet20")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("spoil", ["cut", "text", "nothing", "gone"])
+def test_damaged_files_of_the_package_say_how_to_get_them_anew(tmp_path, monkeypatch, spoil):
+    shutil.copytree(weights.CHECKPOINTS, tmp_path / "checkpoints")
+    monkeypatch.setattr(weights, "CHECKPOINTS", tmp_path / "checkpoints")
+    shutil.copy(cifar_subset.FILE, tmp_path)
+    places = [tmp_path / "checkpoints" / "digits-resnet20.safetensors", tmp_path / cifar_subset.FILE.name]
+    places += [tmp_path / "checkpoints" / "digits-resnet20.json"] * (spoil != "gone")
+    for path in places:
+        content = path.read_bytes()
+        path.unlink()
+        if spoil != "gone":
+            path.write_bytes({"cut": content[: len(content) // 2], "text": b"{no", "nothing": b""}[spoil])
+    asked = [lambda: experiment("digits-resnet20").load_model(), lambda: cifar_subset.read_list(places[1])]
+    asked += [lambda: weights.shipped_record("digits-resnet20")] * (spoil != "gone")
+    for path, call in zip(places, asked, strict=True):
+        with pytest.raises(SnowsError, match=rf"^{path} is damaged \(.*pip install --force-reinstall") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda state: {1: torch.zeros(2)}, "holds no state dict"),
+        (lambda state: state | {"fc.weight": torch.full_like(state["fc.weight"], float("nan"))}, "NaN or infinite"),
+        (lambda state: state | {"fc.weight": torch.full_like(state["fc.weight"], float("inf"))}, "NaN or infinite"),
+        (lambda state: state | {"fc.weight": state["fc.weight"].to_sparse()}, "sparse, nested or quantized"),
+        (lambda state: state | {"fc.weight": state["fc.weight"].to("meta")}, "without values"),
+        (lambda state: state | {"fc.weight": state["fc.weight"].to(torch.complex64)}, "complex"),
+        (lambda state: state | {"fc.weight": state["fc.weight"].int()}, "has the numbers torch.int32"),
+    ],
+)
+def test_weights_that_are_none_are_named(tmp_path, content, words):
+    chosen = experiment("digits-resnet20")
+    torch.save(content(chosen.load_model().state_dict()), tmp_path / "w.pth")
+    with pytest.raises(SnowsError, match=rf"^weights: got '.*w.pth', wh.*{words}") as caught:
+        chosen.load_model(weights=tmp_path / "w.pth")
+    assert caught.value.argument == ""  # another option would not help
 
 
 def test_a_python_without_the_filter_unpacks_nothing(tmp_path, monkeypatch):
