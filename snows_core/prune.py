@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from snows_core.activations.calibration import calibration_parts, first_images, shuffled
 from snows_core.devices import peak_memory, resolve_device
+from snows_core.distributed import current, joined
 from snows_core.errors import invalid_argument
 from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Masks
@@ -44,6 +45,7 @@ from snows_core.sweep.sweep import LayerSteps
 
 @takes_settings
 @plain_numerics()
+@joined()
 def prune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -90,6 +92,9 @@ def prune(
     record["permutations"] = [done.record() for done in prepared.permutations] if settings.permute else None
     record["labels"] = labels_record(settings)
     record["flops"] = None if (most := asked["flops"]) is None else {"at most": most}
+    of_one = ("device", "max_memory", "progress")  # what processes may have of their own
+    common = {name: value for name, value in asked.items() if name not in of_one}
+    current().check_same({"images": record["calibration"], "model": record["weights"], **record, **common})
     if resume is not None:
         # Masks that a method chooses, or that are made from images, come with the result.
         from_images = needs_images(settings) or chooses_network_masks(settings)
@@ -123,6 +128,7 @@ def prune(
 
 @takes_settings
 @plain_numerics()
+@joined()
 def make_masks(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -262,6 +268,8 @@ def refine_result(
         pair = Pair(network, result.module, result.masks, result.weight_names)
         done = refine_jointly(pair, images, options, remask)
     except (RuntimeError, KeyboardInterrupt) as error:
+        if current().several:  # the others have not failed, and wait
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         record["failed"] = reason
         warnings.warn(f"refine: failed ({reason}); the weights are those of the sweep", stacklevel=3)
