@@ -26,8 +26,8 @@ def _begin(rank, world, folder, limit, function, arguments):
     answer = Path(folder) / f"{rank}.pt"
     try:
         if world > 1:
-            store = f"file://{folder}/store"
-            dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=limit))
+            store, patience = f"file://{folder}/store", timedelta(seconds=limit)
+            dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=patience)
         result = function(rank, *arguments)
         if world > 1:
             dist.destroy_process_group()

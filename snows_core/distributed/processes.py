@@ -156,7 +156,9 @@ class Processes:
         for name, text in texts[0].items():
             for rank, other in enumerate(texts):
                 if other.get(name) != text:
-                    short = " and ".join(f"{told[:80]} in process {number}" for told, number in _pair(texts, name, rank))
+                    short = " and ".join(
+                        f"{told[:80]} in process {number}" for told, number in _pair(texts, name, rank)
+                    )
                     fix = "Pass the same model, images and options everywhere; images are shared out here."
                     raise invalid_argument(name, short, "the same in every process", fix)
 
@@ -171,7 +173,9 @@ class Processes:
         """
         if images < self.world:
             fix = "Pass more images, or start fewer processes."
-            raise invalid_argument("images", f"{images} images", f"at least one for each of {self.world} processes", fix)
+            raise invalid_argument(
+                "images", f"{images} images", f"at least one for each of {self.world} processes", fix
+            )
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

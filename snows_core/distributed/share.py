@@ -32,9 +32,7 @@ class Share:
     [2, 2]
     """
 
-    def __init__(
-        self, sizes: Sequence[int], processes: Processes = ALONE, starts: Sequence[int] | None = None
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], processes: Processes = ALONE, starts: Sequence[int] | None = None) -> None:
         self.sizes, self.processes = list(sizes), processes
         self.starts = list(accumulate(self.sizes, initial=0))[:-1] if starts is None else list(starts)
         self.own = [len(self.places(batch)) for batch in range(len(self.sizes))]
@@ -46,7 +44,9 @@ class Share:
 
     def places(self, batch: int) -> range:
         """Return the places, within a batch, of the images that this process has."""
-        return range((self.processes.rank - self.starts[batch]) % self.processes.world, self.sizes[batch], self.processes.world)
+        return range(
+            (self.processes.rank - self.starts[batch]) % self.processes.world, self.sizes[batch], self.processes.world
+        )
 
     def held(self, batches: int | None = None) -> list[int]:
         """Return the numbers of the first ``batches``, default all, of which this process has images."""

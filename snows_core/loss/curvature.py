@@ -188,6 +188,9 @@ def random_signs(like: Tensor, generator: torch.Generator, share: tuple[Share, i
         generator: drawn on its own device.
         share: which images of a larger batch it is of, and the number of that batch: signs are drawn for all of its
             images, so that each has the same ones whatever the number of processes; None where it is of all.
+
+    Returns:
+        Numbers of 1 and -1.
     """
     bits = _bits(like.shape, generator) if share is None else _shared_bits(like.shape, generator, *share)
     return bits.to(like).mul_(2).sub_(1)

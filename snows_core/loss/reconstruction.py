@@ -169,8 +169,8 @@ class ReconstructionLoss:
                 result = self.share.processes.total(result)
             return torch.where(self.mask, result * (self.images / images), 0.0)
 
-        loss, gradient = self._summed(losses, gradient)
-        return Linearisation(loss, torch.where(self.mask, gradient, 0.0), total)
+        value, gradient = self._summed(losses, gradient)
+        return Linearisation(value, torch.where(self.mask, gradient, 0.0), total)
 
     def _curved(self, weight: Tensor, number: int) -> BatchCurvature:
         if self.by_fisher:
