@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from snows_core.distributed import is_main
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.files import contents, fill_folder, try_to_write
 from snows_core.masks.given import read_mask
@@ -96,7 +97,7 @@ class PruneResult:
         return float(1 - pruned["kept"].sum() / pruned["weights"].sum()) if len(pruned) else 0.0
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write weights, masks, manifest and report into a folder, all or nothing.
+        """Write weights, masks, manifest and report into a folder, all or nothing; of several processes the first does.
 
         Args:
             folder: new or empty; loads with ``snows.load`` or a plain ``load_state_dict`` of model.safetensors.
@@ -108,6 +109,8 @@ class PruneResult:
         Raises:
             SnowsError: when the folder cannot be written, or holds something already and ``overwrite`` is False.
         """
+        if not is_main():  # of several processes the first one writes
+            return Path(folder)
         check_target(folder, overwrite)
         folder = Path(folder)
         fill_folder(folder, self._write, seal="manifest.json")

@@ -14,6 +14,7 @@ import pandas as pd
 
 from snows_core.cli.judging import JudgingImages
 from snows_core.cli.source import Say, Source, check_dense, check_device, source_of
+from snows_core.distributed import is_main, on_main
 from snows_core.errors import invalid_argument
 from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate, evaluate_both, metrics_frame
@@ -93,7 +94,7 @@ def prune_to_folder(
     Raises:
         SnowsError: on anything that cannot work; nothing is written then.
     """
-    check_target(out, overwrite)
+    on_main(check_target, out, overwrite)
     options = _checked(prune, options)
     chosen, model, bundle = source.load(options["progress"])
     count = image_count(options.get("max_images"), chosen, bundle, say)
@@ -105,6 +106,8 @@ def prune_to_folder(
         raise KeyboardInterrupt  # before the first layer was solved: there is nothing to keep
     sample = {"data": bundle.name, "split": "train", "seed": options["seed"], "indices": [int(i) for i in positions]}
     result.manifest["source"] = source.record() | {"calibration": sample}
+    if not is_main():
+        return result  # the first of several processes measures, prints and saves
     try:  # whatever happens from here on, the pruned network is kept
         say(layer_table(result.report))
         if result.complete:

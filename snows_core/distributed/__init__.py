@@ -10,10 +10,11 @@ from snows_core.distributed.group import (
     alone,
     broadcast,
     current,
-    is_launched,
     is_main,
     joined,
     launched,
+    on_main,
+    refuse_several,
     time_limit,
 )
 from snows_core.distributed.processes import ALONE, LostProcess, Processes
@@ -28,9 +29,10 @@ __all__ = [
     "alone",
     "broadcast",
     "current",
-    "is_launched",
     "is_main",
     "joined",
     "launched",
+    "on_main",
+    "refuse_several",
     "time_limit",
 ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,8 @@ from snows_core.distributed.processes import ALONE, Processes
 from snows_core.errors import invalid_argument
 
 Item = TypeVar("Item")
-LIMIT = "SNOWS_PROCESS_TIMEOUT"  # seconds after which a process that does not answer counts as lost
+LIMIT = "SNOWS_PROCESS_TIMEOUT"
+"""Environment variable: seconds after which a process that does not answer counts as lost."""
 DEFAULT_LIMIT = 600.0
 _CURRENT: ContextVar[Processes] = ContextVar("processes", default=ALONE)
 _APART: ContextVar[bool] = ContextVar("apart", default=False)
@@ -30,12 +31,12 @@ def current() -> Processes:
 
 
 def is_main() -> bool:
-    """Tell whether this process writes files and shows progress: the first one of a group, or the only one."""
+    """Tell whether this process writes files and shows progress: the first of a group, or one that works for itself."""
     return _group().is_main
 
 
 def broadcast(item: Item) -> Item:
-    """Return the first process's object in every process of a run; see :meth:`.Processes.broadcast`."""
+    """Return the first process's ``item`` in every process of a run; see :meth:`.Processes.broadcast`."""
     return current().broadcast(item)
 
 
@@ -46,7 +47,7 @@ def joined() -> Iterator[None]:
     Every process has to come here with the same arguments, and in the same order. Warnings are those of the first
     process. Without such a group nothing is different.
     """
-    group = ALONE if _APART.get() else _group()
+    group = _group()
     token = _CURRENT.set(group)
     try:
         with warnings.catch_warnings():
@@ -68,9 +69,47 @@ def alone() -> Iterator[None]:
         _CURRENT.reset(tokens[1])
 
 
-def is_launched() -> bool:
-    """Tell whether a launcher such as torchrun has started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
+def on_main(function: Callable[..., Item], *arguments: Any) -> Item:
+    """Call a function in the first process alone; the others wait, and fail where it fails.
+
+    Args:
+        function: what is called; its result is pickled on the way.
+        *arguments: its arguments.
+
+    Returns:
+        Its result, in every process.
+
+    Raises:
+        Exception: what the function has raised, in every process.
+    """
+    processes = _group()
+    if not processes.several:
+        return function(*arguments)
+    outcome: tuple[Any, Exception | None] = (None, None)
+    if processes.is_main:
+        try:
+            outcome = (function(*arguments), None)
+        except Exception as error:
+            outcome = (None, error)
+    found, failed = processes.broadcast(outcome)
+    if failed is not None:
+        raise failed
+    told: Item = found
+    return told
+
+
+def refuse_several(what: str) -> None:
+    """Refuse what processes cannot share.
+
+    Args:
+        what: the function that was called.
+
+    Raises:
+        SnowsError: in a process group of several, outside of :func:`alone`.
+    """
+    if _group().several:
+        fix = "Inside `with snows_core.distributed.alone():` each works for itself, into a folder of its own."
+        raise invalid_argument(what, f"a call in each of {_group().world} processes", "one process", fix)
 
 
 @contextmanager
@@ -116,7 +155,7 @@ def time_limit() -> timedelta:
 
 
 def _group() -> Processes:
-    """Return the processes of PyTorch's default group; one alone where there is none."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() < 2:
+    """Return the processes of PyTorch's default group; this one alone where there is none, or inside :func:`alone`."""
+    if _APART.get() or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() < 2:
         return ALONE
     return Processes(dist.get_rank(), dist.get_world_size())

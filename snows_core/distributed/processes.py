@@ -62,7 +62,7 @@ class Processes:
         return -(-count // self.world)
 
     def own(self, images: Tensor) -> Tensor:
-        """Return every image of this process in a set (N, ...): each ``world``-th one; all of them in one process.
+        """Return this process's part of ``images`` (N, ...): every ``world``-th one; all of them in one process.
 
         >>> Processes(1, 3).own(torch.arange(7.0)).tolist()
         [1.0, 4.0]
@@ -94,11 +94,11 @@ class Processes:
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
     def total_number(self, number: float) -> float:
-        """Return the sum of every process's number."""
+        """Return the sum of every process's ``number``."""
         return float(self.total(torch.tensor(number, dtype=torch.float64))) if self.several else number
 
     def least(self, number: float) -> float:
-        """Return the least of every process's numbers."""
+        """Return the least ``number`` of any process."""
         if not self.several:
             return number
         placed = _placed(torch.tensor(number, dtype=torch.float64))
@@ -123,7 +123,7 @@ class Processes:
         return _like(placed.view(tensor.dtype), tensor)
 
     def broadcast(self, item: Item) -> Item:
-        """Return the first process's object, whatever was passed in the others; it is pickled on the way."""
+        """Return the first process's ``item``, whatever was passed in the others; it is pickled on the way."""
         if not self.several:
             return item
         box: list[Any] = [item if self.is_main else None]
@@ -133,7 +133,7 @@ class Processes:
         return told
 
     def gathered(self, item: Item) -> list[Item]:
-        """Return every process's object, in the order of ranks."""
+        """Return every process's ``item``, in the order of ranks; it is pickled on the way."""
         if not self.several:
             return [item]
         found: list[Any] = [None] * self.world

@@ -81,7 +81,7 @@ class Share:
         return tuple(part), -1
 
     def pick(self, values: Tensor, batch: int, axis: int) -> Tensor:
-        """Return this process's part of values for a whole batch, with axes from :meth:`whole_of`."""
+        """Return this process's part of ``values`` for a whole ``batch``, with the ``axis`` from :meth:`whole_of`."""
         if axis < 0:
             return values
         rows = values.unflatten(axis, (self.sizes[batch], -1))
