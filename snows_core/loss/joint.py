@@ -163,7 +163,7 @@ class JointLoss:
         ]
 
     def pass_over(self, images: int, generator: torch.Generator) -> None:
-        """Draw the signals of as many ``images`` of another process from a ``generator``: the next are as in one process."""
+        """Draw from a ``generator`` the signals of so many ``images`` of another process, to go on behind them."""
         for shape in images * self.shapes:
             random_signs(torch.empty(shape), generator)
 
