@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -50,8 +50,9 @@ def joined() -> Iterator[None]:
     group = _group()
     token = _CURRENT.set(group)
     try:
-        with warnings.catch_warnings():
+        with ExitStack() as silence:
             if not group.is_main:
+                silence.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
             yield
     finally:
