@@ -196,7 +196,10 @@ class ReconstructionLoss:
             (out,) positive numbers.
         """
         total, count = torch.zeros(weight.shape[0], device=weight.device, dtype=weight.dtype), 0
-        for number in self.share.held(min(batches, len(self.contexts))):
+        for number in range(min(batches, len(self.contexts))):
+            if not self.share.own[number]:
+                self._pass_over(number, generator)
+                continue
             squares, places = row_squares(self.batch(number), weight, generator)
             total, count = total + squares, count + places
         scale = self.share.processes.total(total) / self.share.processes.total_number(count)
