@@ -6,8 +6,10 @@ cut off or changed is seen, and what came behind it does not count. Nothing is u
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -67,6 +69,8 @@ class Journal:
         self._waiting: list[tuple[Path, Record]] = []
         self._warned = False
         check_journal(folder, argument)
+        whole = Path(os.path.abspath(folder))
+        self._made = [path for path in (whole, *whole.parents) if not path.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder / LOCK)
         try:
@@ -153,8 +157,13 @@ class Journal:
                 (self.folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let other runs use the folder."""
+        """Let other runs use the folder; one without a record goes away, with folders that were made for it."""
         self._lock.release()
+        if not any(map(_is_record, contents(self.folder))):
+            remove_journal(self.folder)
+            with contextlib.suppress(OSError):  # in which something else lies by now
+                for path in self._made[not self.folder.exists() :]:
+                    path.rmdir()
 
 
 def is_journal(folder: str | Path) -> bool:

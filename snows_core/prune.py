@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from snows_core.activations.calibration import calibration_parts, first_images, shuffled
 from snows_core.activations.offload import remove_abandoned
 from snows_core.devices import peak_memory, resolve_device
+from snows_core.distributed import current, joined, on_main
 from snows_core.errors import invalid_argument
 from snows_core.interruption import interruptible
 from snows_core.journal import check_journal
@@ -53,6 +54,7 @@ from snows_core.sweep.sweep import LayerSteps
 @takes_settings
 @interruptible()
 @plain_numerics()
+@joined()
 def prune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -91,13 +93,17 @@ def prune(
         if resume is not None:
             fix = "The folder knows how far its run had come: leave resume out."
             raise invalid_argument("resume", "a result beside checkpoint_dir", "one of the two", fix)
-        check_journal(checkpoint_dir)
+        on_main(check_journal, checkpoint_dir)
     steps = layer_steps(settings)
     parts = calibration_parts(images, settings.max_images)
     check_label_count(settings, sum(map(len, parts)))
     prepared = prepare(model, parts, settings)
     settings = with_refinement(settings, prepared, sum(map(len, parts)))
     record = _record_before(prepared, parts, settings)
+    asked, of_one = settings.record(), ("device", "max_memory", "progress")  # what processes may have of their own
+    common = {name: value for name, value in asked.items() if name not in of_one}
+    common |= {"images": record["calibration"], "model": record["weights"], "checkpoint_dir": str(checkpoint_dir)}
+    current().check_same(common | record)
     if resume is not None:
         # Masks that a method chooses, or that are made from images, come with the result.
         from_images = needs_images(settings) or chooses_network_masks(settings)
@@ -176,6 +182,7 @@ def _pruned(
 
 @takes_settings
 @plain_numerics()
+@joined()
 def make_masks(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -340,6 +347,8 @@ def refine_result(
         pair = Pair(network, result.module, result.masks, result.weight_names)
         done = refine_jointly(pair, images, options, remask, keeper)
     except (Exception, KeyboardInterrupt) as error:  # a function that augments may fail in any way
+        if current().several:  # the others have not failed, and wait
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         record["failed"] = reason
         warnings.warn(f"refine: failed ({reason}); the weights are those of the sweep", stacklevel=3)

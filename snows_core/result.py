@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from snows_core.bounded import MANIFEST_BYTES, read_json
+from snows_core.distributed import is_main
 from snows_core.errors import SnowsError, cannot_go_on, invalid_argument, switch
 from snows_core.files import as_path, contents, fill_folder, is_file, recover, try_to_write
 from snows_core.network.fitting import load_weights, zero_by_masks
@@ -103,7 +104,7 @@ class PruneResult:
         return float(1 - pruned["kept"].sum() / pruned["weights"].sum()) if len(pruned) else 0.0
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write weights, masks, manifest and report into a folder, all or nothing.
+        """Write weights, masks, manifest and report into a folder, all or nothing; of several processes the first does.
 
         Args:
             folder: new or empty; loads with ``snows.load`` or a plain ``load_state_dict`` of model.safetensors.
@@ -115,6 +116,8 @@ class PruneResult:
         Raises:
             SnowsError: when the folder cannot be written, or holds something already and ``overwrite`` is False.
         """
+        if not is_main():  # of several processes the first one writes
+            return Path(folder)
         check_target(folder, overwrite)
         folder = Path(folder)
         fill_folder(folder, self._write, _SEAL)

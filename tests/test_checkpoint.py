@@ -232,3 +232,17 @@ def test_batches_that_had_to_be_halved_stay_so(tmp_path, monkeypatch):
     with warnings.catch_warnings(record=True) as told:
         assert same(pruned(tmp_path / "kept").state, whole.state)
     assert not any("halved" in str(one.message) for one in told) and set(map(tuple, seen)) == {(6, 6)}
+
+
+def test_a_run_that_fails_before_its_first_layer_leaves_nothing(tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Snows, "solve", fails)
+    with pytest.raises(RuntimeError, match="broken"):
+        pruned(tmp_path / "a" / "b" / "kept")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "there").mkdir()
+    stop_after(monkeypatch, 0)
+    assert not pruned(tmp_path / "there" / "kept").masks
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from snows_core.cli.judging import JudgingImages
 from snows_core.cli.source import Say, Source, check_dense, check_device, source_of
+from snows_core.distributed import is_main, on_main
 from snows_core.errors import cannot_go_on, invalid_argument
 from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate, evaluate_both, metrics_frame
@@ -118,9 +119,7 @@ def prune_to_folder(
         SnowsError: on anything that cannot work; nothing is written then.
     """
     kept = out / CHECKPOINT if checkpoint_dir is None else checkpoint_dir
-    overwrite = overwrite or (is_interrupted(out) and is_journal(kept))
-    check_target(out, overwrite)
-    check_journal(kept, "checkpoint_dir" if checkpoint_dir else "out")
+    overwrite = on_main(_check_folders, out, kept, overwrite)
     options = _checked(prune, options)
     chosen, model, bundle = source.load(options["progress"])
     count = image_count(options.get("max_images"), chosen, bundle, say)
@@ -133,6 +132,8 @@ def prune_to_folder(
         raise KeyboardInterrupt  # before the first layer was solved: there is nothing to keep
     sample = calibration_record(bundle, options["seed"], positions)
     result.manifest["source"] = source.record() | {"calibration": sample}
+    if not is_main():
+        return result  # the first of several processes measures, prints and saves
     try:  # whatever happens from here on, the pruned network is kept
         say(layer_table(result.report))
         if not result.interrupted:
@@ -148,6 +149,14 @@ def prune_to_folder(
                 remove_journal(kept)
     say("next: the same command goes on there" if result.interrupted else next_step(source, out))
     return result
+
+
+def _check_folders(out: Path, kept: Path, overwrite: bool) -> bool:
+    """Refuse a folder of a result, or of what is kept on the way, that cannot be used; tell whether to replace one."""
+    replaces = overwrite or (is_interrupted(out) and is_journal(kept))
+    check_target(out, replaces)
+    check_journal(kept, "out" if kept.parent == out else "checkpoint_dir")
+    return replaces
 
 
 def _save(result: PruneResult, out: Path, overwrite: bool, say: Say) -> None:

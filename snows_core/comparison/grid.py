@@ -19,6 +19,7 @@ from snows_core.comparison.judge import Judge
 from snows_core.comparison.results import CRASHED, DONE, MISFIT, Comparison, Row
 from snows_core.comparison.runs import SharedRuns
 from snows_core.devices import resolve_device
+from snows_core.distributed import refuse_several
 from snows_core.errors import SnowsError, blamed, invalid_argument, switch
 from snows_core.interruption import interruptible
 from snows_core.masks.patterns import Pattern
@@ -85,9 +86,10 @@ def compare(
         images do not tell apart from it.
 
     Raises:
-        SnowsError: on an unknown name, images or labels that do not fit, another option, or a folder with another
-            comparison; nothing is pruned then.
+        SnowsError: on an unknown name, images or labels that do not fit, another option, a folder with another
+            comparison, or in a process group of several; nothing is pruned then.
     """
+    refuse_several("compare")
     read = read_patterns(patterns)
     names = read_names("masks", masks, known_masks()), read_names("updates", updates, known_updates())
     settings = _settings(options, list(read.values()), names, switch("fixed_masks", fixed_masks))

@@ -9,7 +9,7 @@ repeats, and a ``joint`` record replaces the one before.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snows_core.distributed import on_main
 from snows_core.journal import Journal, Record
 from snows_core.masks.patterns import Masks
 from snows_core.methods.base import LayerSolution, LayerStatistics
@@ -62,8 +63,9 @@ class Checkpoint:
     """The records of one run.
 
     Args:
-        folder: see :class:`~snows_core.journal.Journal`.
-        configuration: likewise, from :func:`configuration`.
+        folder: where they are.
+        records: those of an earlier run, in order.
+        journal: writes others; None in the processes of a run that are not the first one.
 
     Attributes:
         allocation: what the manifest says of measured sparsities; None before they were measured.
@@ -71,16 +73,15 @@ class Checkpoint:
         found: how many layers of the last stage, and which step of the joint stage, were there when the run began.
     """
 
-    def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
-        self.journal = Journal(folder, configuration)
+    def __init__(self, folder: str | Path, records: Sequence[Record], journal: Journal | None) -> None:
+        self.folder, self.journal = folder, journal
         self.allocation: Mapping[str, Any] | None = None
         self.position: Position | None = None
         self._stage = Record("stage", {"stage": 1, "records": []})
         self._masks: Record | None = None
         self._layers: list[Record] = []
-        for record in self.journal.records:
+        for record in records:
             self._note(record)
-        self.journal.records = []
         self._written, self._cost = time.monotonic(), 0.0
         self.found = {
             "stage": int(self._stage.values["stage"]),
@@ -111,7 +112,7 @@ class Checkpoint:
         where = "" if stages == 1 else f" of stage {self.found['stage']} of {stages}"
         step = self.found["joint_step"]
         joint = "" if step is None else f", and step {step} of the joint stage"
-        return f"{self.journal.folder}: goes on behind {self.found['layers']} solved layers{where}{joint}"
+        return f"{self.folder}: goes on behind {self.found['layers']} solved layers{where}{joint}"
 
     def reached(self, device: torch.device) -> Reached:
         """Return how far the run had come, on a device, and forget it: memory holds it once."""
@@ -143,10 +144,14 @@ class Checkpoint:
         self._stage, self._masks, self._layers = Record("stage"), None, []
         return reached
 
+    def _add(self, record: Record, replaces: Sequence[str] = ()) -> None:
+        if self.journal is not None:
+            self.journal.add(record, replaces)
+
     def keep_allocation(self, record: Mapping[str, Any]) -> None:
         """Keep measured sparsities."""
         self.allocation = record
-        self.journal.add(Record("allocation", record))
+        self._add(Record("allocation", record))
 
     def keep_stage(self, number: int, records: list[Mapping[str, Any]], solutions: Mapping[str, LayerSolution]) -> None:
         """Keep all layers as the stages before ``number`` left them, and what the manifest says of those stages."""
@@ -155,16 +160,16 @@ class Checkpoint:
         tensors: dict[str, Tensor] = {}
         for name, done in solutions.items():
             tensors |= {f"weight/{name}": done.weight, f"mask/{name}": done.mask}
-        self.journal.add(Record("stage", values, tensors), ("allocation", "stage", "masks", "layer"))
+        self._add(Record("stage", values, tensors), ("allocation", "stage", "masks", "layer"))
 
     def keep_masks(self, masks: Masks, gradients: Mapping[str, Any]) -> None:
         """Keep the masks of a stage, and what the manifest says of the gradients that they are from."""
-        self.journal.add(Record("masks", gradients, masks))
+        self._add(Record("masks", gradients, masks))
 
     def keep_layer(self, name: str, done: LayerSolution, batch_size: int) -> None:
         """Keep a layer that is solved; its statistics are of this stage alone."""
         values = {"layer": name, "statistics": asdict(done.statistics), "batch_size": batch_size}
-        self.journal.add(Record("layer", values, {"weight/": done.weight, "mask/": done.mask}))
+        self._add(Record("layer", values, {"weight/": done.weight, "mask/": done.mask}))
 
     @property
     def is_due(self) -> bool:
@@ -174,7 +179,7 @@ class Checkpoint:
     def keep_joint(self, position: Position) -> None:
         """Keep how far the joint stage has come."""
         start = time.monotonic()
-        self.journal.add(Record("joint", position.values, position.tensors), ("joint",))
+        self._add(Record("joint", position.values, position.tensors), ("joint",))
         self._written = time.monotonic()
         self._cost = self._written - start
 
@@ -200,11 +205,19 @@ def opened_checkpoint(
     if folder is None:
         yield None
         return
-    checkpoint = Checkpoint(folder, configuration(record, prepared, settings))
+    journals: list[Journal] = []
+
+    def records() -> list[Record]:
+        journals.append(Journal(folder, configuration(record, prepared, settings)))
+        found, journals[0].records = journals[0].records, []
+        return found
+
     try:
-        yield checkpoint
+        found = on_main(records)  # the first process reads and writes, and tells the others
+        yield Checkpoint(folder, found, journals[0] if journals else None)
     finally:
-        checkpoint.journal.close()
+        for journal in journals:
+            journal.close()
 
 
 def configuration(record: Mapping[str, Any], prepared: Prepared, settings: PruneSettings) -> dict[str, Any]:

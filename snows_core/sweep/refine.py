@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
+from snows_core.distributed import current
 from snows_core.errors import integer, invalid_argument, shown
 from snows_core.loss.joint import JointLoss
 from snows_core.masks.patterns import Masks
@@ -237,6 +238,8 @@ def refine(
     watch = _Watch(problem, judges)
     early = _drive(problem, watch, keeper)
     masks, names = pair.masks, pair.weight_names
+    # Each has taken the same steps, to within what machines of another kind round in another way.
+    watch.best = {name: current().from_main(value) for name, value in watch.best.items()}
     moved = {name: watch.kept[names[name]] for name in masks} if options.moving_masks else masks
     held = 0 if judges is images else len(judges)
     return Refinement(watch.best, (watch.first, watch.least), problem.effort.steps, moved, held, early, problem.effort)
@@ -265,7 +268,7 @@ def joint_problem(
     start = dict(pair.model.named_parameters(remove_duplicate=False))
     free = [name for name in _free_names(network, set(kept)) if name in start]
     before = {name: start[name].detach().to(device, dtype, copy=True) for name in free}
-    loss = JointLoss(network, images if measured_on is None else measured_on, before)
+    loss = JointLoss(network, images if measured_on is None else measured_on, before, current())
     layers = {parameter: layer for layer, parameter in names.items() if layer in pair.masks}
     generator = torch.Generator().manual_seed(options.seed)
     return JointProblem(loss, images, before, kept, layers, options, remask, generator)
@@ -295,6 +298,8 @@ def _drive(problem: JointProblem, watch: _Watch, keeper: Keeper | None) -> bool:
                 if keeper is not None:
                     _keep(keeper, solver, watch, looked)
         except KeyboardInterrupt:
+            if problem.loss.processes.several:  # the others are elsewhere, and would wait for this one
+                raise
             if options.progress:
                 tqdm.write("interrupted: refinement ends here, the better weights are kept", file=sys.stderr)
         if begun and not looked:

@@ -147,6 +147,7 @@ def largest_curvature(
     """
     product = objective.linearise(vector).product
     direction = torch.randn(len(vector), generator=generator, device=generator.device).to(vector)
+    direction = objective.loss.processes.from_main(direction)
     largest = 1.0
     for _ in range(POWER):
         curved = product(direction)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from snows_core.distributed import current
 from snows_core.errors import invalid_argument
 from snows_core.masks.patterns import Masks, PerLayer
 from snows_core.methods import GivenWeights
@@ -102,8 +103,8 @@ class StagedSweep:
             try:
                 self._begin_stage(number, known, now)
             except KeyboardInterrupt:
-                if not self.solutions:
-                    raise  # there is nothing to keep
+                if not self.solutions or current().several:
+                    raise  # there is nothing to keep, or the others are elsewhere and would wait for this one
                 self.interrupted = True
                 self.records.append(self._record(number, {}, 0.0))
                 return
