@@ -55,7 +55,7 @@ def test_image_by_image_is_less_noisy_than_the_batch_as_a_whole(monkeypatch):
     case = CASES["convolution"](2, curvature="gauss-newton")
     wanted = exact(case)
     by_image = [distance(estimate(case, 1, seed), wanted) for seed in range(30)]
-    case.objective.sizes = [99]  # no axis of the input is as long
+    case.objective.share.own = [99]  # no axis of the input is as long
     whole = [distance(estimate(case, 1, seed), wanted) for seed in range(30)]
     assert sum(by_image) < 0.8 * sum(whole)
     assert distance(estimate(case), wanted) < 0.1
