@@ -1,16 +1,14 @@
 """Malformed input of the Python interface, one a line: which argument is at fault, a word of the message, the call."""
 
 import itertools
-import json
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from toys import random_images
 
 import snows_core as snows
+from snows_core.errors import shown
 
 NAN, INF, HUGE = float("nan"), float("inf"), 2**70
 B = (8, 4, 3, 3)  # shape of the weight of layer "b"
@@ -86,14 +84,6 @@ def masks(**other):
     return {"b": mask[:, :4].clone(), "c": mask, **other}
 
 
-def refined(augment):
-    return prune(augment=augment, refine=2)
-
-
-def scored(function):
-    return prune(saliency=function)
-
-
 def raising(error):
     yield images(4)
     raise error
@@ -101,12 +91,6 @@ def raising(error):
 
 def nan_in(name, value=NAN):
     return net(lambda model: model.get_parameter(name).view(-1)[0].fill_(value))
-
-
-def resumed(**fields):
-    result = prune()
-    vars(result).update(fields)
-    return prune(resume=result)
 
 
 NUMBERS = {
@@ -145,10 +129,15 @@ PATTERNS = ("4:2", "0:4", "2:0", "2:4:8", "3:7", -0.1, 0.0, 1.0, 1.5, NAN, INF, 
 PATTERNS += (b"2:4", (2, 4), ["2:4"], None, object(), snows.NM, 10**400, "1e400", "2" * 5000 + ":4", "٢:٤", 1e-9, {})
 PATTERNS += ({"zz": 0.5}, {3: 0.5}, {"b": None}, {"b": NAN}, {"b": 2}, {"b": "x"}, "b=", "b=x", "=0.5", 0.5j, {0.5})
 
-CASES = {f"{name}={value!r:.40}": (name, "expected", lambda n=name, v=value: prune(**{n: v})) for name, values in
-         NUMBERS.items() for value in values}  # fmt: skip
-CASES |= {f"pattern={value!r:.40}": ("pattern", "", lambda v=value: snows.prune(net(), images(), v, progress=False))
-          for value in PATTERNS}  # fmt: skip
+CASES = {
+    f"{name}={shown(value)[:40]}": (name, "expected", lambda n=name, v=value: prune(**{n: v}))
+    for name, values in NUMBERS.items()
+    for value in values
+}
+CASES |= {
+    f"pattern={shown(value)[:40]}": ("pattern", "", lambda v=value: snows.prune(net(), images(), v, progress=False))
+    for value in PATTERNS
+}
 
 IMAGES = {
     "None": (lambda: None, "NoneType"),
@@ -201,9 +190,9 @@ MODELS = {
     "a part in train mode": (lambda: net(lambda m: m.b.train()), "'b'"),
     "without layers": (lambda: nn.Sequential(nn.ReLU()).eval(), "without a convolution or linear layer"),
     "scripted": (lambda: torch.jit.script(net()), "scripted"),
-    "NaN weight": (lambda: nan_in("b.weight"), "NaN or infinite weights in 'b.weight'"),
-    "NaN bias": (lambda: nan_in("fc.bias"), "NaN or infinite weights in 'fc.bias'"),
-    "infinite": (lambda: nan_in("c.weight", INF), "NaN or infinite weights in 'c.weight'"),
+    "NaN weight": (lambda: nan_in("b.weight"), "NaN or infinite weights in layer 'b' (weight)"),
+    "NaN bias": (lambda: nan_in("fc.bias"), "NaN or infinite weights in layer 'fc' (bias)"),
+    "infinite": (lambda: nan_in("c.weight", INF), "NaN or infinite weights in layer 'c' (weight)"),
     "meta": (lambda: net().to("meta"), "meta device"),
     "a part on meta": (lambda: net(lambda m: m.b.to("meta")), "'b.weight' on the meta device"),
     "two inputs": (lambda: TwoInputs().eval(), "needs 2 inputs (image, age)"),

@@ -94,7 +94,7 @@ def compare(
         output.check()
     check_tensors(model)
     check_model(unwrap(model))
-    with blamed("images", on="test"), blamed("labels", on="test"):
+    with blamed("images", on="test"), blamed("labels", on="test: labels"):
         judge = Judge(model, test, settings.device)
     runs = SharedRuns(model, images, settings, bool(fixed_masks))
     check_label_count(settings, runs.count)

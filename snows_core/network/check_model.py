@@ -100,8 +100,9 @@ def _check_finite(model: nn.Module, name: str) -> None:
     statistics = (pair for pair in model.named_buffers() if pair[0].endswith(("running_mean", "running_var")))
     for path, tensor in itertools.chain(model.named_parameters(), statistics):
         if tensor.dtype in FLOATS and not bool(torch.isfinite(tensor.detach()).all()):
-            fix = "Load weights that were trained to the end."
-            raise invalid_argument(name, f"NaN or infinite weights in '{path}'", "finite weights", fix)
+            layer, _, own = path.rpartition(".")
+            got = f"NaN or infinite weights in layer '{layer}' ({own})"
+            raise invalid_argument(name, got, "finite weights", "Load weights that were trained to the end.")
 
 
 def _has_integer_weight(module: nn.Module) -> bool:
