@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -17,7 +20,19 @@ FACTOR_BYTES = {"cuda": 4e9}
 # A host's largest values stay below 32 MB so: the C library maps and clears memory anew for every larger result.
 BATCH_BYTES_HOST = 1.6e8
 FACTOR_BYTES_HOST = 5e8
-CGROUPS = Path("/sys/fs/cgroup")
+PROCESS = Path("/proc/self")
+
+
+class _Files(NamedTuple):
+    """How a version of control groups names its files: limits, what is taken, and what of that can be dropped."""
+
+    limits: tuple[str, ...]
+    usage: str
+    cached: str
+
+
+_UNIFIED = _Files(("memory.max", "memory.high"), "memory.current", "inactive_file")
+_OLDER = _Files(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
 def resolve_device(device: torch.device | str | None, model_device: torch.device) -> torch.device:
@@ -54,40 +69,79 @@ def free_memory(device: torch.device) -> float:
 
 
 def total_memory(device: torch.device) -> float:
-    """Return the bytes that a device has, free or not: a GPU, or the host for any other."""
+    """Return the bytes that a device has, free or not: a GPU, or for any other what this process may have of the host.
+
+    The limits of control groups are kept, as by :func:`free_memory`.
+    """
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
-    return float(psutil.virtual_memory().total)
+    bounds = [_bound(folder, files) for folder, files in _memory_groups(PROCESS)]
+    return min([float(psutil.virtual_memory().total), *bounds])
 
 
-def _left_in_cgroups(root: Path = CGROUPS, of: Path = Path("/proc/self/cgroup")) -> float:
+def _left_in_cgroups() -> float:
     """Return the bytes left under the tightest memory limit of this process's control groups; infinite without one."""
+    return min((_left(folder, files) for folder, files in _memory_groups(PROCESS)), default=float("inf"))
+
+
+def _memory_groups(process: Path) -> Iterator[tuple[Path, _Files]]:
+    """Yield the folders of the control groups that count the memory of a process, its own and those around it.
+
+    A batch system bounds a job, its steps and their tasks, each in a group inside the other, and any may be the
+    tightest. A container sees of all groups what is mounted into it, which need be neither at the usual place nor the
+    whole hierarchy, and its own group by a name that may lie outside ("/../.."): what is mounted is then all it has.
+
+    Args:
+        process: the process's folder of /proc; there is none but on Linux.
+    """
     try:
-        lines = [line.split(":", 2) for line in of.read_text().splitlines()]
+        members = [line.split(":", 2) for line in (process / "cgroup").read_text().splitlines()]
+        mounts = (process / "mountinfo").read_text().splitlines()
     except OSError:
-        return float("inf")
-    left = float("inf")
-    for _, controllers, path in (line for line in lines if len(line) == 3):
-        if controllers and "memory" not in controllers.split(","):
+        return
+    for line in mounts:
+        before, _, behind = line.partition(" - ")
+        root, top = (part.replace("\\040", " ") for part in before.split(" ")[3:5])  # spaces are escaped there
+        kind, _, options = behind.split(" ", 2)
+        if kind != "cgroup2" and not (kind == "cgroup" and "memory" in options.split(",")):
             continue
-        first = root / "memory" if controllers else root
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        names = names if controllers else ("memory.max", "memory.current", "inactive_file")
-        folder = first / path.strip("/")
-        for group in (folder, *folder.parents):
-            if group == first.parent:
-                break
-            left = min(left, _left(group, *names))
-    return left
+        files = _UNIFIED if kind == "cgroup2" else _OLDER
+        for _, controllers, name in (member for member in members if len(member) == 3):
+            if (files is _UNIFIED and controllers) or (files is _OLDER and "memory" not in controllers.split(",")):
+                continue
+            path = PurePosixPath(name)
+            inside = path.relative_to(root).parts if path.is_relative_to(root) else ()
+            inside = () if ".." in inside else inside
+            for depth in range(len(inside), -1, -1):
+                yield Path(top).joinpath(*inside[:depth]), files
 
 
-def _left(group: Path, limit: str, usage: str, cached: str) -> float:
+def _bound(group: Path, files: _Files) -> float:
+    """Return the bytes that a control group may take; infinite where it says "max", or nothing."""
+    of_outer = _statistics(group).get("hierarchical_memory_limit", math.inf)  # also of those that are not mounted here
+    return min(of_outer, *(_number(group / name) for name in files.limits))
+
+
+def _left(group: Path, files: _Files) -> float:
+    """Return the bytes that a control group may still take: files that were read count as free."""
+    bound, used = _bound(group, files), _number(group / files.usage)
+    cached = _statistics(group).get(files.cached, 0.0)
+    return bound if math.inf in (bound, used) else max(0.0, bound - used + cached)
+
+
+def _number(file: Path) -> float:
     try:
-        bound = int((group / limit).read_text())  # "max" is no number: no limit here
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return float(max(0, bound - int((group / usage).read_text()) + int(statistics.get(cached, 0))))
+        return float(int(file.read_text()))
     except (OSError, ValueError):
-        return float("inf")
+        return math.inf
+
+
+def _statistics(group: Path) -> dict[str, float]:
+    try:
+        lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return {name: float(value) for name, value in lines}
+    except (OSError, ValueError):
+        return {}
 
 
 def peak_memory(device: torch.device) -> float:
@@ -100,6 +154,14 @@ def peak_memory(device: torch.device) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
     except ImportError:  # Windows
         return 0.0
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether Python or PyTorch, on any device, asked for more memory than there is."""
+    said = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
 
 
 def widest(device: torch.device) -> torch.dtype:

@@ -28,6 +28,10 @@ class SnowsError(ValueError):
     argument: str = ""
 
 
+class OverflowedError(SnowsError):
+    """Numbers that are too large, or undefined, where a layer is solved: others can still be, so a run goes on."""
+
+
 def invalid_argument(argument: str, got: object, expected: str, fix: str = "") -> SnowsError:
     """Build (not raise) the error for one bad argument.
 

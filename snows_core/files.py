@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,8 @@ _PROBE_BYTES = 65536
 def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, then rename it; a reader never sees half a file.
 
+    What was renamed is on the disk: neither a kill nor a power cut leaves an empty file in its place.
+
     The file has the mode that the user's umask gives to new files, whatever ``write`` makes of it: some writers make
     private files.
 
@@ -36,15 +40,32 @@ def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{secrets.token_hex(8)}{path.suffix}"
+    temporary = path.parent / f"{LEFTOVER}{secrets.token_hex(8)}{path.suffix}"
     try:
         mode = _make_file(temporary)
         write(temporary)
         temporary.chmod(mode)
+        _to_disk(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    _to_disk(path.parent)
     return path
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; where a system syncs no folders, leave them."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -116,6 +137,29 @@ def contents(folder: Path) -> list[str]:
     return sorted(name for name in os.listdir(folder) if not name.startswith(LEFTOVER))
 
 
+def _start(name: str) -> str:
+    """Return how the temporary copies of a folder begin, whatever the length of its name."""
+    return f"{LEFTOVER}{name[:100]}-"
+
+
+def clean_leftovers(folder: Path, of: str = "") -> None:
+    """Remove what a killed process has left in a folder that nobody else is writing into.
+
+    Args:
+        folder: the folder; may be missing.
+        of: name of a folder inside, of which alone temporary copies are removed.
+    """
+    if not folder.is_dir():
+        return
+    start = _start(of) if of else LEFTOVER
+    for name in (name for name in os.listdir(folder) if name.startswith(start)):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def fill_folder(folder: Path, write: Callable[[Path], None], seal: str) -> None:
     """Let ``write`` fill a folder: all its files appear there, or none, and they have the mode of the user's umask.
 
@@ -134,15 +178,36 @@ def fill_folder(folder: Path, write: Callable[[Path], None], seal: str) -> None:
     there = folder.is_dir()
     base = folder if there else folder.parent
     base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=base, prefix=LEFTOVER) as name:
+    recover(folder, seal)
+    with tempfile.TemporaryDirectory(dir=base, prefix=_start(folder.name)) as name:
         new = Path(name) / "new"
         new.mkdir()
         write(new)
         _give_usual_mode(new)
+        for path in new.iterdir():
+            _to_disk(path)
         if there:
             _exchange(new, folder, Path(name) / "old", seal)
         else:
             new.rename(folder)
+        _to_disk(base)
+
+
+def recover(folder: Path, seal: str) -> None:
+    """Put right what :func:`fill_folder` has left when it was killed: old files come back, temporary ones go.
+
+    Args:
+        folder: what it was to fill.
+        seal: see there.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.is_dir() and not (folder / seal).exists():
+        for old in sorted(folder.glob(f"{glob.escape(_start(folder.name))}*/old")):
+            if (old / seal).exists():
+                for path in sorted(old.iterdir(), key=lambda path: path.name == seal):
+                    path.replace(folder / path.name)
+    for place in (folder, folder.parent):
+        clean_leftovers(place, folder.name)
 
 
 def _give_usual_mode(folder: Path) -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from snows_core.activations.calibration import calibration_parts, first_images, shuffled
+from snows_core.activations.offload import remove_abandoned
 from snows_core.devices import peak_memory, resolve_device
+from snows_core.distributed import current, joined, on_main
 from snows_core.errors import invalid_argument
+from snows_core.interruption import interruptible
+from snows_core.journal import check_journal
 from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Masks
 from snows_core.methods.base import LayerSolution, LayerStatistics
@@ -24,6 +31,7 @@ from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult, check_resume
 from snows_core.settings import PruneSettings, Sparsities, SparsityPattern, takes_settings
+from snows_core.sweep.checkpoint import Checkpoint, Reached, opened_checkpoint
 from snows_core.sweep.image_scores import needs_images
 from snows_core.sweep.joint_problem import JointOptions, Pair, Remask, joint_options
 from snows_core.sweep.layer_budgets import MEASURED
@@ -36,20 +44,24 @@ from snows_core.sweep.network_steps import (
     with_labels_in_order,
 )
 from snows_core.sweep.prepare import Prepared, checked_settings, prepare, with_refinement
+from snows_core.sweep.refine import Keeper
 from snows_core.sweep.refine import refine as refine_jointly
 from snows_core.sweep.select import DenseLayer, PrunableLayer
-from snows_core.sweep.stages import Reached, StagedSweep
+from snows_core.sweep.stages import StagedSweep
 from snows_core.sweep.sweep import LayerSteps
 
 
 @takes_settings
+@interruptible()
 @plain_numerics()
+@joined()
 def prune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
     pattern: SparsityPattern | Sparsities | str | float = PruneSettings.pattern,
     *,
     resume: PruneResult | None = None,
+    checkpoint_dir: str | Path | None = None,
     **options: Any,
 ) -> PruneResult:
     """Prune a trained network once, without retraining, keeping the representations behind each layer.
@@ -61,6 +73,8 @@ def prune(
         images: calibration images as the network expects them: tensor (N, C, H, W), DataLoader, or batches.
         pattern: see :class:`~snows_core.settings.PruneSettings`.
         resume: an interrupted result of the same call; its solved layers are taken over.
+        checkpoint_dir: folder that keeps what is done, layer by layer and through the joint stage: the same call, made
+            again after a kill, goes on there and ends with the same result. It stays until it is removed.
         **options: single fields of the recipe, for instance ``steps=2`` or ``curvature="hessian"``.
 
     Returns:
@@ -68,38 +82,83 @@ def prune(
         sparsity, status ("pruned", "skipped", "not reached"), reason, stage (in which the row's weights were solved),
         k, loss_masked (of the masked dense weights), loss_start (where Newton starts), loss_end, newton_steps,
         products, image_products, seconds (these three over all stages), stop.
-        After Ctrl-C the result holds the layers solved so far; the others are "not reached", and dense or as the stage
-        before left them.
+        After Ctrl-C, SIGTERM or SIGHUP the result holds the layers solved so far; the others are "not reached", and
+        dense or as the stage before left them.
 
     Raises:
         SnowsError: on any argument that cannot work; nothing is changed then.
     """
     settings = checked_settings(prune, pattern=pattern, **options)
+    if checkpoint_dir is not None:
+        if resume is not None:
+            fix = "The folder knows how far its run had come: leave resume out."
+            raise invalid_argument("resume", "a result beside checkpoint_dir", "one of the two", fix)
+        on_main(check_journal, checkpoint_dir)
     steps = layer_steps(settings)
     parts = calibration_parts(images, settings.max_images)
     check_label_count(settings, sum(map(len, parts)))
     prepared = prepare(model, parts, settings)
     settings = with_refinement(settings, prepared, sum(map(len, parts)))
-    device = resolve_device(settings.device, next(prepared.network.module.parameters()).device)
-    asked = settings.record()
-    record = {name: asked.pop(name) for name in ("pattern", "k", "recipe", "saliency", "mask", "update")}
-    record |= {name: asked.pop(name) for name in ("stages", "stage_k", "sweep_images")}
-    record["calibration"] = {"images": sum(map(len, parts)), "digest": images_digest(parts)}
-    record["weights"] = state_digest(prepared.model)
-    record["allocation"] = None if settings.allocation is None else {"name": settings.allocation}
-    record["permutations"] = [done.record() for done in prepared.permutations] if settings.permute else None
-    record["labels"] = labels_record(settings)
-    record["flops"] = None if (most := asked["flops"]) is None else {"at most": most}
+    record = _record_before(prepared, parts, settings)
+    asked, of_one = settings.record(), ("device", "max_memory", "progress")  # what processes may have of their own
+    common = {name: value for name, value in asked.items() if name not in of_one}
+    common |= {"images": record["calibration"], "model": record["weights"], "checkpoint_dir": str(checkpoint_dir)}
+    current().check_same(common | record)
     if resume is not None:
         # Masks that a method chooses, or that are made from images, come with the result.
         from_images = needs_images(settings) or chooses_network_masks(settings)
         by_weights = steps.choose is None and settings.allocation != MEASURED and not from_images
         known = by_weights and len(prepared.schedule) == 1
         check_resume(resume, record | {"seed": settings.seed}, prepared.masks if known else None)
-    run, order = _staged_sweep(prepared, parts, steps, settings, device, resume)
+    remove_abandoned()
+    with opened_checkpoint(checkpoint_dir, record, prepared, settings) as checkpoint:
+        return _pruned(prepared, parts, settings, record, resume or checkpoint)
+
+
+def _record_before(prepared: Prepared, parts: list[Tensor], settings: PruneSettings) -> dict[str, Any]:
+    """Return what the manifest says of a run before it begins, and what has to be the same for another to go on."""
+    asked = settings.record()
+    names = ("pattern", "k", "recipe", "saliency", "mask", "update", "stages", "stage_k", "sweep_images")
+    return {
+        **{name: asked[name] for name in names},
+        "calibration": {"images": sum(map(len, parts)), "digest": images_digest(parts)},
+        "weights": state_digest(prepared.model),
+        "allocation": None if settings.allocation is None else {"name": settings.allocation},
+        "permutations": [done.record() for done in prepared.permutations] if settings.permute else None,
+        "labels": labels_record(settings),
+        "flops": None if settings.flops is None else {"at most": asked["flops"]},
+    }
+
+
+def _pruned(
+    prepared: Prepared,
+    parts: list[Tensor],
+    settings: PruneSettings,
+    record: dict[str, Any],
+    begun: PruneResult | Checkpoint | None,
+) -> PruneResult:
+    """Run all stages and the joint one.
+
+    Args:
+        prepared: network, layers and masks.
+        parts: calibration images; emptied.
+        settings: of the run.
+        record: of the manifest.
+        begun: an interrupted result, or the checkpoint of a run that may have been killed.
+
+    Returns:
+        The result.
+    """
+    device = resolve_device(settings.device, next(prepared.network.module.parameters()).device)
+    run, order = _staged_sweep(prepared, parts, layer_steps(settings), settings, device, begun)
     record["calibration"]["order"] = order.tolist()
     record["allocation"] = run.prepared.allocation
-    run.run(None if resume is None else _reached(resume, prepared.layers, device))
+    checkpoint = begun if isinstance(begun, Checkpoint) else None
+    if checkpoint is not None and not checkpoint.is_new:
+        record["resumed"] = checkpoint.found
+        if settings.progress:
+            tqdm.write(checkpoint.words(len(run.prepared.schedule)), file=sys.stderr)
+    run.run(_reached(begun, prepared.layers, device))
     record |= {
         "complete": not run.interrupted,
         "stage_records": run.records,
@@ -110,19 +169,20 @@ def prune(
             "storage": str(run.sweep.memory.storage or device),
             "peak": peak_memory(device),
         },
-        "settings": asked,
+        "settings": {name: value for name, value in settings.record().items() if name not in record},
         **provenance(seed=settings.seed, device=str(device)),
     }
     result = _result(run.prepared, run, record)
     if settings.refine and not run.interrupted:
         joint = joint_options(settings)
         remask = run.prepared.remask(settings) if settings.moving_masks else None
-        refine_result(result, prepared.network, run.images, joint, remask)
+        refine_result(result, prepared.network, run.images, joint, remask, checkpoint)
     return result
 
 
 @takes_settings
 @plain_numerics()
+@joined()
 def make_masks(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -175,24 +235,35 @@ def _staged_sweep(
     steps: LayerSteps,
     settings: PruneSettings,
     device: torch.device,
-    resume: PruneResult | None = None,
+    begun: PruneResult | Checkpoint | None = None,
 ) -> tuple[StagedSweep, Tensor]:
     """Bring network, masks and images where they are needed; return what is to be run, and the order of the images."""
     network, is_measured = prepared.network, settings.allocation == MEASURED
-    if is_measured and resume is not None:
-        prepared = with_sparsities(prepared, resume.manifest["allocation"], settings)
+    checkpoint = begun if isinstance(begun, Checkpoint) else None
+    known: Mapping[str, Any] | None = None if checkpoint is None else checkpoint.allocation
+    if isinstance(begun, PruneResult):
+        known = begun.manifest["allocation"]
+    if is_measured and known is not None:
+        prepared = with_sparsities(prepared, known, settings)
     placed = prepared.move(device)
     like = channels_last(network, first_images(parts, 2).to(device, next(network.module.parameters()).dtype))
     whole, order = shuffled(parts, settings.seed, like if parts[0].device == device else like.cpu())
     settings = with_labels_in_order(settings, order)
-    if is_measured and resume is None:
+    if is_measured and known is None:
         prepared = measured(prepared, whole[: settings.sweep_images], settings)
         placed = prepared.move(device)
-    return StagedSweep(prepared, placed, steps, whole, settings), order
+        if checkpoint is not None:
+            checkpoint.keep_allocation(prepared.allocation or {})
+    return StagedSweep(prepared, placed, steps, whole, settings, checkpoint), order
 
 
-def _reached(resume: PruneResult, layers: Sequence[PrunableLayer], device: torch.device) -> Reached:
-    """Return how far an interrupted run had come."""
+def _reached(
+    begun: PruneResult | Checkpoint | None, layers: Sequence[PrunableLayer], device: torch.device
+) -> Reached | None:
+    """Return how far an interrupted run had come; None where there was none."""
+    if not isinstance(begun, PruneResult):
+        return None if begun is None else begun.reached(device)
+    resume = begun
     rows = resume.report.set_index("layer")
     names = [field.name for field in fields(LayerStatistics) if field.name != "k"]
     solutions = {
@@ -248,9 +319,23 @@ def _row(entry: PrunableLayer | DenseLayer, run: StagedSweep) -> dict[str, Any]:
 
 
 def refine_result(
-    result: PruneResult, network: Network, images: Tensor, options: JointOptions, remask: Remask | None = None
+    result: PruneResult,
+    network: Network,
+    images: Tensor,
+    options: JointOptions,
+    remask: Remask | None = None,
+    keeper: Keeper | None = None,
 ) -> None:
-    """Refine a result's weights in place and say so in its manifest; a failure leaves the weights of the sweep."""
+    """Refine a result's weights in place and say so in its manifest; a failure leaves the weights of the sweep.
+
+    Args:
+        result: of a sweep.
+        network: the traced dense network.
+        images: calibration images.
+        options: of the joint stage.
+        remask: see :func:`snows_core.sweep.refine.refine`.
+        keeper: likewise.
+    """
     record: dict[str, Any] = {
         "steps": 0,
         "solver": options.solver,
@@ -260,8 +345,10 @@ def refine_result(
     result.manifest["refinement"] = record
     try:
         pair = Pair(network, result.module, result.masks, result.weight_names)
-        done = refine_jointly(pair, images, options, remask)
+        done = refine_jointly(pair, images, options, remask, keeper)
     except (Exception, KeyboardInterrupt) as error:  # a function that augments may fail in any way
+        if current().several:  # the others have not failed, and wait
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         record["failed"] = reason
         warnings.warn(f"refine: failed ({reason}); the weights are those of the sweep", stacklevel=3)

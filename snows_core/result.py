@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from snows_core.bounded import MANIFEST_BYTES, read_json
+from snows_core.distributed import is_main
 from snows_core.errors import SnowsError, cannot_go_on, invalid_argument, switch
-from snows_core.files import as_path, contents, fill_folder, is_file, try_to_write
+from snows_core.files import as_path, contents, fill_folder, is_file, recover, try_to_write
 from snows_core.network.fitting import load_weights, zero_by_masks
 from snows_core.network.saved_files import Saved, read_saved
 from snows_core.tables import result_summary
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FILES = ("model.safetensors", "masks.safetensors", "manifest.json", "report.csv")
+_SEAL = "manifest.json"
+CHECKPOINT = "checkpoint"
+"""Folder that may lie in the folder of a result: what its run has kept."""
 _PENDING = "pending.safetensors"  # there after an interruption between two stages alone
 _WORDS = {  # of what must be the same when a run goes on
     "weights": "dense weights",
@@ -75,6 +80,12 @@ class PruneResult:
         return not (self.report["status"] == "not reached").any()
 
     @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C or a batch system ended the run before its end, the joint stage included."""
+        refinement = self.manifest.get("refinement") or {}
+        return not self.complete or bool(refinement.get("interrupted"))
+
+    @property
     def stage(self) -> int:
         """The number of the last stage begun."""
         return max(1, len(self.manifest.get("stage_records", ())))
@@ -93,7 +104,7 @@ class PruneResult:
         return float(1 - pruned["kept"].sum() / pruned["weights"].sum()) if len(pruned) else 0.0
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write weights, masks, manifest and report into a folder, all or nothing.
+        """Write weights, masks, manifest and report into a folder, all or nothing; of several processes the first does.
 
         Args:
             folder: new or empty; loads with ``snows.load`` or a plain ``load_state_dict`` of model.safetensors.
@@ -105,9 +116,11 @@ class PruneResult:
         Raises:
             SnowsError: when the folder cannot be written, or holds something already and ``overwrite`` is False.
         """
+        if not is_main():  # of several processes the first one writes
+            return Path(folder)
         check_target(folder, overwrite)
         folder = Path(folder)
-        fill_folder(folder, self._write, seal="manifest.json")
+        fill_folder(folder, self._write, _SEAL)
         return folder
 
     def _write(self, folder: Path) -> None:
@@ -182,6 +195,7 @@ def check_target(folder: str | Path, overwrite: bool = False) -> None:
         if folder.exists() and not folder.is_dir():
             raise invalid_argument("folder", f"the file {folder}", "a folder")
         held = contents(folder) if folder.is_dir() else []
+        held = [name for name in held if name != CHECKPOINT]
         if any(name not in (*_FILES, _PENDING) for name in held):
             raise invalid_argument(
                 "folder", f"{folder}, which holds other files", "a new or empty folder", "Choose another name."
@@ -193,6 +207,7 @@ def check_target(folder: str | Path, overwrite: bool = False) -> None:
                 "a new or empty folder",
                 "Choose another name, or pass overwrite=True.",
             )
+        recover(folder, _SEAL)
         try_to_write(folder)
     except SnowsError:
         raise
@@ -204,6 +219,16 @@ def check_target(folder: str | Path, overwrite: bool = False) -> None:
             "a folder that can be made",
             "Choose another place.",
         ) from error
+
+
+def is_interrupted(folder: str | Path) -> bool:
+    """Tell whether a folder holds an interrupted result, which the run that goes on may replace."""
+    try:
+        manifest = read_json(Path(folder) / _SEAL, MANIFEST_BYTES)
+        refinement = manifest.get("refinement") or {}
+        return manifest.get("complete") is False or refinement.get("interrupted") is True
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> PruneResult:

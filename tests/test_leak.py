@@ -1,12 +1,18 @@
 """A call gives back what it took: many calls in one process take no more memory than one."""
 
+import gc
 import json
+import linecache
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from toys import random_images, small_resnet, small_vit
+
+import snows_core as snows
 
 LIMIT = 0.3  # MB a call; one forgotten graph of the network below is more
 
@@ -83,6 +89,53 @@ def measured(script):
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+CALLS = {
+    "prune": lambda model, images: snows.prune(model, images, k=2, progress=False),
+    "prune with a bar": lambda model, images: snows.prune(model, images, k=1, effort="quick"),
+    "prune on disk": lambda model, images: snows.prune(
+        model, images, k=1, effort="quick", max_memory=1e6, progress=False
+    ),
+    "prune with refine": lambda model, images: snows.prune(
+        model, images, k=0, effort="quick", refine=2, refine_solver="natural", progress=False
+    ),
+    "prune by Fisher": lambda model, images: snows.prune(
+        model, images, 0.5, k=0, effort="quick", saliency="obs+fisher", progress=False
+    ),
+    "a mask of the whole network": lambda model, images: snows.prune(
+        model, images, 0.5, k=0, effort="quick", mask="chita", progress=False
+    ),
+    "estimate": lambda model, images: snows.estimate(model, images, k=1),
+    "make_masks": lambda model, images: snows.make_masks(model, images),
+    "evaluate": lambda model, images: snows.evaluate(model, [(images, torch.zeros(len(images), dtype=torch.long))]),
+    "compact": lambda model, images: snows.compact(model, images),
+}
+
+
+def tensors():
+    """All tensors that the garbage collector knows of, by identity; a dead weak proxy has no type to ask for."""
+    return {id(thing): thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)}
+
+
+@pytest.mark.usefixtures("few_images_are_fine")
+@pytest.mark.filterwarnings("ignore:max_memory", "ignore:.*zero already")
+@pytest.mark.parametrize("make, size", [(small_resnet, 8), (small_vit, 4)])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_nothing_waits_for_the_garbage_collector(call, make, size):
+    """Tensors in circles of objects stay until Python looks for such circles: in a large process, very seldom."""
+    model, images = make(), random_images(6, size)
+    call(model, images)  # what is made once and kept
+    gc.collect()
+    gc.disable()
+    try:
+        before, texts = tensors(), set(linecache.cache)
+        call(model, images)
+        left = [tuple(tensor.shape) for key, tensor in tensors().items() if key not in before]
+        assert left == []
+        assert [name for name in linecache.cache if name not in texts and name.startswith("<")] == []
+    finally:
+        gc.enable()
 
 
 def test_forty_calls_take_no_more_memory_than_one():

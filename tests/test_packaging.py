@@ -30,7 +30,7 @@ CONDA_NAMES = {  # conda-forge's name, the lighter one where a package is split
     "seaborn": "seaborn-base",
     "nbconvert": "nbconvert-core",
 }
-CORE = {"torch", "numpy", "safetensors", "tqdm", "pandas", "psutil"}
+CORE = {"torch", "numpy", "safetensors", "tqdm", "pandas", "psutil", "filelock"}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 

@@ -83,6 +83,8 @@ class ActivationCache:
         liveness = self.network.liveness
         read = {source for node in nodes for source in node.all_input_nodes}
         for i, values in enumerate(self.values):
+            if not self.sizes[i]:  # a batch of which other processes have all images
+                continue
             working = {node: move(value, self.device) for node, value in values.items() if node in read}
             for node in nodes:
                 self.network.run((node,), working, self.weights)

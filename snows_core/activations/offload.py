@@ -1,14 +1,26 @@
-"""Tensors that rest in files, so that they take no memory until they are read."""
+"""Tensors that rest in files, so that they take no memory until they are read.
+
+The files of a process lie in one temporary folder that it has locked. A process that ends takes its folder away; one
+that is killed cannot, but its lock is gone with it, and the next one to start removes what it left.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 import weakref
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
+
+PREFIX, LOCK = "snows-offload-", "lock"
+_open: dict[int, tuple[Path, FileLock]] = {}  # by process: one that was forked has a folder of its own
 
 
 class DiskTensor:
@@ -20,8 +32,8 @@ class DiskTensor:
 
     def __init__(self, tensor: Tensor) -> None:
         self.layout = torch.empty_like(tensor, device="meta")
-        handle, self.path = tempfile.mkstemp(prefix="snows-")
-        weakref.finalize(self, _unlink, self.path)
+        handle, self.path = tempfile.mkstemp(dir=_folder())
+        weakref.finalize(self, _unlink, self.path, os.getpid())
         with os.fdopen(handle, "wb") as file:
             host = torch.empty_like(tensor, device="cpu").copy_(tensor)
             file.write(memoryview(_bytes_of(host)))
@@ -41,8 +53,42 @@ def _bytes_of(tensor: Tensor) -> Any:
     return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()
 
 
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+def _unlink(path: str, process: int) -> None:
+    if process == os.getpid():  # a child that was forked ends before its parent, which still reads the file
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _folder() -> Path:
+    """Return the folder of this process, made and locked when it is first needed."""
+    process = os.getpid()
+    if process not in _open or not _open[process][0].is_dir():
+        remove_abandoned()
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        lock = FileLock(folder / LOCK)
+        lock.acquire(blocking=False)
+        _open[process] = (folder, lock)
+        atexit.register(_leave, process)
+    return _open[process][0]
+
+
+def _leave(process: int) -> None:
+    if process == os.getpid() and process in _open:
+        folder, lock = _open.pop(process)
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned() -> list[Path]:
+    """Remove the folders of processes that were killed; return them. Those of other users and living ones stay."""
+    removed = []
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        lock = FileLock(folder / LOCK)
+        with suppress(Timeout, OSError):
+            if not (folder / LOCK).exists():  # one that is being made at this moment
+                continue
+            lock.acquire(blocking=False)
+            lock.release()
+            shutil.rmtree(folder)
+            removed.append(folder)
+    return removed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import time
@@ -179,6 +180,7 @@ def reproduce(
             except KeyboardInterrupt:
                 run.error = f"{notebook.stem}: interrupted after {run.seconds:.0f} s"
                 summary.interrupted = True
+                logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # that its kernel is gone is no news
             _write_record(run, root)
             if summary.interrupted:
                 break

@@ -9,15 +9,23 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, or say in one line what has to be installed for it, or what went wrong unexpectedly."""
+    """Run the command line, alone or as one of the processes that torchrun starts.
+
+    What has to be installed for it, or went wrong unexpectedly, is said in one line.
+    """
     for stream in (sys.stdout, sys.stderr):  # a path need not be a text of the terminal's encoding
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
     try:
         require_extra("cli", "typer")
         from snows_core.cli.app import main as run
+        from snows_core.cli.launcher import launched_processes, run_launched
 
-        run()
+        rank, world = launched_processes()
+        if world > 1:
+            run_launched(run, rank, world)
+        else:
+            run()
     except SnowsError as error:
         raise SystemExit(f"error: {error}") from None
     except Exception as error:  # before a command began: commands end in a sentence of their own

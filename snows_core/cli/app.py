@@ -1,7 +1,7 @@
 """The command `snows`: options, help, exit codes. What the commands do is in commands.py and reproduce.py.
 
 Exit codes: 0 all is well; 1 something the user can put right, said in one sentence on stderr; 2 a wrong option;
-130 after Ctrl-C.
+130 after Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
@@ -85,12 +85,21 @@ def prune_command(
     weights: Weights = None,
     num_classes: NumClasses = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+    checkpoint_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that keeps what is done, layer by layer; removed at the end.",
+            show_default="checkpoint in --out",
+            callback=home_expanded,
+        ),
+    ] = None,
     **typed: Any,
 ) -> None:
     """Prune a network on images, measure the result and save it.
 
     The dense network's accuracy is checked first; calibration images come from the training split, the measurements
-    from the test split. Ctrl-C saves the layers solved so far.
+    from the test split. Ctrl-C and SIGTERM save the layers solved so far. After them, or after a kill, the same command
+    goes on where it was.
     """
     measuring = typed.pop("test_images"), typed.pop("workers")
     options = read_options(typed)
@@ -98,10 +107,13 @@ def prune_command(
     from snows_core.cli.source import Source
 
     source = Source(model, data, data_root, weights, options.pop("device", None), num_classes, *measuring)
-    result = prune_to_folder(source, out, options, typer.echo, overwrite)
-    if not result.complete:
+    result = prune_to_folder(source, out, options, typer.echo, overwrite, checkpoint_dir)
+    if result.interrupted:
         others = "dense" if result.stage == 1 else f"as stage {result.stage - 1} left them"
-        typer.echo(f"interrupted: {out} holds the layers solved so far, the others are {others}", err=True)
+        words = f"the layers solved so far, the others are {others}"
+        if result.complete:
+            words = "all layers, refined as far as it went"
+        typer.echo(f"interrupted: {out} holds {words}", err=True)
         raise typer.Exit(INTERRUPTED)
 
 

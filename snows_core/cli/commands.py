@@ -15,13 +15,16 @@ from torch import Tensor
 
 from snows_core.cli.judging import JudgingImages
 from snows_core.cli.source import Say, Source, check_dense, check_device, source_of
+from snows_core.distributed import is_main, on_main
 from snows_core.errors import cannot_go_on, invalid_argument
 from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate, evaluate_both, metrics_frame
+from snows_core.interruption import shielded
+from snows_core.journal import check_journal, is_journal, remove_journal
 from snows_core.methods import methods
 from snows_core.methods.cost import SYMBOLS
 from snows_core.prune import prune
-from snows_core.result import PruneResult, check_target, load
+from snows_core.result import CHECKPOINT, PruneResult, check_target, is_interrupted, load
 from snows_core.sweep.prepare import checked_settings
 from snows_core.sweep.refine import flip_and_shift
 from snows_core.tables import layer_table, table
@@ -87,12 +90,18 @@ def _filled_up(options: Mapping[str, Any], chosen: Experiment, device: str | Non
 
 
 def prune_to_folder(
-    source: Source, out: Path, options: Mapping[str, Any], say: Say, overwrite: bool = False
+    source: Source,
+    out: Path,
+    options: Mapping[str, Any],
+    say: Say,
+    overwrite: bool = False,
+    checkpoint_dir: Path | None = None,
 ) -> PruneResult:
     """Prune a network of the zoo, timm or torchvision, measure the result and save it.
 
     Everything that can be wrong is looked at before the pruning starts, the folder included; the test images are
-    never used for calibration.
+    never used for calibration. What is done is kept on the way: the same call after a kill or Ctrl-C goes on there, and
+    may replace the interrupted result.
 
     Args:
         source: network and images.
@@ -100,38 +109,54 @@ def prune_to_folder(
         options: keywords of ``prune`` from :func:`snows_core.cli.options.read_options`.
         say: called with text for the user.
         overwrite: replace a result that is there.
+        checkpoint_dir: folder for what is kept; default: in ``out``. It is removed once the whole result is saved.
 
     Returns:
-        The result; its manifest has the calibration images' positions and the measurements. Not ``complete`` after
-        Ctrl-C: the layers solved so far are saved.
+        The result; its manifest has the calibration images' positions and the measurements. ``interrupted`` after
+        Ctrl-C: the layers solved so far are saved, and not measured.
 
     Raises:
         SnowsError: on anything that cannot work; nothing is written then.
     """
-    check_target(out, overwrite)
+    kept = out / CHECKPOINT if checkpoint_dir is None else checkpoint_dir
+    overwrite = on_main(_check_folders, out, kept, overwrite)
     options = _checked(prune, options)
     chosen, model, bundle = source.load(options["progress"])
     count = image_count(options.get("max_images"), chosen, bundle, say)
     judging = source.judging(chosen, bundle, options["progress"])
     check_dense(chosen, model, bundle, judging, source.device, say)
     images, positions = bundle.train.drawn(count, options["seed"])  # read as they are asked for: held once, by the run
-    result = prune(model, images, **_filled_up(options, chosen, source.device), max_images=count)
+    keywords = _filled_up(options, chosen, source.device)
+    result = prune(model, images, **keywords, max_images=count, checkpoint_dir=kept)
     if not result.complete and not result.masks:
         raise KeyboardInterrupt  # before the first layer was solved: there is nothing to keep
     sample = calibration_record(bundle, options["seed"], positions)
     result.manifest["source"] = source.record() | {"calibration": sample}
+    if not is_main():
+        return result  # the first of several processes measures, prints and saves
     try:  # whatever happens from here on, the pruned network is kept
         say(layer_table(result.report))
-        if result.complete:
+        if not result.interrupted:
             dense, pruned = evaluate_both(result.module, model, judging, device=source.device)
             found = {"dense": dense.as_dict(), "pruned": pruned.as_dict(), "sample": judging.record()}
             result.manifest["evaluation"] = found
             say(table(metrics_frame(dense, pruned), index=True))
             _compare_whole(chosen, dense, bundle, judging)
     finally:
-        _save(result, out, overwrite, say)
-    say(next_step(source, out, result.complete))
+        with shielded():
+            _save(result, out, overwrite, say)
+            if not result.interrupted:
+                remove_journal(kept)
+    say("next: the same command goes on there" if result.interrupted else next_step(source, out))
     return result
+
+
+def _check_folders(out: Path, kept: Path, overwrite: bool) -> bool:
+    """Refuse a folder of a result, or of what is kept on the way, that cannot be used; tell whether to replace one."""
+    replaces = overwrite or (is_interrupted(out) and is_journal(kept))
+    check_target(out, replaces)
+    check_journal(kept, "out" if kept.parent == out else "checkpoint_dir")
+    return replaces
 
 
 def _save(result: PruneResult, out: Path, overwrite: bool, say: Say) -> None:
@@ -150,24 +175,21 @@ def _save(result: PruneResult, out: Path, overwrite: bool, say: Say) -> None:
     say(f"saved to {out}")
 
 
-def next_step(source: Source, out: Path, complete: bool) -> str:
+def next_step(source: Source, out: Path) -> str:
     """Return one line for the user: how to measure a saved result again, and how to load it in Python.
 
     Args:
         source: what was pruned.
         out: where the result is.
-        complete: whether all layers were solved; if not, the line says how to go on.
 
     Returns:
-        A line or two; their commands can be pasted.
+        Two lines; their commands can be pasted.
     """
     words = ["snows", "evaluate", str(out)]
     for option, value in (("--data-root", source.data_root), ("--device", source.device)):
         words += [] if value is None else [option, str(value)]
     weights = "" if source.weights is None else repr(str(source.weights))
     network = f"snows_core.zoo.experiment({source.model!r}).load_model({weights})"
-    if not complete:
-        return f"next: snows_core.prune(..., resume=snows_core.load({str(out)!r})) in Python solves the other layers"
     return f"next: {shlex.join(words)}\nin Python: snows_core.load({str(out)!r}, {network}).model"
 
 

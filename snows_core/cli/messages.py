@@ -17,6 +17,7 @@ import typer
 from typer.models import OptionInfo
 
 from snows_core.errors import SnowsError
+from snows_core.interruption import interruptible
 from snows_core.settings import changeable
 
 FAILED, WRONG_OPTION, INTERRUPTED = 1, 2, 130
@@ -122,7 +123,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn whatever ends a command into one sentence and an exit code: nobody has to read a trace.
 
     The code is 2 for an option that has to be another one; 1 where the run cannot go on (a damaged file, a full disk,
-    no memory) or the package itself is at fault; 130 after Ctrl-C. A trace is shown where ``SNOWS_TRACE`` is set.
+    no memory) or the package itself is at fault; 130 after Ctrl-C, SIGTERM or SIGHUP. A trace is shown where
+    ``SNOWS_TRACE`` is set.
 
     Args:
         command: a command's function.
@@ -137,7 +139,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            with warnings.catch_warnings():
+            with interruptible(), warnings.catch_warnings():
                 warnings.showwarning = show_warning
                 command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
@@ -164,7 +166,9 @@ def _ending(error: Exception, command: Callable[..., Any]) -> tuple[str, int]:
         own = bool(names & inspect.signature(command).parameters.keys()) or sentence.startswith("--")
         wrong = bool(error.argument) and own and getattr(error.__cause__, "errno", None) not in FAULTS
         return sentence, WRONG_OPTION if wrong else FAILED
-    if _out_of_memory(error):
+    from snows_core.devices import out_of_memory  # who gets here has loaded PyTorch
+
+    if out_of_memory(error):
         advice = " Use fewer --images, or less --max-memory." if "max_memory" in options else ""
         return f"memory ran out.{advice}", FAILED
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # raised wherever this process was
@@ -177,11 +181,3 @@ def _ending(error: Exception, command: Callable[..., Any]) -> tuple[str, int]:
         return f"the device stopped working ({lost[0]}). A restart, or --device cpu, may help.", FAILED
     kind = f"{type(error).__name__}{': ' + sentence[:300] if sentence else ''}"
     return f"unexpected {kind}. This is a mistake of snows; {TRACE}=1 shows where, for a report of it.", FAILED
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether Python or PyTorch, on any device, asked for more memory than there is."""
-    said = str(error).lower() if isinstance(error, RuntimeError) else ""
-    return isinstance(error, MemoryError) or any(
-        words in said for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )

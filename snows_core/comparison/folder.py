@@ -15,7 +15,7 @@ from snows_core.bounded import read_json
 from snows_core.comparison.cells import Cell
 from snows_core.comparison.results import DONE, FIGURES, Comparison, Row
 from snows_core.errors import SnowsError, cannot_go_on, invalid_argument
-from snows_core.files import as_path, contents, try_to_write, write_text, write_whole
+from snows_core.files import as_path, clean_leftovers, contents, try_to_write, write_text, write_whole
 
 CSV, RECORD, IMAGES, FIGURE = "results.csv", "results.json", "per_image.safetensors", "comparison.png"
 RECORD_BYTES = 64_000_000  # with a trace of every cell
@@ -69,6 +69,7 @@ class Output:
         Raises:
             SnowsError: when it was another comparison, naming the difference, or its files are damaged.
         """
+        clean_leftovers(Path(self.folder))
         path = Path(self.folder) / RECORD
         if not path.is_file():
             return {}, []

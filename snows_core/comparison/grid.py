@@ -19,7 +19,9 @@ from snows_core.comparison.judge import Judge
 from snows_core.comparison.results import CRASHED, DONE, MISFIT, Comparison, Row
 from snows_core.comparison.runs import SharedRuns
 from snows_core.devices import resolve_device
+from snows_core.distributed import refuse_several
 from snows_core.errors import SnowsError, blamed, invalid_argument, switch
+from snows_core.interruption import interruptible
 from snows_core.masks.patterns import Pattern
 from snows_core.methods import NETWORK_METHODS
 from snows_core.network.check_model import check_model, check_tensors
@@ -37,6 +39,7 @@ SHARED = (
 _CHANGE_NO_NUMBER = ("max_memory", "device", "progress")
 
 
+@interruptible()
 def compare(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -60,8 +63,8 @@ def compare(
     ``prune(..., mask=mask, update=mask)``, and "own+snows" is SNOWS from its weights, ``prune(..., mask=mask,
     update="snows", warm_start="own")``.
 
-    A cell that fails is recorded and the next one goes on. Ctrl-C ends the comparison and keeps what is done; the same
-    call with the same ``out`` goes on there.
+    A cell that fails is recorded and the next one goes on. Ctrl-C, SIGTERM or SIGHUP end the comparison and keep what
+    is done; the same call with the same ``out`` goes on there, and so it does after a kill.
 
     Args:
         model: network in eval mode; not changed.
@@ -83,9 +86,10 @@ def compare(
         images do not tell apart from it.
 
     Raises:
-        SnowsError: on an unknown name, images or labels that do not fit, another option, or a folder with another
-            comparison; nothing is pruned then.
+        SnowsError: on an unknown name, images or labels that do not fit, another option, a folder with another
+            comparison, or in a process group of several; nothing is pruned then.
     """
+    refuse_several("compare")
     read = read_patterns(patterns)
     names = read_names("masks", masks, known_masks()), read_names("updates", updates, known_updates())
     settings = _settings(options, list(read.values()), names, switch("fixed_masks", fixed_masks))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from snows_core.distributed import Share
 from snows_core.loss.folded_segment import FoldedSegment
 from snows_core.network.graph import Values
 
@@ -34,12 +35,14 @@ class BatchLoss:
         context: what it reads from outside (:meth:`.ActivationCache.context`).
         targets: the dense network's outputs Y_k, (N, C_k, *positions) or (N, ..., C_k), one a tap.
         tap_weights: c_k, one a tap.
+        share: which images of a larger batch these are, and its number; None where they are all.
     """
 
     folded: FoldedSegment
     context: Values
     targets: Sequence[Tensor]
     tap_weights: Sequence[float]
+    share: tuple[Share, int] | None = None
 
     def errors(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Return, tap by tap, what is squared and summed: ``outputs`` minus targets, scaled by the tap rule."""

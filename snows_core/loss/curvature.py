@@ -8,7 +8,7 @@ and the Gauss-Newton matrix ``J' C J``: the Hessian without the terms in second 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from snows_core.activations.gram_matrices import PIECE
+from snows_core.distributed import Share
 from snows_core.loss.batch_loss import BatchLoss, math_attention
 from snows_core.network.geometry import Geometry, columns_of
 from snows_core.network.nodes import first_input
@@ -172,12 +173,33 @@ def _signal(batch: BatchLoss, weight: Tensor, generator: torch.Generator) -> Ten
         free = values[node] = values[node].detach().requires_grad_(True)  # (N, out, *positions) or (N, ..., out)
         errors = batch.errors(folded.finish(values, node))
         factors = [(2 * c) ** 0.5 for c in batch.tap_weights]
-        signs = [random_signs(error, generator) * factor for error, factor in zip(errors, factors, strict=True)]
+        signs = [
+            random_signs(error, generator, batch.share) * factor for error, factor in zip(errors, factors, strict=True)
+        ]
         signal: Tensor = torch.autograd.grad(errors, free, signs)[0]
     return signal * folded.layer_scale(signal)
 
 
-def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw random signs of the shape, device and dtype of a tensor."""
-    bits = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8, device=generator.device)
+def random_signs(like: Tensor, generator: torch.Generator, share: tuple[Share, int] | None = None) -> Tensor:
+    """Draw random signs of the shape, device and dtype of a tensor.
+
+    Args:
+        like: the tensor.
+        generator: drawn on its own device.
+        share: which images of a larger batch it is of, and the number of that batch: signs are drawn for all of its
+            images, so that each has the same ones whatever the number of processes; None where it is of all.
+
+    Returns:
+        Numbers of 1 and -1.
+    """
+    bits = _bits(like.shape, generator) if share is None else _shared_bits(like.shape, generator, *share)
     return bits.to(like).mul_(2).sub_(1)
+
+
+def _bits(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, tuple(shape), generator=generator, dtype=torch.int8, device=generator.device)
+
+
+def _shared_bits(shape: Sequence[int], generator: torch.Generator, share: Share, batch: int) -> Tensor:
+    whole, axis = share.whole_of(shape, batch)
+    return share.pick(_bits(whole, generator), batch, axis)

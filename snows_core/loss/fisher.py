@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from snows_core.devices import batch_bytes
+from snows_core.distributed import current
 from snows_core.loss.curvature import random_signs
 from snows_core.loss.graph_bytes import saved_bytes
 from snows_core.loss.logits import add_squared_gradients, free_copies, network_scores
@@ -51,16 +52,33 @@ def diagonal_fisher(
     device = next(network.module.parameters()).device
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with saved_bytes(network) as storages:
-        network_scores(network, images[:1].to(device), free_copies(weights), WHO)
+        shown = network_scores(network, images[:1].to(device), free_copies(weights), WHO).logits
     together = max(1, min(TOGETHER, int(batch_bytes(device) / max(1, sum(storages.values())))))
-    for x in torch.split(images, together):
+    for number, x in enumerate(torch.split(images, together)):
+        if not current().takes(number):  # another process squares these, with the signs that one process would draw
+            for _ in range(probes):
+                pass_over(shown, len(x), generator)
+            continue
         x, free = x.to(device), free_copies(weights)
         dense = network_scores(network, x, {}, WHO).logits.softmax(1)  # (n, classes, *positions)
         logits = network_scores(network, x, free, WHO).logits
         for probe in range(1, probes + 1):
             signal = output_signal(dense, logits.detach().softmax(1), generator)
             add_squared_gradients(total, logits, free, signal, keep_graph=probe < probes)
-    return {name: squares / (len(images) * probes) for name, squares in total.items()}
+    sums = zip(total, current().totals(list(total.values())), strict=True)
+    return {name: squares / (len(images) * probes) for name, squares in sums}
+
+
+def pass_over(shown: Tensor, images: int, generator: torch.Generator) -> None:
+    """Draw what :func:`output_signal` draws for images of another process, so that the next are those of one process.
+
+    Args:
+        shown: logits of one image.
+        images: how many.
+        generator: source of the random signs.
+    """
+    for part in (shown, shown[:, :1]):
+        random_signs(part.new_empty(images, *part.shape[1:]), generator)
 
 
 def output_signal(dense: Tensor, own: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from snows_core.loss.fisher import output_signal
+from snows_core.distributed import current
+from snows_core.loss.fisher import output_signal, pass_over
 from snows_core.loss.gradients import WHO
 from snows_core.loss.logits import add_squared_gradients, free_copies, network_scores
 from snows_core.network.graph import Network
@@ -43,11 +44,17 @@ def gauss_newton_diagonal(
     device = next(network.module.parameters()).device
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     free = free_copies(weights)
-    for x in torch.split(images, 1):
+    shown = network_scores(network, images[:1].to(device), {}, WHO).logits if current().several else None
+    for number, x in enumerate(torch.split(images, 1)):
+        if shown is not None and not current().takes(number):
+            if shown.numel() > FEW:
+                pass_over(shown, 1, generator)
+            continue
         logits = network_scores(network, x.to(device), free, WHO).logits
         for signal in _signals(logits.detach().softmax(1), generator):
             add_squared_gradients(total, logits, free, signal, keep_graph=True)
-    return {name: squares / len(images) for name, squares in total.items()}
+    sums = zip(total, current().totals(list(total.values())), strict=True)
+    return {name: squares / len(images) for name, squares in sums}
 
 
 def _signals(chances: Tensor, generator: torch.Generator) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snows_core.activations.calibration import near_equal
+from snows_core.distributed import current
 from snows_core.loss.logits import free_copies, network_scores
 from snows_core.loss.scores import Scores, read_labels
 from snows_core.network.graph import Network
@@ -44,7 +45,7 @@ def drawn_labels(network: Network, images: Tensor, generator: torch.Generator) -
         chances = network_scores(network, x.to(device), {}, WHO).logits.cpu().double().softmax(1).movedim(1, -1)
         drawn = torch.multinomial(chances.reshape(-1, chances.shape[-1]), 1, generator=generator)
         found.append(drawn.view(chances.shape[:-1]))
-    return torch.cat(found)
+    return current().from_main(torch.cat(found))
 
 
 def check_labels(network: Network, images: Tensor, labels: Tensor) -> Tensor:
@@ -89,10 +90,12 @@ def gradient_rows(network: Network, weights: Mapping[str, Tensor], images: Tenso
     found = like.new_zeros(len(sizes), sum(weight.numel() for weight in weights.values()))
     free = free_copies(weights)
     batches = zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
-    for row, (batch, answers) in zip(found, batches, strict=True):
+    for number, (row, (batch, answers)) in enumerate(zip(found, batches, strict=True)):
+        if not current().takes(number):  # another process fills this row
+            continue
         for x, y in zip(torch.split(batch, TOGETHER), torch.split(answers, TOGETHER), strict=True):
             logits = network_scores(network, x.to(like.device), free, WHO).logits
             loss = F.cross_entropy(logits, y.to(like.device), reduction="sum")
             row += torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, list(free.values()))])
         row /= math.sqrt(len(batch))
-    return found
+    return current().total(found)

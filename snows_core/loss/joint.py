@@ -9,7 +9,7 @@ none) and at the output. It is convex in what the taps show, which its Gauss-New
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from snows_core.devices import batch_bytes, widest
+from snows_core.distributed import ALONE, Processes
 from snows_core.errors import invalid_argument
 from snows_core.loss.curvature import random_signs
 from snows_core.loss.graph_bytes import saved_bytes
@@ -57,6 +58,7 @@ class JointLoss:
         network: the traced dense network.
         images: calibration images, from which each tap's variance is taken.
         state: parameter name to value, used once to see what the graph of two images takes.
+        processes: who share all images that this loss is asked about: each is given all, and looks at its own.
 
     Attributes:
         taps: where both networks are compared: those of :func:`joint_taps` that show numbers.
@@ -67,10 +69,14 @@ class JointLoss:
         SnowsError: where no tap shows numbers that follow the image and the free parameters.
     """
 
-    def __init__(self, network: Network, images: Tensor, state: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, network: Network, images: Tensor, state: Mapping[str, Tensor], processes: Processes = ALONE
+    ) -> None:
+        self.processes = processes
         self.device = next(network.module.parameters()).device
         self.forward = JointForward(network, joint_taps(network))
         self.variances: dict[fx.Node, Tensor] = {}
+        self.shapes: list[torch.Size] = []  # of what the taps show for one image
         probe = images[:PROBED].to(self.device)
         self.taps = self._with_numbers(probe)
         self.forward = JointForward(network, self.taps)
@@ -84,6 +90,7 @@ class JointLoss:
         if not found:
             kinds = sorted({_words(value) for value in values.values()})
             raise _nothing_to_compare(f"no residual addition, no activation, and {' and '.join(kinds) or 'no output'}")
+        self.shapes = [values[tap][:1].shape for tap in found]
         return found
 
     def _graph_bytes(self, network: Network, probe: Tensor, state: Mapping[str, Tensor]) -> float:
@@ -155,17 +162,29 @@ class JointLoss:
             for tap, output, signs in zip(self.taps, outputs, zip(*images, strict=True), strict=True)
         ]
 
+    def pass_over(self, images: int, generator: torch.Generator) -> None:
+        """Draw from a ``generator`` the signals of so many ``images`` of another process, to go on behind them."""
+        for shape in images * self.shapes:
+            random_signs(torch.empty(shape), generator)
+
     def _measure(self, images: Tensor) -> None:
         """Take each tap's variance over the images."""
         sums: dict[fx.Node, Tensor] = {}
-        for x in torch.split(images, self.piece):
-            for tap, value in zip(self.taps, self.targets(x.to(self.device)), strict=True):
+        for x in self.pieces(images):
+            for tap, value in zip(self.taps, self.targets(x), strict=True):
                 wide = value.to(widest(self.device))
                 # (3,): sum, sum of squares, and count of the values of a tap
                 part = torch.stack([wide.sum(), wide.square().sum(), wide.new_tensor(float(wide.numel()))])
                 sums[tap] = sums.get(tap, 0) + part
-        for tap, (first, second, count) in sums.items():
+        nothing = torch.zeros(3, dtype=widest(self.device), device=self.device)  # of a process without images
+        own = torch.stack([sums.get(tap, nothing) for tap in self.taps])
+        for tap, (first, second, count) in zip(self.taps, self.processes.total(own), strict=True):
             self.variances[tap] = (second / count - (first / count) ** 2).clamp(min=1e-12)
+
+    def pieces(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield this process's part of images (N, C, H, W) in pieces whose graphs fit, on the device."""
+        own = self.processes.own(images)
+        return (x.to(self.device) for x in torch.split(own, self.piece) if len(x))
 
     def _squares(self, x: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Return the sum over taps and images of the mean squared error of an image relative to the variance."""
@@ -174,8 +193,8 @@ class JointLoss:
     @torch.no_grad()
     def value(self, images: Tensor, state: Mapping[str, Tensor]) -> float:
         """Return the loss on images, wherever they are, with the parameters in ``state`` in place of the dense ones."""
-        parts = torch.split(images, self.piece)
-        return sum(float(self._squares(x.to(self.device), state)) for x in parts) / len(images)
+        own = sum(float(self._squares(x, state)) for x in self.pieces(images))
+        return self.processes.total_number(own) / len(images)
 
     def backward(self, images: Tensor, state: Mapping[str, Tensor]) -> float:
         """Add the gradient of the loss on ``images`` to the parameters in ``state``, in pieces that fit.
@@ -186,18 +205,26 @@ class JointLoss:
         while True:
             total = 0.0
             try:
-                for x in torch.split(images, self.piece):
+                for x in self.pieces(images):
                     with torch.enable_grad():
                         part = self._squares(x, state) / len(images)
                         torch.autograd.backward(part)
                     total += float(part.detach())
-                return total
+                self._add_up(state)
+                return self.processes.total_number(total)
             except torch.OutOfMemoryError:
                 if self.piece == 1:
                     raise
             self.piece = -(-self.piece // 2)
             for value in state.values():
                 value.grad = None
+
+    def _add_up(self, state: Mapping[str, Tensor]) -> None:
+        """Let the gradient of every parameter be the sum over processes, zero where none has reached it."""
+        if self.processes.several:
+            own = [torch.zeros_like(value) if value.grad is None else value.grad for value in state.values()]
+            for value, gradient in zip(state.values(), self.processes.totals(own), strict=True):
+                value.grad = torch.empty_like(value).copy_(gradient)
 
     def gradient(self, images: Tensor, state: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
         """Return the loss on ``images``, and its gradient in every parameter in ``state``, by name."""

@@ -99,9 +99,12 @@ class JointObjective:
         """
         sample = min(self.images, self._fitting(), curvature_images or self.images)
         state = self.flat.state(weight)
-        pieces = [self._piece(x, state) for x in torch.split(self.batch[:sample], self.loss.piece)]
-        gradient = torch.stack([self.flat.vector(dict(zip(state, p.gradients, strict=True))) for p in pieces]).sum(0)
-        total = torch.stack([piece.loss for piece in pieces]).sum()
+        processes = self.loss.processes
+        pieces = [self._piece(x, state) for x in self.loss.pieces(self.batch[:sample])]
+        slopes_of = [self.flat.vector(dict(zip(state, p.gradients, strict=True))) for p in pieces]
+        gradient = processes.total(torch.stack(slopes_of).sum(0) if pieces else torch.zeros_like(weight))
+        total = torch.stack([piece.loss for piece in pieces]).sum() if pieces else weight.new_zeros(())
+        total = processes.total(total)
         if sample < self.images:
             others = self.images - sample
             mean, slopes = self.loss.gradient(self.batch[sample:], state)
@@ -112,7 +115,7 @@ class JointObjective:
             self.image_products += sample
             parts = list(self.flat.state(direction).values())
             sums = [self.flat.vector(dict(zip(state, p.product(parts), strict=True))) for p in pieces]
-            return torch.stack(sums).sum(0) / sample
+            return processes.total(torch.stack(sums).sum(0) if sums else torch.zeros_like(direction)) / sample
 
         return Linearisation(float(total) / self.images, gradient / self.images, product)
 

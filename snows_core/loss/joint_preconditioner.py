@@ -15,13 +15,15 @@ from torch import Tensor, fx
 
 from snows_core.activations.gram_matrices import normal_equations
 from snows_core.devices import factor_bytes
+from snows_core.distributed import ALONE
 from snows_core.loss.batch_loss import math_attention
 from snows_core.loss.joint import JointLoss
 from snows_core.loss.joint_curvature import FlatState, gradients_of
 from snows_core.network.geometry import geometry_of
-from snows_core.solvers.row_factors import RowFactors
+from snows_core.solvers.row_factors import WIDE, RowFactors, full_factor_bytes
 
 GROUP = 8  # images whose signals are added up before they are squared: each group is a probe of its own
+Sums = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, int]]
 LEAST = 1e-2  # no row and no single parameter curves less than this share of the mean
 
 
@@ -54,7 +56,10 @@ class JointPreconditioner:
         rows = {name: torch.zeros_like(state[name].flatten(1)[:, 0]) for name in layers}  # (out,) each
         squares = {name: torch.zeros_like(value) for name, value in state.items() if name not in layers}
         positions = dict.fromkeys(layers, 0)
-        for group in torch.split(images, GROUP):
+        for number, group in enumerate(torch.split(images, GROUP)):
+            if not loss.processes.takes(number):
+                loss.pass_over(len(group), generator)
+                continue
             slopes = {name: torch.zeros_like(value) for name, value in squares.items()}
             for x in torch.split(group, loss.piece):
                 seen, signals, gradients = self._signals(x, state, layers, list(squares), generator)
@@ -70,13 +75,38 @@ class JointPreconditioner:
                     slopes[name] += gradient
             for name, slope in slopes.items():
                 squares[name] += slope.square() / len(images)
+        if loss.processes.several:
+            grams, rows, squares, positions = self._of_all(layers, state, (grams, rows, squares, positions))
         room = factor_bytes(loss.device) / max(1, len(layers))
         self.factors = {
-            name: RowFactors(gram, kept[name].flatten(1), ridge, _raised(rows[name] / positions[name]), room)
+            name: RowFactors(
+                gram,
+                kept[name].flatten(1),
+                ridge,
+                _raised(rows[name] / positions[name]),
+                room,
+                processes=loss.processes if full_factor_bytes(kept[name].flatten(1), gram) > WIDE else ALONE,
+            )
             for name, gram in grams.items()
         }
         # A few probes are a rough estimate of one entry: half of it is the mean over the tensor.
         self.diagonals = {name: _raised(0.5 * (value + value.mean())) for name, value in squares.items()}
+
+    def _of_all(self, layers: Mapping[str, fx.Node], state: Mapping[str, Tensor], own: Sums) -> Sums:
+        """Return the sums of all processes; one that had no images has not even the shapes of Gram matrices."""
+        grams, rows, squares, positions = own
+        for name, node in layers.items():
+            width = state[name][0].numel()
+            nothing = state[name].new_zeros(geometry_of(node, state[name]).groups, width, width)
+            grams[name] = self.loss.processes.total(grams.get(name, nothing))
+        sums = self.loss.processes.totals([*rows.values(), *squares.values()])
+        places = self.loss.processes.total(torch.tensor([float(positions[name]) for name in layers]).double())
+        return (
+            {name: grams[name] for name in layers},
+            dict(zip(rows, sums[: len(rows)], strict=True)),
+            dict(zip(squares, sums[len(rows) :], strict=True)),
+            dict(zip(layers, map(int, places.tolist()), strict=True)),
+        )
 
     def _signals(
         self,

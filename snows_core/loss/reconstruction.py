@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from snows_core.activations.cache import LazyBatches, whole_batches
+from snows_core.distributed import Processes, Share
 from snows_core.loss.batch_loss import BatchLoss
-from snows_core.loss.curvature import BatchCurvature, Product, linearise, row_squares, weight_squares
+from snows_core.loss.curvature import BatchCurvature, Product, linearise, random_signs, row_squares, weight_squares
 from snows_core.loss.empirical_fisher import empirical_fisher
 from snows_core.loss.folded_segment import FoldedSegment
 from snows_core.loss.options import LossOptions
@@ -39,12 +40,14 @@ class ReconstructionLoss:
         targets: per batch, the dense network's tap outputs, in the order of ``segment.taps``.
         mask: bool, weight shape, True where a weight is free.
         options: how it is weighed and computed.
-        sizes: images per batch, for the count of image products; default: the length of the first tap.
+        sizes: images per batch, for the count of image products; default: the length of the first tap. A share where
+            the images of batches are those of several processes: losses and so on are of all of them, in each.
 
     Attributes:
         folded: the segment, ready to run.
         tap_weights: c_k, one a tap.
-        images: how many there are.
+        share: which images of each batch this process has.
+        sizes: images of each batch, in all processes; ``images`` is how many there are.
         products: curvature products so far; ``image_products`` counts them times images.
     """
 
@@ -56,7 +59,7 @@ class ReconstructionLoss:
         targets: Sequence[Sequence[Tensor]],
         mask: Tensor,
         options: LossOptions | None = None,
-        sizes: Sequence[int] | None = None,
+        sizes: Sequence[int] | Share | None = None,
     ) -> None:
         self.network, self.segment, self.mask = network, segment, mask
         self.contexts, self.targets = contexts, targets
@@ -66,9 +69,10 @@ class ReconstructionLoss:
         # With piecewise linear operations only, Hessian and Gauss-Newton are one matrix; the latter is cheaper.
         self.by_fisher = False
         self.by_gauss_newton = self.options.curvature == "gauss-newton" or all(map(is_piecewise_linear, segment.nodes))
-        self.tap_weights = tap_weights(targets, len(segment.taps), self.options.normalise)
-        self.sizes = [len(batch[0]) for batch in targets] if sizes is None else list(sizes)
-        self.images = sum(self.sizes)
+        counts = [len(batch[0]) for batch in targets] if sizes is None else sizes
+        self.share = counts if isinstance(counts, Share) else Share(counts)
+        self.tap_weights = tap_weights(targets, len(segment.taps), self.options.normalise, self.share)
+        self.sizes, self.images = self.share.sizes, self.share.images
         self.products = 0
         self.image_products = 0
 
@@ -81,7 +85,7 @@ class ReconstructionLoss:
             LazyBatches(lambda i: self.targets[batches[i]], len(batches), keep=False),
             self.mask,
             replace(self.options, retain=min(self.retain, len(batches))),
-            [self.sizes[i] for i in batches],
+            self.share.of(batches),
         )
 
     def with_fisher(self) -> ReconstructionLoss:
@@ -92,7 +96,8 @@ class ReconstructionLoss:
 
     def batch(self, number: int) -> BatchLoss:
         """Return the loss of the batch of a ``number``; those of all batches add up to this one."""
-        return BatchLoss(self.folded, self.contexts[number], self.targets[number], self.tap_weights)
+        share = (self.share, number) if self.share.processes.several else None
+        return BatchLoss(self.folded, self.contexts[number], self.targets[number], self.tap_weights, share)
 
     def per_tap(self, weight: Tensor, batches: int | None = None) -> list[float]:
         """Return the mean squared error of every tap; they add up to the loss.
@@ -102,10 +107,13 @@ class ReconstructionLoss:
             batches: take the first ones to stand for all; default all.
         """
         batches = len(self.contexts) if batches is None else batches
-        parts = [self.batch(number).squares(weight) for number in range(batches)]
-        total = torch.stack(parts).cpu().double().sum(0)  # (K + 1,): the one transfer from the device
-        share = self.images / sum(self.sizes[:batches])
-        means: list[float] = (total * share * torch.tensor(self.tap_weights, dtype=torch.float64)).tolist()
+        parts = [self.batch(number).squares(weight) for number in self.share.held(batches)]
+        total = torch.zeros(len(self.tap_weights), dtype=torch.float64)
+        if parts:
+            total = torch.stack(parts).cpu().double().sum(0)  # (K + 1,): the one transfer from the device
+        total = self.share.processes.total(total)
+        part = self.images / sum(self.sizes[:batches])
+        means: list[float] = (total * part * torch.tensor(self.tap_weights, dtype=torch.float64)).tolist()
         return means
 
     def value(self, weight: Tensor, batches: int | None = None) -> float:
@@ -114,9 +122,16 @@ class ReconstructionLoss:
 
     def gradient(self, weight: Tensor) -> tuple[float, Tensor]:
         """Return the loss at a weight (zero off the mask), and its gradient there; no graph is kept."""
-        parts = [self.batch(number).gradient(weight) for number in range(len(self.contexts))]
-        slope = torch.stack([slope for _, slope in parts]).sum(0)
-        return sum(torch.stack([loss for loss, _ in parts]).tolist()), torch.where(self.mask, slope, 0.0)
+        parts = [self.batch(number).gradient(weight) for number in self.share.held()]
+        slope = torch.stack([slope for _, slope in parts]).sum(0) if parts else torch.zeros_like(weight)
+        loss, slope = self._summed([loss for loss, _ in parts], slope)
+        return loss, torch.where(self.mask, slope, 0.0)
+
+    def _summed(self, losses: Sequence[Tensor], slope: Tensor) -> tuple[float, Tensor]:
+        """Return the loss and the gradient of all processes, from those of this one's batches."""
+        processes = self.share.processes
+        loss = sum(torch.stack(list(losses)).tolist()) if losses else 0.0
+        return processes.total_number(loss), processes.total(slope)
 
     def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linearisation:
         """Return loss, gradient and curvature products at a weight (zero off the mask).
@@ -130,7 +145,7 @@ class ReconstructionLoss:
         sample = whole_batches(self.sizes, curvature_images)
         images = sum(self.sizes[:sample])
         kept: list[Product] = []
-        for number in range(len(self.contexts)):
+        for number in self.share.held():
             if number < min(self.retain, sample):
                 part = self._curved(weight, number)
                 loss, slope = part.loss, part.gradient
@@ -148,15 +163,18 @@ class ReconstructionLoss:
             with self._product_mode():
                 for product in kept:
                     result += product(direction)
-                for number in range(self.retain, sample):  # the others' graphs are built again, one at a time
-                    result += self._curved(weight, number).product(direction)
+                for number in self.share.held(sample):  # the others' graphs are built again, one at a time
+                    if number >= self.retain:
+                        result += self._curved(weight, number).product(direction)
+                result = self.share.processes.total(result)
             return torch.where(self.mask, result * (self.images / images), 0.0)
 
-        return Linearisation(sum(torch.stack(losses).tolist()), torch.where(self.mask, gradient, 0.0), total)
+        value, gradient = self._summed(losses, gradient)
+        return Linearisation(value, torch.where(self.mask, gradient, 0.0), total)
 
     def _curved(self, weight: Tensor, number: int) -> BatchCurvature:
         if self.by_fisher:
-            return empirical_fisher(self.batch(number), weight, self.sizes[number], self.images)
+            return empirical_fisher(self.batch(number), weight, self.share.own[number], self.images)
         return linearise(self.batch(number), weight, self.by_gauss_newton, self.options.precision)
 
     def _product_mode(self) -> AbstractContextManager[None]:
@@ -179,9 +197,12 @@ class ReconstructionLoss:
         """
         total, count = torch.zeros(weight.shape[0], device=weight.device, dtype=weight.dtype), 0
         for number in range(min(batches, len(self.contexts))):
+            if not self.share.own[number]:
+                self._pass_over(number, generator)
+                continue
             squares, places = row_squares(self.batch(number), weight, generator)
             total, count = total + squares, count + places
-        scale = total / count
+        scale = self.share.processes.total(total) / self.share.processes.total_number(count)
         return torch.clamp(scale, min=float(scale.mean()) * 1e-6 + torch.finfo(scale.dtype).tiny)
 
     def diagonal(self, weight: Tensor, generator: torch.Generator, probes: int = 1) -> Tensor:
@@ -196,35 +217,53 @@ class ReconstructionLoss:
             Numbers that are not negative, of the weight's shape; those off the mask as well.
         """
         geometry, total = geometry_of(self.segment.layer.node, weight), torch.zeros_like(weight)
-        for number, images in enumerate(self.sizes):
+        for number, images in enumerate(self.share.own):
             for _ in range(probes):
-                total += weight_squares(self.batch(number), weight, geometry, images, generator)
-        return total / probes
+                if images:
+                    total += weight_squares(self.batch(number), weight, geometry, images, generator)
+                else:
+                    self._pass_over(number, generator)
+        return self.share.processes.total(total) / probes
+
+    def _pass_over(self, number: int, generator: torch.Generator) -> None:
+        """Draw the signs of a batch of which this process has no image, so that later ones are those of one process."""
+        for held in self.share.held()[:1]:
+            for target in self.targets[held]:
+                shape, _ = self.share.whole_of(target.shape, held)
+                rows = shape[0] // self.sizes[held] * self.sizes[number]
+                random_signs(target.new_empty(rows, *shape[1:]), generator)
 
 
-def tap_weights(targets: Sequence[Sequence[Tensor]], taps: int, normalise: bool) -> list[float]:
+def tap_weights(
+    targets: Sequence[Sequence[Tensor]], taps: int, normalise: bool, share: Share | None = None
+) -> list[float]:
     """Return c_k = 1 / elements of every tap, divided by the variance of its targets where taps are normalised.
 
     Args:
         targets: per batch, one tensor a tap.
         taps: how many taps there are, K + 1.
         normalise: whether to divide by the variance over all batches, where there is any.
+        share: which images of the batches this process has; default: all.
     """
+    share = Share([1] * len(targets)) if share is None else share
     elements = [0] * taps
     centres: list[Tensor] = []
     sums = torch.zeros(taps, 2, dtype=torch.float64)  # of the values about a centre near their mean, and of squares
-    for batch in targets:
-        for k, value in enumerate(batch):
+    for number in share.held():
+        for k, value in enumerate(targets[number]):
             elements[k] += value.numel()
             if normalise:
                 if len(centres) == k:
                     centres.append(value.mean())
                 sums[k] += _moments(value, centres[k])
+    middles = [float(centre) for centre in centres]
+    if share.processes.several:
+        elements, middles, sums = _of_all(share.processes, elements, middles or [0.0] * taps, sums)
     weights = [1.0 / count for count in elements]
     if normalise:
         for k, (first, second) in enumerate((sums / torch.tensor(elements)[:, None]).tolist()):
             variance = second - first * first
-            size = second + float(centres[k]) ** 2
+            size = second + middles[k] ** 2
             weights[k] /= variance if variance > 1e-12 * size else 1.0
     return weights
 
@@ -233,3 +272,16 @@ def _moments(values: Tensor, centre: Tensor) -> Tensor:
     """Return sum and sum of squares about a number near the mean, in double precision on the host."""
     distance = values - centre
     return torch.stack([distance.sum(), distance.square_().sum()]).cpu().double()
+
+
+def _of_all(
+    processes: Processes, elements: list[int], centres: list[float], sums: Tensor
+) -> tuple[list[int], list[float], Tensor]:
+    """Return counts, centres (taps,) and sums (taps, 2) about these of all processes; each had centres of its own."""
+    count, centre = (torch.tensor(numbers, dtype=torch.float64) for numbers in (elements, centres))
+    whole, weighed = processes.total(torch.stack([count, count * centre]))
+    common = weighed / whole
+    first, second = sums.unbind(1)
+    gap = centre - common
+    moved = torch.stack([first + count * gap, second + 2 * gap * first + count * gap.square()], 1)
+    return [int(number) for number in whole], common.tolist(), processes.total(moved)

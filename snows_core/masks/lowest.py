@@ -14,7 +14,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from snows_core.errors import invalid_argument
+from snows_core.errors import OverflowedError, invalid_argument
 
 
 def exactly(fraction: float) -> Fraction:
@@ -57,7 +57,9 @@ def comparable(scores: Tensor, name: str = "") -> Tensor:
         return scores.to(torch.int64)
     scores = scores if scores.dtype == torch.float64 else scores.float()
     if not torch.isfinite(scores).all():
-        raise invalid_argument("saliency", f"scores{where} with NaN or infinite values", "finite scores")
+        raise OverflowedError(
+            str(invalid_argument("saliency", f"scores{where} with NaN or infinite values", "finite scores"))
+        )
     return scores
 
 

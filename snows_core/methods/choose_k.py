@@ -72,4 +72,4 @@ def _flops(objective: ReconstructionLoss, weight: Tensor) -> float:
     """Return the floating-point operations of one forward pass of a segment; a product takes a multiple of it."""
     with FlopCounterMode(display=False) as counter:
         objective.value(weight)
-    return max(float(counter.get_total_flops()), 1.0)
+    return max(objective.share.processes.total_number(float(counter.get_total_flops())), 1.0)

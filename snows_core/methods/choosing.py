@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from snows_core.errors import invalid_argument
+from snows_core.errors import OverflowedError, invalid_argument
 from snows_core.masks.patterns import Pattern
 from snows_core.methods.base import LayerMethod, LayerSolution, Needs
 from snows_core.methods.layerwise import CLOSED_FORM, least_squares
@@ -57,14 +57,15 @@ def damped_problem(problem: LayerProblem, ridge: float) -> tuple[DampedGram, Ten
         The damped Gram matrices, and w* as rows (out, d) in their number format.
 
     Raises:
-        SnowsError: where numbers overflowed.
+        OverflowedError: where numbers overflowed.
     """
     gram, response = problem.normal_equations()
     damped = damped_gram(gram, ridge)
     best = damped.minimiser(problem.weight.flatten(1), response)
     if not bool(torch.isfinite(damped.lower).all() and torch.isfinite(best).all()):
         expected = "inputs whose products are finite"
-        raise invalid_argument("images", f"inputs of '{problem.name}' whose Gram matrix overflows", expected)
+        got = f"inputs of '{problem.name}' whose Gram matrix overflows"
+        raise OverflowedError(str(invalid_argument("images", got, expected)))
     return damped, best
 
 

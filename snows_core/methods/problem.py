@@ -13,13 +13,14 @@ from torch import Tensor
 from snows_core.activations.cache import ActivationCache, LazyBatches, whole_batches
 from snows_core.activations.gram_matrices import normal_equations
 from snows_core.activations.offload import DiskTensor
+from snows_core.distributed import ALONE, Share
 from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.masks.patterns import Pattern
 from snows_core.network.geometry import Geometry, geometry_of
 from snows_core.network.graph import Layer, Network, Segment
 from snows_core.network.residual import restart
-from snows_core.solvers.row_factors import RowFactors
+from snows_core.solvers.row_factors import WIDE, RowFactors, full_factor_bytes
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,13 @@ class LayerValues:
         dense: the dense network's values at the taps and at the layer's input, or ``pruned`` itself where targets
             start from the pruned network.
         groups: the batches of each mini-batch; one group of all where every step uses all images.
+        share: which images of each batch these are; None where they are all.
     """
 
     pruned: ActivationCache
     dense: ActivationCache
     groups: Sequence[Sequence[int]]
+    share: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,15 @@ class LayerProblem:
         """How the layer reads its input."""
         return geometry_of(self.layer.node, self.weight)
 
+    @cached_property
+    def share(self) -> Share:
+        """Which images of each batch this process has."""
+        return Share(self.values.pruned.sizes) if self.values.share is None else self.values.share
+
     @property
     def sizes(self) -> list[int]:
-        """Images of each batch."""
-        return self.values.pruned.sizes
+        """Images of each batch, in all processes."""
+        return self.share.sizes
 
     @property
     def weight(self) -> Tensor:
@@ -135,13 +143,13 @@ class LayerProblem:
 
     @property
     def images(self) -> int:
-        """Calibration images."""
-        return sum(self.sizes)
+        """Calibration images, in all processes."""
+        return self.share.images
 
     @property
     def positions(self) -> float:
         """Output positions of the layer for an image."""
-        x = self.values.pruned.read(self.layer.node.all_input_nodes[0], 0)[:1]
+        x = self.values.pruned.read(self.layer.node.all_input_nodes[0], self.share.held()[0])[:1]
         return self.network.apply(self.layer, x).numel() / self.weight.shape[0]
 
     def normal_equations(self, images: int | None = None) -> tuple[Tensor, Tensor | None]:
@@ -155,31 +163,45 @@ class LayerProblem:
         """
         count = whole_batches(self.sizes, images)
         if count not in self.equations:
-            self.equations[count] = normal_equations(self._inputs(count), self.geometry, self.weight.shape[0])
+            self.equations[count] = self._equations(count)
         return self.equations[count]
 
-    def _inputs(self, batches: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _equations(self, batches: int) -> tuple[Tensor, Tensor | None]:
+        """Sum the normal equations over the first batches, and over processes."""
+        held, processes, rows = self.share.held(batches), self.share.processes, self.weight.flatten(1)
+        if held:
+            own, response = normal_equations(self._inputs(held), self.geometry, len(rows))
+        else:  # other processes have the images of these batches
+            own = rows.new_zeros(self.geometry.groups, rows.shape[1], rows.shape[1])
+            response = None if self.values.dense is self.values.pruned else torch.zeros_like(rows)
+        return processes.total(own), None if response is None else processes.total(response)
+
+    def _inputs(self, batches: Sequence[int]) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield, batch by batch, the layer's input and the dense network's output on its own input, without bias."""
         source, nothing = self.layer.node.all_input_nodes[0], torch.zeros_like(self.weight)
-        for batch in range(batches):
+        for batch in batches:
             y0 = None
             if self.values.dense is not self.values.pruned:
                 x0 = self.values.dense.read(source, batch)
                 y0 = self.network.apply(self.layer, x0) - self.network.apply(self.layer, x0[:1], nothing)
             yield self.values.pruned.read(source, batch), y0
 
-    def row_factors(self, damping: float, images: int | None = None, mask: Tensor | None = None) -> RowFactors:
+    def row_factors(
+        self, damping: float, images: int | None = None, mask: Tensor | None = None, whole: bool = False
+    ) -> RowFactors:
         """Return the Cholesky factors of the Gram matrix on each row's kept weights.
 
         Args:
             damping: relative to the mean of the Gram matrix's diagonal.
             images: as in :meth:`normal_equations`.
             mask: bool, weight shape; default: the problem's own.
+            whole: whether every process needs the factors themselves, not only what they solve.
         """
         gram, _ = self.normal_equations(images)
         kept = (self.mask if mask is None else mask).flatten(1)
         rest = DiskTensor if self.budget.factors_on_disk else None
-        return RowFactors(gram, kept, damping, None, self.budget.factor_bytes, rest)
+        processes = ALONE if whole or full_factor_bytes(kept, gram) <= WIDE else self.share.processes
+        return RowFactors(gram, kept, damping, None, self.budget.factor_bytes, rest, processes)
 
     def reconstruction(self, segment: Segment, options: LossOptions, batches: int) -> ReconstructionLoss:
         """Return the K-step loss of a segment over the first batches.
@@ -207,5 +229,5 @@ class LayerProblem:
             LazyBatches(target, batches, keep),
             self.mask,
             replace(options, retain=self.budget.retain),
-            self.sizes[:batches],
+            self.share.of(range(batches)),
         )

@@ -83,7 +83,7 @@ def _obs(method: Scoring, problem: LayerProblem) -> Tensor:
         factors = RowFactors(gram, problem.mask.flatten(1)[: len(gram)], method.recipe.ridge)
         values = least_squares_values(factors, rows)
     else:
-        factors = problem.row_factors(method.recipe.ridge, images)
+        factors = problem.row_factors(method.recipe.ridge, images, whole=True)
         _, response = problem.normal_equations(images)
         left = residual(factors, rows, problem.weight.flatten(1), response)
         values = least_squares_values(factors, rows, left)

@@ -7,7 +7,6 @@ images, and whether each step sees all of them ("fast") or one mini-batch ("pape
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -21,6 +20,7 @@ from snows_core.loss.reconstruction import ReconstructionLoss
 from snows_core.methods.base import LayerMethod, LayerSolution, LayerStatistics, Needs
 from snows_core.methods.choose_k import choose_segment
 from snows_core.methods.enough import Enough, enough_for
+from snows_core.methods.fallback import fall_back
 from snows_core.methods.layerwise import CLOSED_FORM, least_squares
 from snows_core.methods.origin import LEAST_SQUARES, NORMAL_EQUATIONS, Origin
 from snows_core.methods.problem import LayerProblem
@@ -29,7 +29,6 @@ from snows_core.settings import NewtonOptions
 from snows_core.solvers.newton_cg import NewtonSolution, newton
 from snows_core.solvers.row_factors import RowFactors
 
-NOT_FINITE = "numbers overflowed in its solve; its masked dense weights stay"
 # The published schedule ends where this many losses in turn each fell by less than this share.
 STAGNANT, SHARE = 6, 0.005
 Preconditioner = Callable[[Tensor], Tensor] | None
@@ -69,12 +68,10 @@ class Snows(LayerMethod):
         return None if self.k == 0 else enough_for(self.recipe, mask, positions, count).gram
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        """Re-fit one layer on its mask; where numbers overflow, its masked dense weights stay, with a warning."""
+        """Re-fit one layer on its mask; where numbers overflow, see :mod:`snows_core.methods.fallback`."""
         weight, statistics = self._solve(problem)
         if not (bool(torch.isfinite(weight).all()) and math.isfinite(statistics.loss_end)):
-            warnings.warn(f"layer '{problem.name}': {NOT_FINITE}", stacklevel=9)
-            weight = problem.masked
-            statistics = replace(statistics, loss_end=statistics.loss_masked, newton_steps=0, stop=NOT_FINITE)
+            return fall_back(self, problem, problem.mask)
         return LayerSolution(weight, problem.mask, statistics)
 
     def _solve(self, problem: LayerProblem) -> tuple[Tensor, LayerStatistics]:

@@ -22,6 +22,7 @@ from snows_core.network.nodes import attribute_at, called_function, called_modul
 from snows_core.network.operations import Kind, kind_of, tap_of, weight_of
 from snows_core.network.paths import ancestors, differentiable, is_last_word
 from snows_core.network.trace import trace
+from snows_core.network.traced_module import release_with
 from snows_core.network.unlisted import grouped, unlisted_weights
 from snows_core.settings import TapRule
 
@@ -98,6 +99,7 @@ class Network:
         example: Tensor | None = None,
     ) -> None:
         self.module = trace(model, leaf_modules, example)
+        release_with(self, self.module)
         self.state_names = frozenset(unwrap(model).state_dict())
         self.nodes: list[fx.Node] = [node for node in self.module.graph.nodes if node.op not in ("get_attr", "output")]
         self.image = self.nodes[0]

@@ -6,9 +6,12 @@ What may be asked of a value (``if x:``, ``len(x)``, ``x.shape``) is passed on t
 
 from __future__ import annotations
 
+import dis
 import operator
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
+from typing import Any, cast
 
 from torch import fx
 
@@ -78,6 +81,10 @@ class Proxy(fx.Proxy):
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
+    def __iter__(self) -> Iterator[Any]:  # that of torch.fx leaves its caller's frames, and all they hold, in a circle
+        count, value = _unpacked_into(sys._getframe(1)), cast(Any, self)
+        return self.tracer.iter(self) if count is None else iter([value[i] for i in range(count)])
+
     def __len__(self) -> int:
         return self.tracer.number(self, "len")
 
@@ -111,6 +118,12 @@ class Attribute(Proxy, fx.proxy.Attribute):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Record the method call."""
         return self.tracer.call_method(self.root, self.attr, args, kwargs)
+
+
+def _unpacked_into(frame: FrameType) -> int | None:
+    """Return into how many names a frame is just taking a value apart (``q, k, v = x``), or None where it does not."""
+    now = next(step for step in dis.get_instructions(frame.f_code) if step.offset >= frame.f_lasti)
+    return int(now.argval) if now.opname == "UNPACK_SEQUENCE" else None
 
 
 def parts_of(value: Any) -> Iterator[Any]:

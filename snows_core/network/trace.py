@@ -28,6 +28,7 @@ from snows_core.network.check_model import LAYERS, check_leaves, check_model
 from snows_core.network.copies import compute_dtype, in_full_precision, plain_copy, remembered, unwrap
 from snows_core.network.example import run_on_example
 from snows_core.network.sharing import CannotRewrite
+from snows_core.network.traced_module import TracedModule
 from snows_core.network.tracer import Tracer
 
 LeafModules = Iterable[type[nn.Module] | str]
@@ -85,24 +86,31 @@ def _trace_around(twin: nn.Module, leaves: list[Any], example: Tensor | None) ->
         restore()
         tracer = Tracer([*leaves, *written], holds_all, example)
         try:
-            graph = tracer.trace(twin)
-        except Exception as error:
-            _check_images(twin, example)
-            raise _cannot_be_traced(twin, tracer.path, _where(error), error) from error
-        _open_outputs(graph)
-        if tracer.refused:
-            _check_images(twin, example)
-        graph_module = fx.GraphModule(twin, graph)
-        graph_module.eval()
-        try:
-            out_of_place(graph_module, tracer.shapes)
+            graph_module = _traced_by(tracer, twin, example)
+            return graph_module, {path: _where(error) for path, error in tracer.refused.items()} | written
         except CannotRewrite as error:
             path = _innermost(error.node, twin, holds_all, written)
             if path is None:
                 raise _cannot_be_traced(twin, "", f"node '{error.node.name}' of its graph", error) from error
             written[path] = str(error)
-            continue
-        return graph_module, {path: _where(error) for path, error in tracer.refused.items()} | written
+        finally:
+            tracer.let_go()
+
+
+def _traced_by(tracer: Tracer, twin: nn.Module, example: Tensor | None) -> TracedModule:
+    """Trace once, and take in-place work out."""
+    try:
+        graph = tracer.trace(twin)
+    except Exception as error:
+        _check_images(twin, example)
+        raise _cannot_be_traced(twin, tracer.path, _where(error), error) from error
+    _open_outputs(graph)
+    if tracer.refused:
+        _check_images(twin, example)
+    graph_module = TracedModule(twin, graph)
+    graph_module.eval()
+    out_of_place(graph_module, tracer.shapes)
+    return graph_module
 
 
 def _open_outputs(graph: fx.Graph) -> None:

@@ -88,6 +88,12 @@ class Tracer(AnsweringTracer):
             except WritesIntoBuffer:
                 self.proxy_buffer_attributes = True
 
+    def let_go(self) -> None:
+        """Forget the network: what torch.fx leaves of a trace holds the tracer, and would hold all weights with it."""
+        self.root, self.shapes, self.example = nn.Module(), None, None
+        self.tensor_attrs, self.submodule_paths = {}, None
+        self.refused.clear()  # errors, whose frames hold modules
+
     # --- what torch.fx asks of a tracer
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from snows_core.devices import widest
+from snows_core.distributed import current
 
 
 class StopReason(Enum):
@@ -143,4 +144,4 @@ def _stalls(model: list[float], progress: float, window: int) -> bool:
 
 def _read(*scalars: Tensor) -> list[float]:
     """Bring numbers to the host in one transfer: the only wait for the device in an iteration."""
-    return torch.stack([scalar.to(scalars[0].dtype) for scalar in scalars]).tolist()
+    return current().agreed(torch.stack([scalar.to(scalars[0].dtype) for scalar in scalars]).tolist())

@@ -21,6 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from snows_core.distributed import current
 from snows_core.solvers.row_factors import RowFactors
 
 
@@ -113,7 +114,7 @@ def masked_least_squares(
     z = factors.solve(residual)
     p, rz = z, (residual * z).sum(1, keepdim=True)  # (out, 1): one number a row
     for _ in range(iterations):
-        if float(residual.norm()) <= target:
+        if current().agreed([float(residual.norm())])[0] <= target:
             break
         product = torch.where(mask, grouped_product(factors.gram, p) + damping * p, 0.0)
         curvature = (p * product).sum(1, keepdim=True)

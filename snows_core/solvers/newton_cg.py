@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from snows_core.distributed import current
 from snows_core.settings import NewtonOptions
 from snows_core.solvers.conjugate_gradients import CGSolution, StopReason, conjugate_gradients, dot
 from snows_core.solvers.line_search import LineSearch, armijo
@@ -162,7 +163,7 @@ def _search(
         weight,
         direction,
         at.loss,
-        float(dot(at.gradient, direction)),
+        current().agreed([float(dot(at.gradient, direction))])[0],
         c=options.armijo,
         shrink=options.shrink,
         max_backtracks=options.backtracks,

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from snows_core.devices import widest
+from snows_core.distributed import ALONE, Processes
 
 # Bytes of the matrices that are factored together; a host gains nothing by more.
 ROOM = {"cuda": 2.5e8}
 ROOM_HOST = 3.2e7
 TRIES = 12  # each with ten times the damping: twelve orders of magnitude
+WIDE = 4e6  # bytes of a layer's factors, from which on a share of its rows for each process is worth an exchange
 
 
 class Resting(Protocol):
@@ -63,6 +65,7 @@ class RowFactors:
 
     Rows of about equal support are factored together in batches. Where full factors would take more than
     ``max_bytes``, inputs are cut into blocks and only the diagonal blocks are kept (still exact within a block).
+    Several processes may share the rows: each factors and solves some, and all have the results of all rows.
 
     Args:
         gram: (groups, d, d) Gram matrices of the layer's input; group g serves rows g * out/groups and on.
@@ -71,6 +74,7 @@ class RowFactors:
         scale: (out,) positive curvature of each output row, default 1.
         max_bytes: upper bound for the stored factors.
         rest: puts a factor where it rests until it is read, for instance in a file; default: in memory.
+        processes: who share the rows; default: this process has all of them.
 
     Attributes:
         block: inputs per block; d when factors are full.
@@ -84,8 +88,9 @@ class RowFactors:
         scale: Tensor | None = None,
         max_bytes: float = math.inf,
         rest: Callable[[Tensor], Resting] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
-        self.rest = rest
+        self.rest, self.processes = rest, processes
         self.shape = mask.shape
         self.gram = gram
         self.mask = mask
@@ -106,7 +111,7 @@ class RowFactors:
         mask = self.mask[:, start:stop]  # (out, block)
         counts = mask.sum(1)  # (out,): kept inputs of each row
         order = torch.argsort(counts, descending=True)
-        order = order[counts[order] > 0]
+        order = order[counts[order] > 0][self.processes.rank :: self.processes.world]
         while len(order):
             width = int(counts[order[0]])
             room = max(1, int(ROOM.get(self.gram.device.type, ROOM_HOST) // (8 * width * width)))
@@ -135,7 +140,7 @@ class RowFactors:
         return damped_cholesky(matrix, self.damping).to(self.gram.dtype)
 
     def read(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield the rows of a batch (rows,), their kept inputs in one block (rows, width), and their factors.
+        """Yield the rows of a batch (rows,), their kept inputs in one block (rows, width), and this process's factors.
 
         A row that keeps fewer inputs than ``width`` is filled up with others, which its factor decouples.
         """
@@ -165,4 +170,8 @@ class RowFactors:
         for rows, support, factor in self.read():
             part = vectors[rows[:, None], support].to(factor.dtype)  # (rows, width)
             result[rows[:, None], support] = function(factor, part.unsqueeze(-1)).squeeze(-1).to(vectors.dtype)
-        return torch.where(self.mask, result, 0.0)
+        return torch.where(self.mask, self.gather(result), 0.0)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return rows (out, d) that each process has computed where :meth:`read` yields them; the others are zero."""
+        return self.processes.total(rows)

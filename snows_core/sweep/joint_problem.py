@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,5 +143,66 @@ class JointProblem:
         }
 
 
-Solver = Callable[[JointProblem], Iterator[State]]
-"""Yields the parameters after each step, without end or until nothing is left to gain; whoever drives it ends it."""
+@dataclass(frozen=True)
+class Position:
+    """Where a run of the joint stage is: all that its next step depends on.
+
+    Attributes:
+        values: numbers, texts and lists, JSON-ready.
+        tensors: name to tensor; those of a dictionary begin with its name and a slash.
+    """
+
+    values: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, name: str) -> State:
+        """Return one of the dictionaries of tensors."""
+        start = f"{name}/"
+        return {key.removeprefix(start): value for key, value in self.tensors.items() if key.startswith(start)}
+
+
+def named(name: str, tensors: Mapping[str, Tensor]) -> State:
+    """Return a dictionary as a part of a :class:`Position`."""
+    return {f"{name}/{key}": value for key, value in tensors.items()}
+
+
+class JointSteps(ABC):
+    """Takes the steps of the joint stage, one after the other.
+
+    Args:
+        problem: what to minimise, from where, and how; masks that move are moved there, and effort is counted there.
+
+    Attributes:
+        state: the parameters after the last step.
+    """
+
+    def __init__(self, problem: JointProblem) -> None:
+        self.problem = problem
+        self.state: State = problem.start
+        self.probes = torch.Generator().manual_seed(problem.options.seed)
+
+    @abstractmethod
+    def step(self, number: int) -> None:
+        """Take one step, counted from 1."""
+
+    def position(self, number: int) -> Position | None:
+        """Return all that the steps after ``number`` depend on; None where a few steps more have to be taken first."""
+        return self._common(number)
+
+    def _common(self, number: int) -> Position:
+        """Return what is a part of every position."""
+        generators = {"batches": self.problem.generator.get_state(), "probes": self.probes.get_state()}
+        tensors = named("state", self.state) | named("kept", self.problem.kept) | generators
+        return Position({"step": number, "effort": asdict(self.problem.effort)}, tensors)
+
+    def go_on(self, position: Position) -> None:
+        """Go on from a ``position`` of an equal problem."""
+        self.state = self._like(self.problem.start, position.part("state"))
+        self.problem.kept = self._like(self.problem.kept, position.part("kept"))
+        self.problem.generator.set_state(position.tensors["batches"])
+        self.probes.set_state(position.tensors["probes"])
+        self.problem.effort = Effort(**position.values["effort"])
+
+    def _like(self, order: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> State:
+        """Return tensors on the device of the run, in the order of others: it decides what stands where in a vector."""
+        return {name: found[name].to(self.problem.loss.device) for name in order if name in found}

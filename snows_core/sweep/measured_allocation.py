@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from snows_core.activations.cache import ActivationCache
+from snows_core.distributed import current
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.loss.joint import JointLoss
 from snows_core.loss.scores import Tally, read_scores
@@ -203,4 +204,4 @@ def _divergences(
             raise KeyboardInterrupt
         weights = {entry.layer.weight_name: run.solutions[entry.name].weight for entry in trial.layers}
         found[name] = judge.divergence(weights)
-    return found
+    return dict(zip(found, current().agreed(list(found.values())), strict=True))

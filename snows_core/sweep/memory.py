@@ -25,6 +25,8 @@ from snows_core.network.graph import Network, Segment
 from snows_core.settings import read_max_memory
 
 HOLES = 0.2  # share of a bound that freed memory between blocks in use takes
+# Bytes of a host that any run takes: pieces of a layer's input as a matrix, what is computed of them, and such holes.
+LEAST = 1.2e8
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,21 @@ class MemoryPlan:
         if probe is None:
             return len(sizes)
         resting = 0.0 if self.storage else probe.live * sum(sizes)
-        # One batch on its way: what is read for it, its values and gradients, and a graph to be rebuilt.
-        working = (3 * probe.graph + probe.live) * max(sizes)
+        working = on_its_way(probe.graph, probe.live, max(sizes))
         factors = 0.0 if self.factors_on_disk(factors) else min(factors, self.factors)
         room = (1 - HOLES) * self.bytes - resting - working - factors
         return sum(1 for i in range(len(sizes)) if probe.graph * sum(sizes[: i + 1]) <= room)
+
+
+def on_its_way(graph: float, live: float, images: int) -> float:
+    """Return the bytes of one batch at work: what is read for it, its values and gradients, and a graph to be rebuilt.
+
+    Args:
+        graph: bytes of its graph per image.
+        live: bytes of the values that rest in the caches per image.
+        images: in the batch.
+    """
+    return (3 * graph + live) * images
 
 
 def memory_budget(max_memory: float | None, device: torch.device) -> float:
@@ -221,10 +233,11 @@ def plan_memory(
     graph = max(probe.graph for probe in probes.values())
     live = max(probe.live for probe in probes.values()) * images
     batch = max(1, min(batch_size, int(batch_bytes(device) / max(graph, 1.0))))
-    if 2 * graph * batch > bytes_:
+    least = on_its_way(graph, live / images, batch) / (1 - HOLES) + (0.0 if device.type == "cuda" else LEAST)
+    if least > bytes_:
         warnings.warn(
-            f"max_memory: {bytes_ / 1e6:.0f} MB are less than the {2 * graph * batch / 1e6:.0f} MB that one batch of "
-            f"{batch} images takes here; it is taken all the same, everything else rests on disk",
+            f"max_memory: {bytes_ / 1e6:.0f} MB are less than the {least / 1e6:.0f} MB that one batch of "
+            f"{batch} images may take here; it is taken all the same, everything else rests on disk",
             stacklevel=6,
         )
     storage, pin = None, True

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from snows_core.loss.joint_preconditioner import JointPreconditioner
-from snows_core.sweep.joint_problem import JointProblem, Remask, State
+from snows_core.sweep.joint_problem import JointProblem, Position, Remask, State, named
 
 EVERY = 20  # steps between two choices of masks
 FROZEN = 0.5  # of the steps, the last ones, have masks that stay
@@ -39,6 +39,16 @@ class MovingMasks:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.moved: list[int] = []
+
+    def position(self) -> Position:
+        """Return what the choices to come depend on, beside the masks of the problem."""
+        return Position({"count": self.count, "moved": self.moved}, named("sums", self.sums))
+
+    def go_on(self, position: Position) -> None:
+        """Go on from a ``position``."""
+        self.count, self.moved = position.values["count"], list(position.values["moved"])
+        device = self.problem.loss.device
+        self.sums = {name: value.to(device) for name, value in position.part("sums").items()}
 
     @torch.no_grad()
     def note(self, gradient: Mapping[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snows_core.distributed import current
 from snows_core.errors import invalid_argument
 from snows_core.masks.patterns import Masks, Pattern
 from snows_core.masks.schedule import share_at
@@ -99,7 +100,7 @@ class NetworkSteps:
         self.images, self.seed = images, settings.seed * 1_000_003 + SEED
         self.labels = None if settings.labels is None else torch.tensor(settings.labels[: len(images)])
         device = next(self.network.module.parameters()).device
-        self.room = GRADIENT_SHARE * memory_budget(settings.max_memory, device)
+        self.room = GRADIENT_SHARE * current().least(memory_budget(settings.max_memory, device))
         self.choose = _made(settings.mask)
         self.update = self.choose if settings.update == settings.mask else _made(settings.update)
         self.record: dict[str, Any] | None = None

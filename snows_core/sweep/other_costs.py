@@ -64,9 +64,9 @@ def refinement_cost(
             options, steps=max(2, options.steps), batch_size=size, augment=None, moving_masks=False, progress=False
         )
         problem = joint_problem(Pair(network, model, masks, names), images[:size], few)
-        steps = SOLVERS[options.solver](problem)
-        for found in (first, later):
-            found.append(shortest(lambda: next(steps), 1, images.device))  # noqa: B023 - called at once
+        solver = SOLVERS[options.solver](problem)
+        for number, found in enumerate((first, later), 1):
+            found.append(shortest(lambda: solver.step(number), 1, images.device))  # noqa: B023 - called at once
     step, opening = _at(held, sizes, later), _at(held, sizes, first)
     made = 1 + (options.steps - 1) // REFRESH if options.solver == "natural" else 1
     seconds = (options.steps - made) * step + made * max(step, opening)

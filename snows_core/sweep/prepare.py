@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.activations.calibration import first_images
+from snows_core.distributed import is_main
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.masks.patterns import NM, Masks, Pattern, masks_for, parse_pattern
 from snows_core.masks.saliency import check_name
@@ -84,7 +85,8 @@ def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSe
         **options: see :func:`snows_core.settings.settings_of`.
 
     Returns:
-        The settings, with the pattern itself instead of its text, and what their effort stands for.
+        The settings, with the pattern itself instead of its text, and what their effort stands for; of several
+        processes only the first one shows progress.
 
     Raises:
         SnowsError: on an unknown option or method, or a value that cannot be meant.
@@ -98,7 +100,7 @@ def checked_settings(function: Callable[..., Any], /, **options: Any) -> PruneSe
     check_name(settings.saliency)
     stages_of(settings)
     check_effects(asked, settings)
-    return settings
+    return replace(settings, progress=settings.progress and is_main())
 
 
 def with_effort(settings: PruneSettings) -> PruneSettings:

@@ -14,25 +14,37 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
+from snows_core.distributed import current
 from snows_core.errors import integer, invalid_argument, shown
 from snows_core.loss.joint import JointLoss
 from snows_core.masks.patterns import Masks
 from snows_core.network.graph import Network
 from snows_core.network.nodes import module_of
 from snows_core.network.operations import Kind, is_batch_norm
-from snows_core.sweep.joint_problem import Effort, JointOptions, JointProblem, Pair, Remask, Solver, State
-from snows_core.sweep.refine_adam import adam_steps
-from snows_core.sweep.refine_natural import natural_steps
-from snows_core.sweep.refine_newton import newton_steps
+from snows_core.sweep.joint_problem import (
+    Effort,
+    JointOptions,
+    JointProblem,
+    JointSteps,
+    Pair,
+    Position,
+    Remask,
+    State,
+    named,
+)
+from snows_core.sweep.refine_adam import AdamSteps
+from snows_core.sweep.refine_natural import NaturalSteps
+from snows_core.sweep.refine_newton import NewtonSteps
 
 __all__ = ["JointOptions", "Pair", "Refinement", "check_refinable", "flip_and_shift", "refine"]
 
-SOLVERS: dict[str, Solver] = {"adam": adam_steps, "natural": natural_steps, "newton": newton_steps}
+SOLVERS: dict[str, type[JointSteps]] = {"adam": AdamSteps, "natural": NaturalSteps, "newton": NewtonSteps}
 """Name to what takes the steps."""
 
 FEW = 64  # images, of which none is held back
@@ -137,6 +149,19 @@ class _Watch:
             self.best, self.least, self.kept, self.vain = state, loss, dict(self.problem.kept), 0
         return loss
 
+    def position(self) -> Position:
+        """Return what it has seen, for the looks to come."""
+        values = {"first": self.first, "least": self.least, "vain": self.vain}
+        return Position(values, named("best", self.best) | named("best_kept", self.kept))
+
+    def go_on(self, position: Position) -> None:
+        """Go on from a ``position``."""
+        device, best, kept = self.problem.loss.device, position.part("best"), position.part("best_kept")
+        for name in ("first", "least", "vain"):
+            setattr(self, name, position.values[name])
+        self.best = {name: best[name].to(device) for name in self.best}
+        self.kept = {name: kept[name].to(device) for name in self.kept}
+
     @property
     def tired(self) -> bool:
         """Whether patience has come to its end."""
@@ -169,7 +194,29 @@ def check_refinable(network: Network, weight_names: Iterable[str], images: Tenso
         JointLoss(network, images[:2], free)
 
 
-def refine(pair: Pair, images: Tensor, options: JointOptions, remask: Remask | None = None) -> Refinement:
+class Keeper(Protocol):
+    """Keeps positions of a joint stage on disk (:class:`snows_core.sweep.checkpoint.Checkpoint`).
+
+    Attributes:
+        position: the last one that is there; None before the first.
+        is_due: whether it is time for another one.
+    """
+
+    position: Position | None
+
+    @property
+    def is_due(self) -> bool: ...
+
+    def keep_joint(self, position: Position) -> None: ...
+
+
+def refine(
+    pair: Pair,
+    images: Tensor,
+    options: JointOptions,
+    remask: Remask | None = None,
+    keeper: Keeper | None = None,
+) -> Refinement:
     """Refine a pruned network jointly.
 
     Args:
@@ -177,6 +224,7 @@ def refine(pair: Pair, images: Tensor, options: JointOptions, remask: Remask | N
         images: calibration images (N, C, H, W), anywhere.
         options: solver, steps, rate and so on.
         remask: chooses masks from scores, where ``options.moving_masks``.
+        keeper: keeps positions, and knows the one where an earlier run was killed.
 
     Returns:
         The new parameters, or the old ones where the loss on the images held back did not fall. Ctrl-C ends it early
@@ -188,8 +236,10 @@ def refine(pair: Pair, images: Tensor, options: JointOptions, remask: Remask | N
     seen, judges = _held_back(images, options)
     problem = joint_problem(pair, seen, options, remask, measured_on=images)
     watch = _Watch(problem, judges)
-    early = _drive(problem, watch)
+    early = _drive(problem, watch, keeper)
     masks, names = pair.masks, pair.weight_names
+    # Each has taken the same steps, to within what machines of another kind round in another way.
+    watch.best = {name: current().from_main(value) for name, value in watch.best.items()}
     moved = {name: watch.kept[names[name]] for name in masks} if options.moving_masks else masks
     held = 0 if judges is images else len(judges)
     return Refinement(watch.best, (watch.first, watch.least), problem.effort.steps, moved, held, early, problem.effort)
@@ -218,29 +268,51 @@ def joint_problem(
     start = dict(pair.model.named_parameters(remove_duplicate=False))
     free = [name for name in _free_names(network, set(kept)) if name in start]
     before = {name: start[name].detach().to(device, dtype, copy=True) for name in free}
-    loss = JointLoss(network, images if measured_on is None else measured_on, before)
+    loss = JointLoss(network, images if measured_on is None else measured_on, before, current())
     layers = {parameter: layer for layer, parameter in names.items() if layer in pair.masks}
     generator = torch.Generator().manual_seed(options.seed)
     return JointProblem(loss, images, before, kept, layers, options, remask, generator)
 
 
-def _drive(problem: JointProblem, watch: _Watch) -> bool:
+def _drive(problem: JointProblem, watch: _Watch, keeper: Keeper | None) -> bool:
     """Take the steps, look at the loss now and then, and tell whether patience ended it."""
-    options = problem.options
-    state, looked = None, True
-    with tqdm(total=options.steps, desc="refining", unit="step", disable=not options.progress) as bar:
+    options, solver = problem.options, SOLVERS[problem.options.solver](problem)
+    begun = looked = True
+    if keeper is not None and keeper.position is not None:
+        solver.go_on(keeper.position)
+        watch.go_on(keeper.position)
+        looked = keeper.position.values["looked"]
+    else:
+        begun = False
+    total = {"total": options.steps, "initial": problem.effort.steps}
+    with tqdm(**total, desc="refining", unit="step", disable=not options.progress) as bar:
         try:
-            for _, state in zip(range(options.steps), SOLVERS[options.solver](problem), strict=False):
-                problem.effort.steps += 1
+            while problem.effort.steps < options.steps and not (looked and watch.tired):
+                solver.step(problem.effort.steps + 1)
+                problem.effort.steps, begun = problem.effort.steps + 1, True
                 looked = problem.effort.steps % watch.interval == 0
                 if looked:
-                    bar.set_postfix(loss=f"{watch.look(state):.4g}", best=f"{watch.least:.4g}", refresh=False)
+                    words = f"{watch.look(solver.state):.4g}"
+                    bar.set_postfix(loss=words, best=f"{watch.least:.4g}", refresh=False)
                 bar.update()
-                if looked and watch.tired:
-                    return True
+                if keeper is not None:
+                    _keep(keeper, solver, watch, looked)
         except KeyboardInterrupt:
+            if problem.loss.processes.several:  # the others are elsewhere, and would wait for this one
+                raise
             if options.progress:
                 tqdm.write("interrupted: refinement ends here, the better weights are kept", file=sys.stderr)
-        if state is not None and not looked:
-            watch.look(state)
-    return False
+        if begun and not looked:
+            watch.look(solver.state)
+    return looked and watch.tired
+
+
+def _keep(keeper: Keeper, solver: JointSteps, watch: _Watch, looked: bool) -> None:
+    """Keep where the steps are, if it is time and they can say."""
+    steps = solver.problem.effort.steps
+    last = steps == solver.problem.options.steps or (looked and watch.tired)
+    position = solver.position(steps) if last or keeper.is_due else None
+    if position is not None:
+        seen = watch.position()
+        values = position.values | seen.values | {"looked": looked}
+        keeper.keep_joint(Position(values, position.tensors | seen.tensors))

@@ -8,14 +8,13 @@ instead of one for all. A step costs little more than one of Adam's, and it is a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from snows_core.loss.joint_curvature import FlatState, JointObjective
 from snows_core.loss.joint_preconditioner import JointPreconditioner
-from snows_core.sweep.joint_problem import JointProblem, State
+from snows_core.sweep.joint_problem import JointProblem, JointSteps, Position, State, named
 from snows_core.sweep.moving_masks import MovingMasks
 
 RATE = 1.3  # over the largest curvature that is left: with this momentum, descent is stable up to 3.8
@@ -28,51 +27,90 @@ DIVERGED = 2.0  # times the usual loss: the rate is too high
 RISE = 0.1  # of the steps, in which the rate rises
 
 
-def natural_steps(problem: JointProblem) -> Iterator[State]:
-    """Take natural-gradient steps, at a rate that rises first and then falls to nothing by half a cosine.
+class NaturalSteps(JointSteps):
+    """Takes natural-gradient steps, at a rate that rises first and then falls to nothing by half a cosine.
 
     The rate follows from the largest curvature that the factors leave. Where the loss runs away all the same, the steps
     go on at a quarter of it from where the factors were made.
 
     Args:
         problem: what to minimise, from where, and how.
-
-    Yields:
-        The parameters after each step.
     """
-    options = problem.options
-    moving = MovingMasks(problem, problem.remask) if options.moving_masks and problem.remask else None
-    probes = torch.Generator().manual_seed(options.seed)
-    state, flat = problem.start, FlatState(problem.start, problem.kept)
-    velocity: State = {}
-    rate, slowed = options.rate or 0.0, 1.0
-    usual, safe = math.inf, state  # the loss that batches have had, and parameters that had it
-    precondition: JointPreconditioner | None = None
-    for step in range(1, options.steps + 1):
+
+    def __init__(self, problem: JointProblem) -> None:
+        super().__init__(problem)
+        options = problem.options
+        self.moving = MovingMasks(problem, problem.remask) if options.moving_masks and problem.remask else None
+        self.flat = FlatState(problem.start, problem.kept)
+        self.velocity: State = {}
+        self.rate, self.slowed = options.rate or 0.0, 1.0
+        self.usual, self.safe = math.inf, self.state  # the loss that batches have had, and parameters that had it
+        self.precondition: JointPreconditioner | None = None
+        self.has_rate = False  # whether the rate belongs to the factors
+
+    def step(self, number: int) -> None:
+        """Take one step."""
+        problem, options = self.problem, self.problem.options
         batch = problem.batch(options.batch_size)
-        loss, gradient = problem.loss.gradient(batch, state)
+        loss, gradient = problem.loss.gradient(batch, self.state)
         problem.effort.images += len(batch)
-        if not loss <= DIVERGED * usual:
-            state, velocity, slowed, precondition = safe, {}, slowed / 4, None
-            yield state
-            continue
-        usual = loss if math.isinf(usual) else 0.9 * usual + 0.1 * loss
-        if precondition is None or step % REFRESH == 1:
-            fresh, safe = precondition is None, state
-            precondition = JointPreconditioner(problem.loss, batch, state, problem.kept, flat, probes, RIDGE)
-            if fresh and not options.rate:
-                rate = _stable_rate(problem, batch[:PROBED], state, flat, precondition, probes)
-        natural = flat.state(precondition(flat.vector(gradient)))
-        velocity = {name: MOMENTUM * velocity.get(name, 0) + part for name, part in natural.items()}
-        size = slowed * rate * cycle(step, options.steps)
-        state = {name: value - size * velocity[name] for name, value in state.items()}
-        if moving is not None:
-            moving.note(gradient)
-            if moving.due(step):
-                state = moving.move(state, precondition)
-                velocity = {n: v * problem.kept[n] if n in problem.kept else v for n, v in velocity.items()}
-                flat, precondition, usual = FlatState(state, problem.kept), None, math.inf
-        yield state
+        if not loss <= DIVERGED * self.usual:
+            self.state, self.velocity, self.slowed = self.safe, {}, self.slowed / 4
+            self.precondition, self.has_rate = None, False
+            return
+        self.usual = loss if math.isinf(self.usual) else 0.9 * self.usual + 0.1 * loss
+        if self.precondition is None or number % REFRESH == 1:
+            self.precondition = self._factors(batch)
+        natural = self.flat.state(self.precondition(self.flat.vector(gradient)))
+        self.velocity = {name: MOMENTUM * self.velocity.get(name, 0) + part for name, part in natural.items()}
+        size = self.slowed * self.rate * cycle(number, options.steps)
+        self.state = {name: value - size * self.velocity[name] for name, value in self.state.items()}
+        if self.moving is not None:
+            self.moving.note(gradient)
+            if self.moving.due(number):
+                self._move(self.moving, self.precondition)
+
+    def _factors(self, batch: Tensor) -> JointPreconditioner:
+        """Return factors at the present parameters, and find the rate where none belongs to such factors yet."""
+        problem, self.safe = self.problem, self.state
+        made = JointPreconditioner(problem.loss, batch, self.state, problem.kept, self.flat, self.probes, RIDGE)
+        if not self.has_rate and not problem.options.rate:
+            self.rate = _stable_rate(problem, batch[:PROBED], self.state, self.flat, made, self.probes)
+        self.has_rate = True
+        return made
+
+    def _move(self, moving: MovingMasks, precondition: JointPreconditioner) -> None:
+        kept = self.problem.kept
+        self.state = moving.move(self.state, precondition)
+        self.velocity = {n: v * kept[n] if n in kept else v for n, v in self.velocity.items()}
+        self.flat, self.precondition, self.has_rate = FlatState(self.state, kept), None, False
+        self.usual = math.inf
+
+    def position(self, number: int) -> Position | None:
+        """Return where the steps are; None while the factors, which are too large to keep, serve more steps."""
+        if number % REFRESH and self.precondition is not None:
+            return None
+        base = self._common(number)
+        moving = Position({}, {}) if self.moving is None else self.moving.position()
+        values = {
+            "rate": self.rate,
+            "slowed": self.slowed,
+            "usual": self.usual,
+            "has_rate": self.has_rate,
+            "moving": moving.values,
+        }
+        tensors = named("velocity", self.velocity) | named("safe", self.safe) | moving.tensors
+        return Position(base.values | values, base.tensors | tensors)
+
+    def go_on(self, position: Position) -> None:
+        """Go on from a ``position``; the next step makes factors."""
+        super().go_on(position)
+        self.velocity, self.safe = (self._like(self.state, position.part(key)) for key in ("velocity", "safe"))
+        for key in ("rate", "slowed", "usual", "has_rate"):
+            setattr(self, key, position.values[key])
+        self.flat = FlatState(self.state, self.problem.kept)
+        if self.moving is not None:
+            self.moving.go_on(Position(position.values["moving"], position.tensors))
 
 
 def _stable_rate(
@@ -109,6 +147,7 @@ def largest_curvature(
     """
     product = objective.linearise(vector).product
     direction = torch.randn(len(vector), generator=generator, device=generator.device).to(vector)
+    direction = objective.loss.processes.from_main(direction)
     largest = 1.0
     for _ in range(POWER):
         curved = product(direction)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
@@ -19,8 +19,11 @@ from tqdm.auto import tqdm
 
 from snows_core.activations.cache import ActivationCache
 from snows_core.activations.calibration import near_equal
+from snows_core.devices import out_of_memory
+from snows_core.distributed import Share, current
 from snows_core.masks.patterns import Masks, Pattern, PerLayer
 from snows_core.methods.base import LayerMethod, LayerSolution
+from snows_core.methods.fallback import choose_mask, solve_layer
 from snows_core.methods.problem import Before, Budget, LayerProblem, LayerValues
 from snows_core.network.graph import Network, Segment
 from snows_core.network.residual import restart
@@ -88,6 +91,8 @@ class Sweep:
         before: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.network, self.layers, self.masks, self.steps, self.images = network, layers, masks, steps, images
+        self.processes = current()
+        self.processes.check_enough(len(images))
         self.needs = steps.update.needs
         self.device = next(network.module.parameters()).device
         self.seed = seed
@@ -102,8 +107,9 @@ class Sweep:
         self.ladders = {entry.name: steps.update.segments(network, entry.layer) for entry in layers}
         self.probes: dict[str, Probe] = {}
         self._probe(images[:2].to(self.device))
-        budget = memory_budget(max_memory, self.device)
-        self.memory: MemoryPlan = plan_memory(self.probes, len(images), self.needs.batch_size, budget, self.device)
+        budget = self.processes.least(memory_budget(max_memory, self.device))
+        most = self.processes.most(len(images))
+        self.memory: MemoryPlan = plan_memory(self.probes, most, self.needs.batch_size, budget, self.device)
         # A method that chooses among segments asks for a second batch, to judge on.
         choosing = any(len(segments) > 1 for segments in self.ladders.values())
         two = -(-len(images) // 2) if choosing and len(images) > 1 else len(images)
@@ -132,7 +138,7 @@ class Sweep:
         network any more; and of a layer before which no weight has changed it finds the normal equations, if there is
         room for those of all layers.
         """
-        bytes_ = sum(probe.dense for probe in self.probes.values()) * len(self.images)
+        bytes_ = sum(probe.dense for probe in self.probes.values()) * self.processes.most(len(self.images))
         equations = sum(self._equation_bytes(entry) for entry in self.layers)
         if bytes_ + equations <= DENSE_SHARE * self.memory.bytes:
             self._equations = {}
@@ -172,7 +178,8 @@ class Sweep:
         sizes = [near_equal(images, batch_size) for images in near_equal(len(self.images), group)]
         ends = list(accumulate(map(len, sizes), initial=0))
         self.groups = [range(start, end) for start, end in pairwise(ends)]
-        batches = self.images.split(list(chain(*sizes)))
+        self.share = Share(list(chain(*sizes)), self.processes)
+        batches = self.share.cut(self.images)
         self.pruned = self._cache(batches)
         self.pruned.weights = {
             entry.layer.weight_name: self.solutions[entry.name].weight
@@ -198,13 +205,26 @@ class Sweep:
         storage = self.memory.storage or (self.device if self.images.device != self.device else None)
         return ActivationCache(self.network, batches, storage, self.memory.pin)
 
-    def run(self, progress: bool, known: Mapping[str, LayerSolution], title: str = "pruning") -> None:
+    def shrink(self, batch_size: int) -> None:
+        """Cut the images into smaller batches, as an earlier run had to; to be called before the run."""
+        if batch_size < self.batch_size:
+            self._keeps_dense, self._equations = False, None
+            self._open_caches(batch_size)
+
+    def run(
+        self,
+        progress: bool,
+        known: Mapping[str, LayerSolution],
+        title: str = "pruning",
+        keep: Callable[[str, LayerSolution], None] = lambda name, done: None,
+    ) -> None:
         """Solve every layer; Ctrl-C ends the run and keeps what is done.
 
         Args:
             progress: show a bar with layer, loss and seconds.
             known: solutions of layers that an earlier, interrupted run has reached.
             title: of the bar.
+            keep: called with the name and the solution of each layer that is solved now.
         """
         bar = tqdm(self.layers, desc=title, unit="layer", disable=not progress)
         try:
@@ -212,11 +232,15 @@ class Sweep:
                 bar.set_postfix_str(entry.name)
                 done = known[entry.name] if entry.name in known else self._timed(entry)
                 self.solutions[entry.name] = done
+                if entry.name not in known:
+                    keep(entry.name, done)
                 self.pruned.weights[entry.layer.weight_name] = done.weight
                 self._is_dense = self._is_dense and torch.equal(done.weight, self.network.weight(entry.layer))
                 reached = done.statistics
                 bar.set_postfix_str(f"{entry.name} loss {reached.loss_end:.3g} {reached.seconds:.1f} s")
         except KeyboardInterrupt:
+            if self.processes.several:  # the others are elsewhere, and would wait for this one
+                raise
             self.interrupted = True
             if progress:
                 tqdm.write("interrupted: the layers solved so far are kept, the others stay dense", file=sys.stderr)
@@ -226,6 +250,8 @@ class Sweep:
     def _timed(self, entry: PrunableLayer) -> LayerSolution:
         start = time.perf_counter()
         done = self._solve(entry)
+        weight, mask = (self.processes.from_main(tensor) for tensor in (done.weight, done.mask))
+        done = replace(done, weight=weight, mask=mask)
         return replace(done, statistics=replace(done.statistics, seconds=time.perf_counter() - start))
 
     def _solve(self, entry: PrunableLayer) -> LayerSolution:
@@ -235,9 +261,10 @@ class Sweep:
                 self._advance(entry)
                 problem = self._problem(entry)
                 self._choose(problem)
-                return self.steps.update.solve(problem)
-            except torch.OutOfMemoryError:
-                if self.batch_size == 1:
+                return solve_layer(self.steps.update, problem)
+            except (RuntimeError, MemoryError) as error:
+                # Batches are the same in all processes: one of several cannot have others.
+                if self.batch_size == 1 or self.processes.several or not out_of_memory(error):
                     raise
             warnings.warn(f"out of memory at '{entry.name}': batches of {self.batch_size} are halved", stacklevel=8)
             if self.device.type == "cuda":
@@ -251,10 +278,10 @@ class Sweep:
         if choose is None or choose is self.steps.update:
             return
         if self.steps.own_start:
-            done = choose.solve(problem)
+            done = solve_layer(choose, problem)
             problem.mask, problem.before = done.mask, replace(problem.before, own=done.weight)
         else:
-            problem.mask = choose.choose(problem)
+            problem.mask = choose_mask(choose, problem)
         problem.pattern = None
 
     def _problem(self, entry: PrunableLayer) -> LayerProblem:
@@ -263,7 +290,7 @@ class Sweep:
             mask, pattern = self.network.weight(entry.layer) != 0, self.steps.pattern
         # Its own source of random signs, so that a resumed run draws the same; on the CPU, so that every device does.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.network.index[entry.layer.node])
-        values = LayerValues(self.pruned, self.dense, self.groups)
+        values = LayerValues(self.pruned, self.dense, self.groups, self.share)
         budget = self._budget(entry)
         pattern = pattern.of(entry.name) if isinstance(pattern, PerLayer) else pattern
         before = Before(self.before.get(entry.name), self.masks[entry.name], self.own.get(entry.name))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import random_images, random_mask, small_resnet, small_vit
 
-from snows_core.devices import BATCH_BYTES_HOST, _left_in_cgroups, free_memory
+from snows_core.devices import BATCH_BYTES_HOST, free_memory
 from snows_core.errors import SnowsError
 from snows_core.methods import METHODS, Needs
 from snows_core.network.graph import Network
@@ -89,31 +89,6 @@ def test_row_factors_take_their_room_and_rest_on_disk_when_it_is_little(monkeypa
     assert plan(None, 240.0, 40.0).retained(probe, [4, 4, 2], factors=1e9) == 2  # bounded by 40: 120 of work, 80 left
     assert not plan(None, 240.0, 40.0).factors_on_disk(1e9)
     assert plan(None, 100.0, 40.0).factors_on_disk(1e9) and not plan(None, 100.0, 40.0).factors_on_disk(20.0)
-
-
-def test_free_memory_keeps_the_limits_of_containers(tmp_path):
-    (tmp_path / "job" / "step").mkdir(parents=True)
-    membership = tmp_path / "cgroup"
-    membership.write_text("0::/job/step\n")
-    assert _left_in_cgroups(tmp_path, membership) == float("inf")
-    for group, limit in (("job", "1000"), ("job/step", "max")):
-        (tmp_path / group / "memory.max").write_text(limit)
-        (tmp_path / group / "memory.current").write_text("700")
-        (tmp_path / group / "memory.stat").write_text("anon 400\ninactive_file 250\n")  # cache that can be dropped
-    assert _left_in_cgroups(tmp_path, membership) == 550.0
-    (tmp_path / "job/step/memory.max").write_text("720")
-    assert _left_in_cgroups(tmp_path, membership) == 270.0
-    assert _left_in_cgroups(tmp_path, tmp_path / "missing") == float("inf")
-
-
-def test_free_memory_reads_the_older_control_groups_too(tmp_path):
-    group = tmp_path / "memory" / "job"
-    group.mkdir(parents=True)
-    (tmp_path / "cgroup").write_text("5:cpu,cpuacct:/job\n4:memory:/job\n")
-    (group / "memory.limit_in_bytes").write_text("1000")
-    (group / "memory.usage_in_bytes").write_text("900")
-    (group / "memory.stat").write_text("total_inactive_file 100\n")
-    assert _left_in_cgroups(tmp_path, tmp_path / "cgroup") == 200.0
 
 
 def test_rows_on_their_way_get_what_resting_values_and_factors_leave():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,24 @@ def test_a_run_stays_within_its_memory(name):
     found = json.loads(run.stdout.splitlines()[-1])
     print(name, found)
     assert found["added"] < 1.2 * bound
+
+
+def run_with(seeds):
+    """Prune with random settings in forks of a process that has used autograd nowhere; see memory_settings.py."""
+    tests = Path(__file__).parents[1]
+    run = subprocess.run(
+        [sys.executable, tests / "memory_settings.py", *map(str, seeds)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of a process as Linux says it")
+@pytest.mark.parametrize("seeds", [(4, 8, 17), pytest.param(range(20), marks=pytest.mark.slow)], ids=len)
+def test_random_settings_take_no_more_than_they_promise(seeds):
+    """What was asked for, or where one batch needs more than that, what the warning says."""
+    over = [found for found in run_with(seeds) if found["taken"] > 1.1 * found["promised"]]
+    assert over == []

@@ -1,5 +1,7 @@
 """What a run holds and for how long: probes and plans by arithmetic, streams by what is read next, shorter segments."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -51,10 +53,15 @@ def test_where_values_rest(monkeypatch):
 
 
 def test_a_batch_that_the_bound_cannot_hold_is_told_with_its_size():
-    measured = {"a": Probe(1e5, 1.0, 0, 0)}
-    assert plan_memory(measured, 1, 10, 2e6, CPU).batch_size == 10  # 2 * 10 * 1e5 bytes fit
-    with pytest.warns(UserWarning, match=r"max_memory: 2 MB are less than the 2 MB that one batch of 10 images"):
-        assert plan_memory(measured, 1, 10, 1.99e6, CPU).batch_size == 10
+    measured = {"a": Probe(1e5, 2e4, 0, 0)}
+    needed = 10 * (3 * 1e5 + 2e4) / 0.8  # three graphs' worth and what is read for it, holes between; 4 MB
+    for device, beside in ((GPU, 0.0), (CPU, 1.2e8)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert plan_memory(measured, 10, 10, beside + needed, device).batch_size == 10
+        words = f"max_memory: .* MB are less than the {(beside + needed) / 1e6:.0f} MB that one batch of 10 images may"
+        with pytest.warns(UserWarning, match=words):
+            assert plan_memory(measured, 10, 10, beside + 0.99 * needed, device).batch_size == 10
 
 
 def test_batches_fill_their_bytes_and_no_more(monkeypatch):

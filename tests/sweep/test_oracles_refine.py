@@ -13,7 +13,7 @@ import snows_core as snows
 from snows_core.loss import joint
 from snows_core.loss.joint import JointLoss, joint_taps
 from snows_core.network.graph import Network
-from snows_core.sweep.refine_adam import adam_steps, sizes
+from snows_core.sweep.refine_adam import AdamSteps, sizes
 
 module = importlib.import_module("snows_core.sweep.refine")  # the package shows the function under that name
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
@@ -276,13 +276,13 @@ def test_every_parameter_moves_at_first_by_the_same_share_of_its_size(monkeypatc
     states: dict[str, dict[str, torch.Tensor]] = {}
     _, _, masks = pruned_by_hand()
 
-    def first(problem):
-        for state in adam_steps(problem):
-            states.setdefault("start", problem.start)
-            states.setdefault("first", {name: value.clone() for name, value in state.items()})
-            yield state
+    class First(AdamSteps):
+        def step(self, number):
+            super().step(number)
+            states.setdefault("start", self.problem.start)
+            states.setdefault("first", {name: value.clone() for name, value in self.state.items()})
 
-    monkeypatch.setitem(module.SOLVERS, "adam", first)
+    monkeypatch.setitem(module.SOLVERS, "adam", First)
     refined(random_images(6), steps=4, rate=1e-2, solver="adam")
     start, moved = states["start"], states["first"]
     shares = {}
