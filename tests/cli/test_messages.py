@@ -87,6 +87,13 @@ def app_of(error):
         (MemoryError(), 1, "error: memory ran out. Use fewer --images, or less --max-memory."),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "error: memory ran out."),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "error: memory ran out."),
+        (
+            RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later. Compile"),
+            1,
+            "error: the device stopped working (CUDA error: unspecified launch failure CUDA kernel errors",
+        ),
+        (RuntimeError("NCCL error: remote process exited"), 1, "error: the device stopped working (NCCL error: remote"),
+        (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device"),
     ],
 )
 def test_mistakes_end_in_one_sentence(error, code, said):

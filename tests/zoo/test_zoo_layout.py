@@ -85,6 +85,9 @@ def test_a_map_that_is_wrong_or_short_is_refused(flat):
     path.write_text("\n".join(f"ILSVRC2012_val_{i:08d}.JPEG {WNIDS[0]}" for i in range(1, 9)))
     with pytest.raises(SnowsError, match=r"\(ILSVRC2012_val_00000009.JPEG and 1 others\)"):
         load_data("imagenet", flat)
+    path.write_bytes("Bläser.JPEG n01440764".encode("latin-1"))
+    with pytest.raises(SnowsError, match=r"^root: .*val_map.txt cannot be read \(no UTF-8 text: byte 0xe4 at 2\)"):
+        load_data("imagenet", flat)
 
 
 def test_names_that_begin_with_the_class_need_no_map(tmp_path, make_images):

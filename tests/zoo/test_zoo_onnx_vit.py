@@ -86,6 +86,23 @@ def test_another_file_is_refused(tmp_path):
     state["pos_embed"] = state["pos_embed"][:, :4]
     with pytest.raises(SnowsError, match="3 positions, which are no square"):
         state_of_vit(written(state, tmp_path / "vit.onnx"), 2)
+    content = (tmp_path / "vit.onnx").read_bytes()
+    for spoilt in (content[: len(content) // 2], b"no ONNX", b""):
+        (tmp_path / "vit.onnx").write_bytes(spoilt)
+        with pytest.raises(SnowsError, match=r"^weights: .*vit.onnx (cannot be read as ONNX|holds no DINOv2)"):
+            state_of_vit(tmp_path / "vit.onnx", 2)
+
+
+def test_no_other_file_is_read_for_it(tmp_path):
+    """An ONNX file may say that numbers of its tensors are in another file, whichever that is."""
+    import onnx
+
+    path = written(small_vit().state_dict(), tmp_path / "vit.onnx")
+    model = onnx.load(str(path))
+    onnx.save(model, str(path), save_as_external_data=True, location="numbers.bin", size_threshold=0)
+    assert (tmp_path / "numbers.bin").is_file()
+    with pytest.raises(SnowsError, match=r"^weights: .*vit.onnx holds no DINOv2 .* is in another file"):
+        state_of_vit(path, 2)
 
 
 @pytest.fixture
