@@ -19,6 +19,7 @@ from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Masks
 from snows_core.methods.base import LayerSolution, LayerStatistics
 from snows_core.network.copies import plain_copy, snapshot
+from snows_core.network.determinism import deterministic_where_asked, refused_kernel
 from snows_core.network.graph import Network
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
@@ -44,6 +45,7 @@ from snows_core.sweep.sweep import LayerSteps
 
 @takes_settings
 @plain_numerics()
+@deterministic_where_asked
 def prune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -123,6 +125,7 @@ def prune(
 
 @takes_settings
 @plain_numerics()
+@deterministic_where_asked
 def make_masks(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -262,6 +265,8 @@ def refine_result(
         pair = Pair(network, result.module, result.masks, result.weight_names)
         done = refine_jointly(pair, images, options, remask)
     except (RuntimeError, KeyboardInterrupt) as error:
+        if refused_kernel(error) is not None:
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         record["failed"] = reason
         warnings.warn(f"refine: failed ({reason}); the weights are those of the sweep", stacklevel=3)

@@ -235,6 +235,13 @@ class PruneSettings:
             "Seed of everything random: the order of the images, equal scores, curvature probes, refinement."
         ),
     )
+    deterministic: bool = field(
+        default=False,
+        metadata=_meaning(
+            "Refuse kernels that do not give the same numbers each time; it matters on GPUs.",
+            "The caller's own switches of PyTorch are as before afterwards.",
+        ),
+    )
     progress: bool = field(default=True, metadata=_meaning("Show a progress bar."))
 
     def __post_init__(self) -> None:
@@ -282,6 +289,7 @@ class PruneSettings:
         if self.augment is not None and not callable(self.augment):
             raise invalid_argument("augment", type(self.augment).__name__, "a function of (images, generator)")
         self._keep("seed", integer("seed", self.seed))
+        self._keep("deterministic", switch("deterministic", self.deterministic))
         self._keep("progress", switch("progress", self.progress))
 
     def _keep(self, name: str, value: Any) -> None:
