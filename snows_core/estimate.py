@@ -14,6 +14,7 @@ from snows_core.errors import LIMIT, integer
 from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Masks
 from snows_core.methods.base import LayerMethod
+from snows_core.network.determinism import deterministic_where_asked
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import state_digest
 from snows_core.result import PruneResult, check_resume
@@ -35,6 +36,7 @@ COLUMNS = ["layer", "k", "products", "image_products", "seconds", "graph_bytes",
 
 @takes_settings
 @plain_numerics()
+@deterministic_where_asked
 def estimate(
     model: nn.Module,
     images: Tensor | Iterable[Any],

@@ -26,6 +26,7 @@ from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Masks
 from snows_core.methods.base import LayerSolution, LayerStatistics
 from snows_core.network.copies import plain_copy, snapshot
+from snows_core.network.determinism import deterministic_where_asked, refused_kernel
 from snows_core.network.graph import Network
 from snows_core.network.memory_format import channels_last
 from snows_core.provenance import images_digest, provenance, state_digest
@@ -55,6 +56,7 @@ from snows_core.sweep.sweep import LayerSteps
 @interruptible()
 @plain_numerics()
 @joined()
+@deterministic_where_asked
 def prune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -183,6 +185,7 @@ def _pruned(
 @takes_settings
 @plain_numerics()
 @joined()
+@deterministic_where_asked
 def make_masks(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -347,7 +350,7 @@ def refine_result(
         pair = Pair(network, result.module, result.masks, result.weight_names)
         done = refine_jointly(pair, images, options, remask, keeper)
     except (Exception, KeyboardInterrupt) as error:  # a function that augments may fail in any way
-        if current().several:  # the others have not failed, and wait
+        if refused_kernel(error) is not None or current().several:  # the others have not failed, and wait
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         record["failed"] = reason

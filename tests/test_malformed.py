@@ -1,6 +1,7 @@
 """Whatever is malformed ends in one clear error that names the argument, and leaves the disk as it was."""
 
 import os
+import re
 
 import pytest
 from malformed_cases import CASES, compare, net, prune
@@ -41,7 +42,7 @@ def refused(call, argument, word=""):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", [*CASES, *PARTS])
+@pytest.mark.parametrize("name", [*CASES, *PARTS], ids=lambda name: re.sub(r" at 0x\w+", "", name))
 def test_malformed_input_is_refused_by_its_name(name):
     argument, word, call = (CASES | PARTS)[name]
     refused(call, argument, word)

@@ -283,6 +283,7 @@ DEFAULTS = {
     "moving_masks": False,
     "augment": None,
     "seed": 0,
+    "deterministic": False,
     "progress": True,
 }
 

@@ -21,6 +21,7 @@ from snows_core.book.page import DEFAULT_PROFILE, FIGURES_VARIABLE, figure_dir, 
 from snows_core.book.profiles import Profile, check_needs, load_profile, profiles_of
 from snows_core.errors import SnowsError, invalid_argument, number, require_extra
 from snows_core.files import try_to_write, write_text
+from snows_core.provenance import provenance
 
 LONGEST = 1e7  # seconds that a cell may be waited for: four months
 
@@ -36,7 +37,7 @@ class Run:
         seconds: how long it took.
         error: what went wrong in one sentence, or "".
         metrics: what it recorded.
-        provenance: of its metrics.
+        provenance: of its metrics; where it left none, of the run, without seed and images.
         verdicts: the comparison with what is expected.
     """
 
@@ -172,7 +173,7 @@ def reproduce(
     with _environment(root):
         for notebook, chosen in plan:
             report(f"{notebook.stem} ({profile}): {chosen.needs.sentence()}")
-            run = Run(notebook.stem, profile, chosen.parameters)
+            run = Run(notebook.stem, profile, chosen.parameters, provenance=provenance(profile=profile))
             summary.runs.append(run)
             limit = timeout or max(600.0, 180 * (chosen.needs.minutes or 0.0))
             try:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     *("k", "recipe", "layers", "exclude", "stages", "stage_k", "flops"),
-    *("device", "max_images", "max_memory", "seed", "progress"),
+    *("device", "max_images", "max_memory", "seed", "deterministic", "progress"),
 )
 _PATTERN = typer.Option(
     help="2:4, 0.8, global:0.8:0.95 and so on; may be repeated.",

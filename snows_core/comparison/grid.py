@@ -26,6 +26,7 @@ from snows_core.masks.patterns import Pattern
 from snows_core.methods import NETWORK_METHODS
 from snows_core.network.check_model import check_model, check_tensors
 from snows_core.network.copies import unwrap
+from snows_core.network.determinism import deterministic_where_asked
 from snows_core.provenance import provenance, state_digest, tensor_digest
 from snows_core.settings import PruneSettings, changeable
 from snows_core.sweep.network_steps import check_label_count
@@ -34,12 +35,13 @@ from snows_core.sweep.prepare import checked_settings, stages_of
 # Settings of every cell; the others say what a grid varies, or are for one run.
 SHARED = (
     *("k", "recipe", "layers", "exclude", "leaf_modules", "stages", "stage_k", "flops", "labels"),
-    *("seed", "max_images", "max_memory", "device", "progress"),
+    *("seed", "max_images", "max_memory", "device", "deterministic", "progress"),
 )
-_CHANGE_NO_NUMBER = ("max_memory", "device", "progress")
+_CHANGE_NO_NUMBER = ("max_memory", "device", "deterministic", "progress")
 
 
 @interruptible()
+@deterministic_where_asked
 def compare(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -78,8 +80,8 @@ def compare(
             :class:`~snows_core.comparison.Output` adds a drawing. Default: nothing is written.
         fixed_masks: choose each mask once a pattern, for all updates.
         **options: of ``prune`` for all cells: k, recipe and its fields, layers, exclude, leaf_modules, stages, stage_k,
-            seed, max_images, max_memory, device, progress; flops, for the cells whose masks bound it ("falcon"); and
-            labels, for those whose methods read them.
+            seed, max_images, max_memory, device, deterministic, progress; flops, for the cells whose masks bound it
+            ("falcon"); and labels, for those whose methods read them.
 
     Returns:
         The comparison; its ``table`` has one row a cell, with the best cell of each pattern and those that the test

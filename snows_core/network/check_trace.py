@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.network.copies import LOW_PRECISION, compute_dtype, in_full_precision, plain_copy, unwrap
+from snows_core.network.determinism import refused_kernel
 from snows_core.network.example import run_on_example
 from snows_core.network.graph import Layer, Network, Values
 from snows_core.network.nodes import called_module, first_input
@@ -143,7 +144,9 @@ def _passes_gradients(network: Network, node: fx.Node, values: Values) -> bool:
             total = _sum_of_squares(y for y in outputs if y.requires_grad)
             first = torch.autograd.grad(total, free, create_graph=True, allow_unused=True)
             torch.autograd.grad(_sum_of_squares(g for g in first if g is not None), free, allow_unused=True)
-    except (RuntimeError, TypeError, AttributeError):  # no output with a gradient is a sum of nothing
+    except (RuntimeError, TypeError, AttributeError) as error:  # no output with a gradient is a sum of nothing
+        if refused_kernel(error) is not None:
+            raise
         return False
     return True
 

@@ -172,6 +172,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "moving_masks": lambda value: switch("moving_masks", value),
     "augment": _augment,
     "seed": lambda value: integer("seed", value),
+    "deterministic": lambda value: switch("deterministic", value),
     "progress": lambda value: switch("progress", value),
 }
 """Setting to its reader."""

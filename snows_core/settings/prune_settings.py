@@ -228,6 +228,13 @@ class PruneSettings:
             "Seed of everything random: the order of the images, equal scores, curvature probes, refinement."
         ),
     )
+    deterministic: bool = field(
+        default=False,
+        metadata=_meaning(
+            "Refuse kernels that do not give the same numbers each time; it matters on GPUs.",
+            "The caller's own switches of PyTorch are as before afterwards.",
+        ),
+    )
     progress: bool = field(default=True, metadata=_meaning("Show a progress bar."))
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from snows_core.devices import batch_bytes, factor_bytes, free_memory
 from snows_core.loss.graph_bytes import saved_bytes
 from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
+from snows_core.network.determinism import refused_kernel
 from snows_core.network.geometry import geometry_of
 from snows_core.network.graph import Network, Segment
 from snows_core.settings import read_max_memory
@@ -166,7 +167,7 @@ def probe_layers(
                 gram=_gram_seconds(network, segment, x, repeats) if repeats else 0.0,
             )
         except (RuntimeError, NotImplementedError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or segment.k == 0:
+            if isinstance(error, torch.OutOfMemoryError) or segment.k == 0 or refused_kernel(error) is not None:
                 raise
     return found
 

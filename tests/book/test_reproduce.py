@@ -81,6 +81,7 @@ def test_a_failed_notebook_leaves_the_others_and_names_its_cell(book, monkeypatc
     (reason,) = summary.failures
     assert "02_bad: cell 4 (In [3]) failed: ValueError: the third The executed" in reason
     assert book.run_record("01_good")["failures"] == [] and book.run_record("02_bad")["failures"] == [reason]
+    assert {"torch", "snows-core"} <= book.run_record("02_bad")["provenance"]["versions"].keys()
     assert (book.root / "runs" / "02_bad-digits.ipynb").is_file()
     assert (book.figures / "01_good" / "a.png").is_file() and not (book.figures / "02_bad").exists()
     assert os.environ["MPLBACKEND"] == "Agg" and "SNOWS_FIGURES" not in os.environ

@@ -160,6 +160,7 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
         "--refine-solver",
         "adam",
         "--moving-masks",
+        "--deterministic",
         "--augment",
         "-q",
     ]
@@ -188,6 +189,7 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
             "refine": 3,
             "refine_solver": "adam",
             "moving_masks": True,
+            "deterministic": True,
             "augment": snows_core.flip_and_shift,
             "progress": False,
             "seed": 7,
@@ -214,6 +216,7 @@ def test_what_is_not_typed_is_as_the_experiment_has_it(tmp_path, monkeypatch):
         "refine_solver",
         "moving_masks",
         "seed",
+        "deterministic",
         "progress",
     )
     own = {name: getattr(PruneSettings, name) for name in names}
