@@ -1,6 +1,6 @@
 """The command `snows`: options, help, exit codes. What the commands do is in commands.py and reproduce.py.
 
-Exit codes: 0 all is well; 1 something the user can put right, said in one sentence on stderr; 2 a wrong option;
+Exit codes: 0 all is well; 2 an option has to be another one; 1 the run cannot go on; each in one sentence on stderr;
 130 after Ctrl-C, SIGTERM or SIGHUP.
 """
 

@@ -111,6 +111,8 @@ OPTIONS = [
     ("--masks {base}/masks-nan.safetensors", "--masks: got"),
     ("--masks {base}/list.pth", "--masks: got"),
     ("--out {base}/file", "--out: got the file"),
+    ("--checkpoint-dir {base}/file", "--checkpoint-dir: got"),
+    ("--checkpoint-dir {base}/file/below", "--checkpoint-dir: got"),
     ("--out {base}/file/below", "--out: got"),
     ("--out {base}/loop", "--out: got"),
     ("--out {base}/thesis", "which holds other files"),
