@@ -20,8 +20,8 @@ from snows_core.activations.offload import remove_abandoned
 from snows_core.devices import peak_memory, resolve_device
 from snows_core.distributed import current, joined, on_main
 from snows_core.errors import invalid_argument
+from snows_core.files.journal import check_journal
 from snows_core.interruption import interruptible
-from snows_core.journal import check_journal
 from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Masks
 from snows_core.methods.base import LayerSolution, LayerStatistics

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from snows_core.bounded import MANIFEST_BYTES, read_json
 from snows_core.distributed import is_main
 from snows_core.errors import SnowsError, cannot_go_on, invalid_argument, switch
 from snows_core.files import as_path, contents, fill_folder, is_file, recover, try_to_write
+from snows_core.files.bounded import MANIFEST_BYTES, read_json
 from snows_core.network.fitting import load_weights, zero_by_masks
 from snows_core.network.saved_files import Saved, read_saved
 from snows_core.tables import result_summary

@@ -16,7 +16,7 @@ CONTEXT.set_forkserver_preload(
         "toys",
         "snows_core.prune",
         "snows_core.cli.commands",
-        "snows_core.journal",
+        "snows_core.files.journal",
         "pandas.io.formats.csvs",
         "numpy.ctypeslib",
     ]

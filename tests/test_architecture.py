@@ -89,7 +89,7 @@ def test_only_the_command_line_imports_the_notebooks_machinery(imports):
 
 
 def test_the_sweep_knows_no_method_by_name(imports):
-    known = {f"snows_core.methods{module}" for module in ("", ".base", ".cost", ".problem", ".enough")}
+    known = {f"snows_core.methods{module}" for module in ("", ".base", ".cost", ".problem", ".enough", ".fallback")}
     for module, others in imports.items():
         if module.startswith("snows_core.sweep"):
             assert {other for other in others if other.startswith("snows_core.methods")} <= known, module

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snows_core.bounded import DEEPEST, check_file, read_json, read_text
+from snows_core.files.bounded import DEEPEST, check_file, read_json, read_text
 
 
 def test_what_json_gives_comes_back(tmp_path):

@@ -14,9 +14,9 @@ from spies import stop_after
 from toys import random_images, random_mask, same, small_resnet
 
 import snows_core as snows
-from snows_core import journal as journal_module
 from snows_core.errors import SnowsError
-from snows_core.journal import Journal
+from snows_core.files import journal as journal_module
+from snows_core.files.journal import Journal
 from snows_core.methods.snows import Snows
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")

@@ -162,7 +162,7 @@ def test_a_full_or_read_only_disk_is_refused_and_nothing_stays(tmp_path, monkeyp
         mkdir = Path.mkdir
         monkeypatch.setattr(Path, "mkdir", lambda self, *a: fail() if self.name == "c" else mkdir(self, *a))
     else:
-        monkeypatch.setattr("snows_core.files.tempfile.NamedTemporaryFile", fail)
+        monkeypatch.setattr("snows_core.files.writing.tempfile.NamedTemporaryFile", fail)
     with pytest.raises(SnowsError, match=r"a/b/c', which cannot be written \(No space left on device\)"):
         check_target(tmp_path / "a" / "b" / "c")
     assert tree(tmp_path) == []

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*(ROOT / "snows_core").rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 LOADERS = {  # calls that may only stand where they are made safe, and where that is
-    "torch.load": {"snows_core/files.py"},
+    "torch.load": {"snows_core/files/weights.py"},
     "np.load": set(),
     "numpy.load": set(),
     "pd.read_pickle": set(),
@@ -62,7 +62,7 @@ def test_no_library_that_unpickles_is_imported():
 
 
 def test_torch_load_takes_tensors_alone():
-    (call,) = [call for name, call in calls(ROOT / "snows_core/files.py") if name == "torch.load"]
+    (call,) = [call for name, call in calls(ROOT / "snows_core/files/weights.py") if name == "torch.load"]
     assert {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}["weights_only"] == "True"
 
 
@@ -95,9 +95,9 @@ def test_the_page_names_places_that_are_there_and_how_to_report():
 @pytest.mark.parametrize(
     ("words", "holds"),
     [
-        ("at most 16 MB", lambda: constant("snows_core.bounded", "MANIFEST_BYTES") == 16_000_000),
-        ("64 MB with pictures", lambda: constant("snows_core.bounded", "NOTEBOOK_BYTES") == 64_000_000),
-        ("at most 60 levels", lambda: constant("snows_core.bounded", "DEEPEST") == 60),
+        ("at most 16 MB", lambda: constant("snows_core.files.bounded", "MANIFEST_BYTES") == 16_000_000),
+        ("64 MB with pictures", lambda: constant("snows_core.files.bounded", "NOTEBOOK_BYTES") == 64_000_000),
+        ("at most 60 levels", lambda: constant("snows_core.files.bounded", "DEEPEST") == 60),
         ("at most 1 MB", lambda: constant("snows_core.book.schemas", "YAML_BYTES") == 1_000_000),
         ("50,000 values", lambda: constant("snows_core.book.schemas", "MOST_NODES") == 50_000),
         ("20 times the bytes", lambda: constant("snows_core.zoo.fetch", "MOST_TIMES") == 20),

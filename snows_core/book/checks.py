@@ -10,8 +10,8 @@ from typing import Any
 
 from snows_core.book.contents import Content, Recorded
 from snows_core.book.schemas import by_schema
-from snows_core.bounded import NOTEBOOK_BYTES, read_json
 from snows_core.errors import SnowsError, cannot_go_on, closest, invalid_argument
+from snows_core.files.bounded import NOTEBOOK_BYTES, read_json
 
 KERNEL = "python3"
 _SLACK_S = 1.0  # clocks of file systems are coarse

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from snows_core.bounded import DEEPEST, read_text
 from snows_core.errors import SnowsError, invalid_argument
+from snows_core.files.bounded import DEEPEST, read_text
 
 YAML_BYTES = 1_000_000
 MOST_NODES = 50_000  # values of one file; the longest of this project has five thousand

@@ -19,8 +19,8 @@ from snows_core.distributed import is_main, on_main
 from snows_core.errors import cannot_go_on, invalid_argument
 from snows_core.estimate import estimate
 from snows_core.evaluate import Metrics, evaluate, evaluate_both, metrics_frame
+from snows_core.files.journal import check_journal, is_journal, remove_journal
 from snows_core.interruption import shielded
-from snows_core.journal import check_journal, is_journal, remove_journal
 from snows_core.methods import methods
 from snows_core.methods.cost import SYMBOLS
 from snows_core.prune import prune

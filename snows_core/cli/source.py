@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from snows_core.bounded import read_json
 from snows_core.cli.judging import JudgingImages
 from snows_core.devices import resolve_device
 from snows_core.errors import LIMIT, SnowsError, cannot_go_on, invalid_argument
 from snows_core.evaluate import Metrics, evaluate
+from snows_core.files.bounded import read_json
 from snows_core.loss.features import gives_features
 from snows_core.zoo.bundle import DataBundle
 from snows_core.zoo.experiment import Experiment

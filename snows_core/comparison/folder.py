@@ -11,11 +11,11 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from snows_core.bounded import read_json
 from snows_core.comparison.cells import Cell
 from snows_core.comparison.results import DONE, FIGURES, Comparison, Row
 from snows_core.errors import SnowsError, cannot_go_on, invalid_argument
 from snows_core.files import as_path, clean_leftovers, contents, try_to_write, write_text, write_whole
+from snows_core.files.bounded import read_json
 
 CSV, RECORD, IMAGES, FIGURE = "results.csv", "results.json", "per_image.safetensors", "comparison.png"
 RECORD_BYTES = 64_000_000  # with a trace of every cell

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from snows_core.bounded import MANIFEST_BYTES, check_file, read_json
 from snows_core.errors import cannot_go_on, reason_of
 from snows_core.files import is_file
+from snows_core.files.bounded import MANIFEST_BYTES, check_file, read_json
 from snows_core.masks.mask_values import read_mask
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from snows_core.distributed import on_main
-from snows_core.journal import Journal, Record
+from snows_core.files.journal import Journal, Record
 from snows_core.masks.patterns import Masks
 from snows_core.methods.base import LayerSolution, LayerStatistics
 from snows_core.provenance import tensor_digest
@@ -200,7 +200,7 @@ def opened_checkpoint(
         The checkpoint.
 
     Raises:
-        SnowsError: see :class:`~snows_core.journal.Journal`.
+        SnowsError: see :class:`~snows_core.files.journal.Journal`.
     """
     if folder is None:
         yield None

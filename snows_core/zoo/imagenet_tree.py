@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from snows_core.bounded import read_text
 from snows_core.errors import SnowsError, invalid_argument
+from snows_core.files.bounded import read_text
 from snows_core.zoo.folder import Sample, imagenet_labels
 from snows_core.zoo.tree import SUFFIXES, folder_names, index_tree
 

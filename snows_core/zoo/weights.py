@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snows_core.bounded import read_json
 from snows_core.errors import SnowsError, cannot_go_on, invalid_argument
 from snows_core.files import read_checkpoint
+from snows_core.files.bounded import read_json
 from snows_core.zoo.fetch import digest, from_hub, made
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"

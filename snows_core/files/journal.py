@@ -23,9 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from snows_core.bounded import MANIFEST_BYTES, read_json
 from snows_core.errors import invalid_argument
-from snows_core.files import clean_leftovers, contents, try_to_write, write_text, write_whole
+from snows_core.files.bounded import MANIFEST_BYTES, read_json
+from snows_core.files.writing import clean_leftovers, contents, try_to_write, write_text, write_whole
 
 CONFIGURATION, LOCK = "run.json", "lock"
 FORMAT = 1
