@@ -45,8 +45,8 @@ def test_the_core_prunes_saves_loads_and_measures_without_any_extra(tmp_path):
 
 
 def test_every_room_of_the_core_loads_without_any_extra():
-    rooms = "activations comparison devices distributed errors estimate evaluate files interruption loss masks methods network"
-    rooms += " provenance prune result settings solvers sweep tables"
+    rooms = "activations comparison devices distributed errors estimate evaluate files interruption loss masks"
+    rooms += " methods network provenance prune result settings solvers sweep tables"
     code = f"import importlib, pkgutil, snows_core\nfor room in {rooms.split()!r}:\n"
     code += "    module = importlib.import_module('snows_core.' + room)\n"
     code += "    for file in pkgutil.walk_packages(getattr(module, '__path__', []), module.__name__ + '.'):\n"

@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 PREFIX, LOCK = "snows-offload-", "lock"
-_open: dict[int, tuple[Path, FileLock]] = {}  # by process: one that was forked has a folder of its own
+# By process, as one that was forked has a folder of its own, and by where temporary files lie.
+_open: dict[tuple[int, str], tuple[Path, FileLock]] = {}
 
 
 class DiskTensor:
@@ -61,20 +62,20 @@ def _unlink(path: str, process: int) -> None:
 
 def _folder() -> Path:
     """Return the folder of this process, made and locked when it is first needed."""
-    process = os.getpid()
-    if process not in _open or not _open[process][0].is_dir():
+    key = os.getpid(), tempfile.gettempdir()
+    if key not in _open or not _open[key][0].is_dir():
         remove_abandoned()
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         lock = FileLock(folder / LOCK)
         lock.acquire(blocking=False)
-        _open[process] = (folder, lock)
-        atexit.register(_leave, process)
-    return _open[process][0]
+        _open[key] = (folder, lock)
+        atexit.register(_leave, key)
+    return _open[key][0]
 
 
-def _leave(process: int) -> None:
-    if process == os.getpid() and process in _open:
-        folder, lock = _open.pop(process)
+def _leave(key: tuple[int, str]) -> None:
+    if key[0] == os.getpid() and key in _open:
+        folder, lock = _open.pop(key)
         lock.release()
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -153,6 +153,9 @@ def prune_to_folder(
 
 def _check_folders(out: Path, kept: Path, overwrite: bool) -> bool:
     """Refuse a folder of a result, or of what is kept on the way, that cannot be used; tell whether to replace one."""
+    if kept.absolute() == out.absolute():
+        fix = f"Leave it out: records then lie in {out / CHECKPOINT}."
+        raise invalid_argument("checkpoint_dir", f"{kept}, the folder of the result", "another folder", fix)
     replaces = overwrite or (is_interrupted(out) and is_journal(kept))
     check_target(out, replaces)
     check_journal(kept, "out" if kept.parent == out else "checkpoint_dir")
