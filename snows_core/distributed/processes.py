@@ -162,11 +162,14 @@ class Processes:
                     fix = "Pass the same model, images and options everywhere; images are shared out here."
                     raise invalid_argument(name, short, "the same in every process", fix)
 
-    def check_enough(self, images: int) -> None:
-        """Refuse fewer images than processes.
+    def with_images(self, images: int) -> Processes:
+        """Return the processes themselves, after a look whether there are images for all of them.
 
         Args:
             images: how many a sweep reads.
+
+        Returns:
+            The same.
 
         Raises:
             SnowsError: where a process would have none.
@@ -176,6 +179,7 @@ class Processes:
             raise invalid_argument(
                 "images", f"{images} images", f"at least one for each of {self.world} processes", fix
             )
+        return self
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

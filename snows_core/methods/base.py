@@ -7,12 +7,13 @@ A method sees one layer at a time, through a :class:`~snows_core.methods.problem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from snows_core.distributed import Processes
 from snows_core.loss.options import LossOptions
 from snows_core.methods.choose_k import ladder
 from snows_core.methods.origin import Origin
@@ -85,6 +86,11 @@ class LayerSolution:
     weight: Tensor
     mask: Tensor
     statistics: LayerStatistics
+
+    def of_main(self, processes: Processes) -> LayerSolution:
+        """Return the same with the weight and mask of the first of several ``processes``."""
+        weight, mask = (processes.from_main(tensor) for tensor in (self.weight, self.mask))
+        return replace(self, weight=weight, mask=mask)
 
 
 class LayerMethod(ABC):

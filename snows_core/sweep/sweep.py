@@ -91,8 +91,7 @@ class Sweep:
         before: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.network, self.layers, self.masks, self.steps, self.images = network, layers, masks, steps, images
-        self.processes = current()
-        self.processes.check_enough(len(images))
+        self.processes = current().with_images(len(images))
         self.needs = steps.update.needs
         self.device = next(network.module.parameters()).device
         self.seed = seed
@@ -107,8 +106,7 @@ class Sweep:
         self.ladders = {entry.name: steps.update.segments(network, entry.layer) for entry in layers}
         self.probes: dict[str, Probe] = {}
         self._probe(images[:2].to(self.device))
-        budget = self.processes.least(memory_budget(max_memory, self.device))
-        most = self.processes.most(len(images))
+        budget, most = self.processes.least(memory_budget(max_memory, self.device)), self.processes.most(len(images))
         self.memory: MemoryPlan = plan_memory(self.probes, most, self.needs.batch_size, budget, self.device)
         # A method that chooses among segments asks for a second batch, to judge on.
         choosing = any(len(segments) > 1 for segments in self.ladders.values())
@@ -249,9 +247,7 @@ class Sweep:
 
     def _timed(self, entry: PrunableLayer) -> LayerSolution:
         start = time.perf_counter()
-        done = self._solve(entry)
-        weight, mask = (self.processes.from_main(tensor) for tensor in (done.weight, done.mask))
-        done = replace(done, weight=weight, mask=mask)
+        done = self._solve(entry).of_main(self.processes)
         return replace(done, statistics=replace(done.statistics, seconds=time.perf_counter() - start))
 
     def _solve(self, entry: PrunableLayer) -> LayerSolution:
