@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, note
+from hypothesis import HealthCheck, Phase, assume, given, note
 from hypothesis import settings as of_hypothesis
 from soak_networks import calibration_images, networks, settings
 from toys import same
@@ -18,6 +18,7 @@ from snows_core.errors import SnowsError
 from snows_core.masks.patterns import parse_pattern
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+PHASES = [Phase.explicit, Phase.generate]  # to make a failing network smaller takes minutes, and they are small
 
 
 def held():
@@ -28,13 +29,13 @@ def held():
 
 @pytest.mark.slow
 @given(networks(), settings())
-@of_hypothesis(max_examples=50, suppress_health_check=HEALTH)
+@of_hypothesis(max_examples=50, phases=PHASES, suppress_health_check=HEALTH)
 def test_fifty_networks(tmp_path_factory, model, options):
     check(model, options, tmp_path_factory.mktemp("soak"))
 
 
 @given(networks(), settings())
-@of_hypothesis(max_examples=3, suppress_health_check=HEALTH)
+@of_hypothesis(max_examples=3, phases=PHASES, suppress_health_check=HEALTH)
 def test_a_few_networks(tmp_path_factory, model, options):
     check(model, options, tmp_path_factory.mktemp("soak"))
 
