@@ -27,10 +27,10 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.result import PruneResult, apply_masks, load
     from snows_core.settings.prune_settings import PruneSettings
     from snows_core.settings.recipe import NewtonOptions, Recipe, get_recipe
+    from snows_core.sweep.augment import flip_and_shift
     from snows_core.sweep.corrections import match_variances, reestimate_batch_norms
     from snows_core.sweep.import_masks import import_masks
     from snows_core.sweep.permute import permute_channels
-    from snows_core.sweep.refine import flip_and_shift
 
 # Threads of OpenMP spin while they wait, by default: on a machine whose cores are busy with something else two of them
 # took more than thirty times the seconds of one, measured beside another process. Set before PyTorch is loaded; a value

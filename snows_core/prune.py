@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import sys
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -24,17 +20,15 @@ from snows_core.files.journal import check_journal
 from snows_core.interruption import interruptible
 from snows_core.loss.precision import plain_numerics
 from snows_core.masks.patterns import Masks
-from snows_core.methods.base import LayerSolution, LayerStatistics
-from snows_core.network.copies import plain_copy, snapshot
-from snows_core.network.determinism import deterministic_where_asked, refused_kernel
-from snows_core.network.graph import Network
+from snows_core.network.determinism import deterministic_where_asked
 from snows_core.network.memory_format import channels_last
+from snows_core.outcome import gathered, reached_by, refine_result
 from snows_core.provenance import images_digest, provenance, state_digest
 from snows_core.result import PruneResult, check_resume
 from snows_core.settings import PruneSettings, Sparsities, SparsityPattern, takes_settings
-from snows_core.sweep.checkpoint import Checkpoint, Reached, opened_checkpoint
+from snows_core.sweep.checkpoint import Checkpoint, opened_checkpoint
 from snows_core.sweep.image_scores import needs_images
-from snows_core.sweep.joint_problem import JointOptions, Pair, Remask, joint_options
+from snows_core.sweep.joint_problem import joint_options
 from snows_core.sweep.layer_budgets import MEASURED
 from snows_core.sweep.layer_steps import layer_steps
 from snows_core.sweep.measured_allocation import measured, with_sparsities
@@ -45,11 +39,8 @@ from snows_core.sweep.network_steps import (
     with_labels_in_order,
 )
 from snows_core.sweep.prepare import Prepared, checked_settings, prepare, with_refinement
-from snows_core.sweep.refine import Keeper
-from snows_core.sweep.refine import refine as refine_jointly
-from snows_core.sweep.select import DenseLayer, PrunableLayer
 from snows_core.sweep.stages import StagedSweep
-from snows_core.sweep.sweep import LayerSteps
+from snows_core.sweep.steps import LayerSteps
 
 
 @takes_settings
@@ -160,7 +151,7 @@ def _pruned(
         record["resumed"] = checkpoint.found
         if settings.progress:
             tqdm.write(checkpoint.words(len(run.prepared.schedule)), file=sys.stderr)
-    run.run(_reached(begun, prepared.layers, device))
+    run.run(reached_by(begun, prepared.layers, device))
     record |= {
         "complete": not run.interrupted,
         "stage_records": run.records,
@@ -174,7 +165,7 @@ def _pruned(
         "settings": {name: value for name, value in settings.record().items() if name not in record},
         **provenance(seed=settings.seed, device=str(device)),
     }
-    result = _result(run.prepared, run, record)
+    result = gathered(run.prepared, run, record)
     if settings.refine and not run.interrupted:
         joint = joint_options(settings)
         remask = run.prepared.remask(settings) if settings.moving_masks else None
@@ -258,109 +249,3 @@ def _staged_sweep(
         if checkpoint is not None:
             checkpoint.keep_allocation(prepared.allocation or {})
     return StagedSweep(prepared, placed, steps, whole, settings, checkpoint), order
-
-
-def _reached(
-    begun: PruneResult | Checkpoint | None, layers: Sequence[PrunableLayer], device: torch.device
-) -> Reached | None:
-    """Return how far an interrupted run had come; None where there was none."""
-    if not isinstance(begun, PruneResult):
-        return None if begun is None else begun.reached(device)
-    resume = begun
-    rows = resume.report.set_index("layer")
-    names = [field.name for field in fields(LayerStatistics) if field.name != "k"]
-    solutions = {
-        entry.name: LayerSolution(
-            resume.state[entry.layer.weight_name].to(device).clone(),  # aligned: rounding as in one run
-            resume.masks[entry.name].to(device),
-            LayerStatistics(int(rows.loc[entry.name, "k"]), **{name: rows.loc[entry.name, name] for name in names}),
-        )
-        for entry in layers
-        if entry.name in resume.masks
-    }
-    records = tuple(resume.manifest["stage_records"][: resume.stage - 1])
-    pending = {name: mask.to(device) for name, mask in resume.pending.items()}
-    return Reached(resume.stage, records, solutions, frozenset(resume.solved), pending)
-
-
-def _result(prepared: Prepared, run: StagedSweep, record: dict[str, Any]) -> PruneResult:
-    """Write the new weights into a copy of the model, and gather the report."""
-    pruned = plain_copy(prepared.model)
-    parameters = dict(pruned.named_parameters(remove_duplicate=False))  # a tied weight has several names
-    names = {entry.name: entry.layer.weight_name for entry in prepared.layers if entry.name in run.solutions}
-    with torch.no_grad():
-        for layer, name in names.items():
-            parameters[name].copy_(run.solutions[layer].weight.to(parameters[name]))
-    rows = [_row(entry, run) for entry in prepared.selection.entries]
-    solved = [field.name for field in fields(LayerStatistics)]  # there whatever was solved
-    report = pd.DataFrame(rows, columns=[*(name for name in rows[0] if name not in solved), *solved])
-    masks = {layer: run.solutions[layer].mask.cpu() for layer in names}
-    pending = {layer: mask.cpu() for layer, mask in run.pending.items()}
-    return PruneResult(pruned, masks, report, record, snapshot(pruned), names, pending)
-
-
-def _row(entry: PrunableLayer | DenseLayer, run: StagedSweep) -> dict[str, Any]:
-    """Return one row of the report."""
-    solution = run.solutions.get(entry.name)
-    weights = math.prod(entry.shape) if entry.shape else 0
-    kept = weights if solution is None else int(solution.mask.sum())
-    row: dict[str, Any] = {
-        "layer": entry.name,
-        "kind": entry.kind,
-        "shape": "x".join(map(str, entry.shape)),
-        "weights": weights,
-        "kept": kept,
-        "sparsity": 1 - kept / weights if weights else 0.0,
-    }
-    if isinstance(entry, DenseLayer):
-        return row | {"status": "skipped", "reason": entry.sentence, "stage": 0, "stop": ""}
-    stage = len(run.records) - (entry.name not in run.solved)
-    statistics = {"stop": ""} if solution is None else solution.statistics.as_row()
-    if stage < len(run.prepared.schedule):
-        return row | {"status": "not reached", "reason": run.where, "stage": stage} | statistics
-    return row | {"status": "pruned", "reason": "", "stage": stage} | statistics
-
-
-def refine_result(
-    result: PruneResult,
-    network: Network,
-    images: Tensor,
-    options: JointOptions,
-    remask: Remask | None = None,
-    keeper: Keeper | None = None,
-) -> None:
-    """Refine a result's weights in place and say so in its manifest; a failure leaves the weights of the sweep.
-
-    Args:
-        result: of a sweep.
-        network: the traced dense network.
-        images: calibration images.
-        options: of the joint stage.
-        remask: see :func:`snows_core.sweep.refine.refine`.
-        keeper: likewise.
-    """
-    record: dict[str, Any] = {
-        "steps": 0,
-        "solver": options.solver,
-        "moving_masks": options.moving_masks,
-        "augment": None if options.augment is None else getattr(options.augment, "__name__", str(options.augment)),
-    }
-    result.manifest["refinement"] = record
-    try:
-        pair = Pair(network, result.module, result.masks, result.weight_names)
-        done = refine_jointly(pair, images, options, remask, keeper)
-    except (Exception, KeyboardInterrupt) as error:  # a function that augments may fail in any way
-        if refused_kernel(error) is not None or current().several:  # the others have not failed, and wait
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        record["failed"] = reason
-        warnings.warn(f"refine: failed ({reason}); the weights are those of the sweep", stacklevel=3)
-        return
-    parameters = dict(result.module.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for name, value in done.state.items():
-            parameters[name].copy_(value.to(parameters[name]))
-    result.state = snapshot(result.module)
-    result.masks = {name: mask.cpu() for name, mask in done.masks.items()}
-    record |= {"loss": list(done.loss), "held_back": done.held_back, **asdict(done.effort)}
-    record["interrupted"] = done.steps < options.steps and not done.early

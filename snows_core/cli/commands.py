@@ -25,8 +25,8 @@ from snows_core.methods import methods
 from snows_core.methods.cost import SYMBOLS
 from snows_core.prune import prune
 from snows_core.result import CHECKPOINT, PruneResult, check_target, is_interrupted, load
+from snows_core.sweep.augment import flip_and_shift
 from snows_core.sweep.prepare import checked_settings
-from snows_core.sweep.refine import flip_and_shift
 from snows_core.tables import layer_table, table
 from snows_core.zoo.bundle import DataBundle
 from snows_core.zoo.registry import EXPERIMENTS, Experiment

@@ -33,7 +33,8 @@ from snows_core.sweep.layer_steps import layer_steps
 from snows_core.sweep.network_steps import network_steps, with_labels_in_order
 from snows_core.sweep.prepare import Prepared, prepare
 from snows_core.sweep.stages import StagedSweep
-from snows_core.sweep.sweep import LayerSteps, Sweep
+from snows_core.sweep.steps import LayerSteps
+from snows_core.sweep.sweep import Sweep
 
 
 @dataclass(frozen=True)

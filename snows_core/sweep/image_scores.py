@@ -23,7 +23,8 @@ from snows_core.methods import SCORE_TERMS, Scoring
 from snows_core.network.graph import Network
 from snows_core.settings import PruneSettings, Saliency, get_recipe
 from snows_core.sweep.select import PrunableLayer
-from snows_core.sweep.sweep import LayerSteps, Sweep
+from snows_core.sweep.steps import LayerSteps
+from snows_core.sweep.sweep import Sweep
 
 FISHER_SEED = 7_919  # between the seeds of layers, which count from seed * 1_000_003
 

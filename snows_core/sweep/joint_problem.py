@@ -31,7 +31,7 @@ class JointOptions:
         rate: largest learning rate of "adam", as a share of a parameter's size, or of "natural"; None for the solver's
             own.
         batch_size: images a step.
-        augment: changes each batch at random, for instance :func:`~snows_core.sweep.refine.flip_and_shift`; dense
+        augment: changes each batch at random, for instance :func:`~snows_core.sweep.augment.flip_and_shift`; dense
             targets follow it.
         seed: of batches, augmentation and of which images are held back.
         progress: show a progress bar.

@@ -9,7 +9,7 @@ from snows_core.masks.patterns import NM, Structured, Unstructured, parse_patter
 from snows_core.methods import METHODS, NETWORK_METHODS, BetweenStages, GivenWeights
 from snows_core.methods.base import LayerMethod
 from snows_core.settings import OWN, PruneSettings, Recipe, get_recipe
-from snows_core.sweep.sweep import LayerSteps
+from snows_core.sweep.steps import LayerSteps
 
 # Updates that are least squares at K = 0.
 LEAST_SQUARES = ("layerwise", *(name for name, method in METHODS.items() if issubclass(method, METHODS["snows"])))

@@ -31,7 +31,8 @@ from snows_core.sweep.choose_masks import choose_masks
 from snows_core.sweep.image_scores import stand_in
 from snows_core.sweep.prepare import Prepared, stages_of
 from snows_core.sweep.stages import StagedSweep
-from snows_core.sweep.sweep import LayerSteps, Sweep
+from snows_core.sweep.steps import LayerSteps
+from snows_core.sweep.sweep import Sweep
 
 POINTS = 8  # sparsities at which a layer is measured
 LEAST_SHARE = 0.25  # of what a layer keeps on average stays in each

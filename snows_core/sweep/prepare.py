@@ -18,7 +18,7 @@ from snows_core.masks.schedule import most_stages, schedule
 from snows_core.network.copies import unwrap
 from snows_core.network.graph import Network
 from snows_core.settings import PruneSettings, get_effort, get_recipe, settings_of
-from snows_core.sweep.check_augment import check_augment
+from snows_core.sweep.augment import check_augment
 from snows_core.sweep.choose_masks import choose_masks, read_masks
 from snows_core.sweep.image_scores import stand_in
 from snows_core.sweep.layer_budgets import allocation_record, budgeted, check_allocation

@@ -21,7 +21,6 @@ from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 from snows_core.distributed import current
-from snows_core.errors import integer, invalid_argument, shown
 from snows_core.loss.joint import JointLoss
 from snows_core.masks.patterns import Masks
 from snows_core.network.graph import Network
@@ -42,7 +41,7 @@ from snows_core.sweep.refine_adam import AdamSteps
 from snows_core.sweep.refine_natural import NaturalSteps
 from snows_core.sweep.refine_newton import NewtonSteps
 
-__all__ = ["JointOptions", "Pair", "Refinement", "check_refinable", "flip_and_shift", "refine"]
+__all__ = ["JointOptions", "Pair", "Refinement", "check_refinable", "refine"]
 
 SOLVERS: dict[str, type[JointSteps]] = {"adam": AdamSteps, "natural": NaturalSteps, "newton": NewtonSteps}
 """Name to what takes the steps."""
@@ -75,34 +74,6 @@ class Refinement:
     held_back: int = 0
     early: bool = False
     effort: Effort = field(default_factory=Effort)
-
-
-def flip_and_shift(images: Tensor, generator: torch.Generator, shift: int = 4) -> Tensor:
-    """Mirror half of the images and move each by up to ``shift`` pixels, edges repeated: for natural images.
-
-    Args:
-        images: (N, C, H, W).
-        generator: source of randomness, on the CPU.
-        shift: largest move in pixels.
-
-    Returns:
-        Images of the same shape.
-
-    Raises:
-        SnowsError: on anything but images, a generator and a number of pixels.
-    """
-    if not isinstance(images, Tensor) or images.ndim != 4:
-        raise invalid_argument("images", shown(getattr(images, "shape", images)), "images (N, C, H, W)")
-    if not isinstance(generator, torch.Generator):
-        raise invalid_argument("generator", shown(generator), "a torch.Generator on the CPU")
-    shift = integer("shift", shift, 0, "a number of pixels")
-    count, _, height, width = images.shape
-    mirrored = torch.rand(count, generator=generator) < 0.5
-    images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(-1), images)
-    padded = nn.functional.pad(images, (shift,) * 4, mode="replicate")
-    rows, columns = torch.randint(0, 2 * shift + 1, (2, count), generator=generator).tolist()
-    moved = [padded[i, :, r : r + height, c : c + width] for i, (r, c) in enumerate(zip(rows, columns, strict=True))]
-    return torch.stack(moved)
 
 
 def _free_names(network: Network, weight_names: set[str]) -> list[str]:

@@ -23,7 +23,8 @@ from snows_core.sweep.choose_masks import stage_masks
 from snows_core.sweep.image_scores import ImageScores, needs_images
 from snows_core.sweep.network_steps import chooses_network_masks, network_steps
 from snows_core.sweep.prepare import Prepared
-from snows_core.sweep.sweep import LayerSteps, Sweep
+from snows_core.sweep.steps import LayerSteps
+from snows_core.sweep.sweep import Sweep
 
 
 class StagedSweep:

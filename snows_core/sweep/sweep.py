@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate, chain, pairwise
 
 import torch
@@ -21,8 +21,8 @@ from snows_core.activations.cache import ActivationCache
 from snows_core.activations.calibration import near_equal
 from snows_core.devices import out_of_memory
 from snows_core.distributed import Share, current
-from snows_core.masks.patterns import Masks, Pattern, PerLayer
-from snows_core.methods.base import LayerMethod, LayerSolution
+from snows_core.masks.patterns import Masks, PerLayer
+from snows_core.methods.base import LayerSolution
 from snows_core.methods.fallback import choose_mask, solve_layer
 from snows_core.methods.problem import Before, Budget, LayerProblem, LayerValues
 from snows_core.network.graph import Network, Segment
@@ -30,34 +30,9 @@ from snows_core.network.residual import restart
 from snows_core.solvers.row_factors import full_factor_bytes
 from snows_core.sweep.memory import MemoryPlan, Probe, memory_budget, plan_memory, probe_layers
 from snows_core.sweep.select import PrunableLayer
+from snows_core.sweep.steps import LayerSteps
 
 DENSE_SHARE = 0.3  # of the memory may hold the dense network's values from one stage to the next
-
-
-@dataclass(frozen=True)
-class LayerSteps:
-    """What is done with each layer.
-
-    Attributes:
-        update: re-fits the kept weights.
-        choose: chooses the mask before that; None where masks are there already.
-        pattern: the sparsity pattern, for ``choose``.
-        between: re-fits them between two stages; None for ``update``.
-        own_start: whether ``update`` starts at the weights of the method that chooses the mask.
-    """
-
-    update: LayerMethod
-    choose: LayerMethod | None = None
-    pattern: Pattern | None = None
-    between: LayerMethod | None = None
-    own_start: bool = False
-
-    def of_stage(self, pattern: Pattern, last: bool) -> LayerSteps:
-        """Return what is done in a stage of one ``pattern``, the ``last`` or one before it."""
-        update = self.update if last else self.between or self.update
-        # A method that chooses and updates at once does so between two stages, too.
-        choose = update if self.choose is self.update else self.choose
-        return replace(self, update=update, choose=choose, pattern=pattern)
 
 
 class Sweep:

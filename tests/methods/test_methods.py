@@ -15,7 +15,8 @@ from snows_core.methods import METHODS, Budget, LayerMethod, LayerStatistics, Ne
 from snows_core.network import Network, patches
 from snows_core.settings import RECIPES, PruneSettings
 from snows_core.sweep.layer_steps import layer_steps
-from snows_core.sweep.sweep import LayerSteps, Sweep
+from snows_core.sweep.steps import LayerSteps
+from snows_core.sweep.sweep import Sweep
 
 UPDATES = [name for name, method in METHODS.items() if method.updates_weights]
 

@@ -12,7 +12,8 @@ from snows_core.settings import get_recipe
 from snows_core.sweep import memory
 from snows_core.sweep.memory import MemoryPlan, Probe, memory_budget, plan_memory, probe_layers
 from snows_core.sweep.select import select_layers
-from snows_core.sweep.sweep import LayerSteps, Sweep
+from snows_core.sweep.steps import LayerSteps
+from snows_core.sweep.sweep import Sweep
 
 CPU = torch.device("cpu")
 

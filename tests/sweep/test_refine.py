@@ -14,7 +14,7 @@ from snows_core.loss import joint
 from snows_core.loss.joint import joint_taps
 from snows_core.network.graph import Network
 from snows_core.network.operations import is_addition
-from snows_core.sweep.refine import flip_and_shift
+from snows_core.sweep.augment import flip_and_shift
 
 module = importlib.import_module("snows_core.sweep.refine")  # the package shows the function under that name
 

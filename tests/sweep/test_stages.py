@@ -209,7 +209,7 @@ def test_refinement_of_an_effort_is_done_and_recorded():
 
 def test_sweeps_may_see_fewer_images_than_refinement(monkeypatch):
     calls = noted(monkeypatch, "snows_core.sweep.stages", "Sweep")
-    refined = noted(monkeypatch, "snows_core.prune", "refine_jointly")
+    refined = noted(monkeypatch, "snows_core.outcome", "refine_jointly")
     result = run(sweep_images=16, refine=1)
     assert [len(args[4]) for args, _ in calls] == [16, 16] and len(refined[0][0][1]) == 24
     order = result.manifest["calibration"]["order"]
