@@ -89,7 +89,7 @@ _PLACES = {
     "compare": "comparison.grid",
     "estimate": "estimate",
     "evaluate": "evaluate",
-    "flip_and_shift": "sweep.refine",
+    "flip_and_shift": "sweep.augment",
     "get_recipe": "settings.recipe",
     "import_masks": "sweep.import_masks",
     "load": "result",
