@@ -11,8 +11,10 @@ from typing import Any
 from snows_core.errors import cannot_go_on, invalid_argument
 from snows_core.files.writing import is_file
 
-# PyTorch reads these variables in each torch.load.
-FORCE, FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Environment variable that PyTorch reads in each ``torch.load``: tensors and plain containers alone."""
+FORCE_NOT = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+"""Its opposite."""
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ from typing import Any
 
 from snows_core.errors import invalid_argument
 
-LEFTOVER = ".snows-"  # begins the names of what is removed after use, and stays only when a process is killed
+LEFTOVER = ".snows-"
+"""Begins the names of what is removed after use, and stays only when a process is killed."""
 _PROBE_BYTES = 65536
 
 
@@ -66,7 +67,7 @@ def _to_disk(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file in UTF-8, whole or not at all; see :func:`write_whole`."""
+    """Write a text into the file ``path`` in UTF-8, whole or not at all; see :func:`write_whole`."""
     return write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
@@ -122,7 +123,7 @@ def as_path(argument: str, path: object, expected: str) -> Path:
 
 
 def is_file(path: str | Path) -> bool:
-    """Tell whether there is such a file; no file system takes some names, and then there is none."""
+    """Tell whether ``path`` is a file; no file system takes some names, and then there is none."""
     try:
         return Path(path).expanduser().is_file()
     except (OSError, ValueError, RuntimeError):  # too long, with a null character, of no such user
