@@ -3,6 +3,7 @@
 #   make figures   run the notebooks offline, refresh figures/, print a table      (about 13 minutes after the install)
 #   make test      style, types, tests, doctests, notebooks against their expected values
 #   make bench     benchmarks, as a table          make lint   style, types, imports, links
+#   make coverage  which lines of the package the quick tests run; at least 95 % of them
 #   make tidy      puts right what lint can put right
 #   make lab       JupyterLab in notebooks/        make site   notebooks and API reference in site/
 #   make clean     remove what the targets made, the environment included
@@ -24,7 +25,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test bench lint tidy lab site clean
+.PHONY: help figures test coverage bench lint tidy lab site clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,6 +48,12 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(SIDE_BY_SIDE) $(ARGS)
+
+coverage: $(READY)
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q $(SIDE_BY_SIDE) $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 bench: $(READY)
 	$(BIN)/python -m pytest -q -s tests/benchmarks --benchmark-only -m "" $(ARGS)

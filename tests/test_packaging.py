@@ -186,7 +186,7 @@ def test_postbuild_in_a_clean_environment(tmp_path):
     assert found.startswith(str(copy))
 
 
-@pytest.mark.parametrize("target", ["figures", "test", "bench", "lint", "tidy", "lab", "site", "clean"])
+@pytest.mark.parametrize("target", ["figures", "test", "bench", "coverage", "lint", "tidy", "lab", "site", "clean"])
 def test_make_targets_set_themselves_up(target):
     if shutil.which("make") is None:
         pytest.skip("no make here")
