@@ -127,6 +127,8 @@ def prune_to_folder(
     check_dense(chosen, model, bundle, judging, source.device, say)
     images, positions = bundle.train.drawn(count, options["seed"])  # read as they are asked for: held once, by the run
     keywords = _filled_up(options, chosen, source.device)
+    if is_journal(kept):
+        say(f"{kept} holds what an interrupted run has done: it goes on there")
     result = prune(model, images, **keywords, max_images=count, checkpoint_dir=kept)
     if not result.complete and not result.masks:
         raise KeyboardInterrupt  # before the first layer was solved: there is nothing to keep

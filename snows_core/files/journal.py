@@ -23,9 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from snows_core.errors import invalid_argument
+from snows_core.errors import SnowsError, invalid_argument
 from snows_core.files.bounded import MANIFEST_BYTES, read_json
-from snows_core.files.writing import clean_leftovers, contents, try_to_write, write_text, write_whole
+from snows_core.files.writing import as_path, clean_leftovers, contents, try_to_write, write_text, write_whole
 
 CONFIGURATION, LOCK = "run.json", "lock"
 FORMAT = 1
@@ -194,8 +194,8 @@ def check_journal(folder: str | Path, argument: str = "checkpoint_dir") -> None:
     Raises:
         SnowsError: with the reason.
     """
+    folder = as_path(argument, folder, "the path of a folder")
     try:
-        folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file")
         held = contents(folder) if folder.is_dir() else []
@@ -204,7 +204,9 @@ def check_journal(folder: str | Path, argument: str = "checkpoint_dir") -> None:
             got = f"{folder}, which holds other files ({(others or held)[0]})"
             raise invalid_argument(argument, got, "a new or empty folder, or one of an interrupted run")
         try_to_write(folder)
-    except (OSError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, SnowsError):
+            raise
         reason = getattr(error, "strerror", None) or error
         got = f"{str(folder)[:200]!r}, which cannot be written ({reason})"
         raise invalid_argument(argument, got, "a folder that can be made", "Choose another place.") from error

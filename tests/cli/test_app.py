@@ -170,6 +170,13 @@ def test_interrupted_pruning_saves_what_is_done(tmp_path, monkeypatch):
     assert not json.loads((out / "manifest.json").read_text())["complete"]
     assert "not reached" in (out / "report.csv").read_text()
     assert run("evaluate", out).exit_code == 0
+    monkeypatch.undo()
+    again = run(
+        "prune", "--model", "digits-resnet20", "--images", "16", "--k", "0", "--effort", "quick", "-q", "--out", out
+    )
+    assert again.exit_code == 0 and "interrupted run has done: it goes on there" in again.output
+    assert json.loads((out / "manifest.json").read_text())["resumed"]["layers"] == 1
+    assert not (out / "checkpoint").exists()
 
 
 def test_interrupted_before_the_first_layer_writes_nothing(tmp_path, monkeypatch):
