@@ -148,6 +148,13 @@ def test_a_subset_of_batches_is_a_loss_of_its_own_with_means_over_its_images():
     assert second.value(case.weight) == pytest.approx(alone.loss(case.weight).item(), rel=1e-11)
 
 
+def test_the_first_batches_stand_for_all_by_their_images():
+    case = resnet_case(9, sizes=[3, 2])
+    first = case.objective.on([0])
+    assert case.objective.value(case.weight, 1) == pytest.approx(first.value(case.weight), rel=1e-11)
+    assert case.objective.value(case.weight, 2) == pytest.approx(case.objective.value(case.weight), rel=1e-13)
+
+
 def test_row_curvature_scales_the_gram_matrix_to_the_hessians_rows():
     # K = 0 without batch norm: H is exactly 2 c X X' for every row, so the estimate is exact too.
     model = awake(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3)))

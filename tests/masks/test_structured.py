@@ -48,6 +48,16 @@ def test_masks_of_all_layers_are_of_the_same_units():
     assert float(made["b"].float().mean()) == 0.25 and float(made["c"].float().mean()) == 0.5  # (1 - s)^2 and 1 - s
 
 
+def test_the_units_of_highest_score_stay_in_every_layer_that_holds_them():
+    scores = {name: torch.ones_like(weight) for name, weight in weights().items()}
+    scores["a"][2], scores["b"][:, 2] = 0.1, 0.1
+    masks = Structured(0.25).on(two_groups().groups).masks(scores)  # one of four units goes, and none of two
+    stay = [True, True, False, True]
+    assert masks["a"].flatten(1).all(1).tolist() == masks["a"].flatten(1).any(1).tolist() == stay
+    columns = masks["b"].movedim(1, 0).flatten(1)
+    assert columns.all(1).tolist() == columns.any(1).tolist() == stay and masks["c"].all()
+
+
 def test_units_are_ranked_by_the_mean_of_squared_norms_each_a_share_of_its_layer():
     given, pattern = weights(), two_groups()
     found = pattern.groups[0].scores({name: weight.abs() for name, weight in given.items()}, as_norms=True)

@@ -219,6 +219,14 @@ def test_a_loss_that_is_nan_off_the_start_leaves_the_old_weights():
     assert torch.equal(solution.weight, start) and solution.stop is StopReason.NO_DESCENT
 
 
+def test_a_search_shrinks_steps_as_its_options_say():
+    objective, _ = quadratic()
+    tried = []
+    objective.lie = lambda weight: tried.append(float(weight.norm())) or math.nan
+    newton(objective, torch.zeros(12, dtype=torch.float64), exact(1, shrink=0.25, backtracks=3))
+    assert [length / tried[0] for length in tried] == pytest.approx([1, 0.25, 0.0625, 0.015625])
+
+
 def test_a_saddle_is_left_downhill():
     saddle = Function(lambda w: w[0] ** 2 - w[1] ** 2 + 0.1 * w[1] ** 4)
     solution = newton(saddle, torch.tensor([1.0, 0.1], dtype=torch.float64), exact(20, tolerance=0.0))
