@@ -51,7 +51,7 @@ test: $(READY)
 
 coverage: $(READY)
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q $(SIDE_BY_SIDE) $(ARGS)
+	OMP_NUM_THREADS=1 COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/coverage run -m pytest -q $(SIDE_BY_SIDE) $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

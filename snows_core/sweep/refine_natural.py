@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from snows_core.distributed import current
 from snows_core.loss.joint_curvature import FlatState, JointObjective
 from snows_core.loss.joint_preconditioner import JointPreconditioner
 from snows_core.sweep.joint_problem import JointProblem, JointSteps, Position, State, named
@@ -147,7 +148,7 @@ def largest_curvature(
     """
     product = objective.linearise(vector).product
     direction = torch.randn(len(vector), generator=generator, device=generator.device).to(vector)
-    direction = objective.loss.processes.from_main(direction)
+    direction = current().from_main(direction)
     largest = 1.0
     for _ in range(POWER):
         curved = product(direction)

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted([*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "notebooks" / "solutions").glob("*.ipynb")])
 PACKAGE = "snows_core"
 ROOMS = (
-    *("activations", "book", "comparison", "export", "loss", "masks", "methods", "network", "settings", "solvers"),
-    *("sweep", "zoo"),
+    *("activations", "book", "comparison", "distributed", "export", "files", "loss", "masks", "methods", "network"),
+    *("settings", "solvers", "sweep", "zoo"),
 )
 
 

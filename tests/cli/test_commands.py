@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,7 @@ def test_a_result_whose_folder_became_impossible_is_kept_elsewhere(tmp_path, mon
     measure = commands.evaluate_both
 
     def meanwhile(*arguments, **options):
+        shutil.rmtree(tmp_path / "place")  # with what was kept on the way
         (tmp_path / "place").write_text("a file where the folder should go")
         return measure(*arguments, **options)
 
@@ -86,7 +88,7 @@ def test_what_the_command_line_saved_can_be_resumed_in_python(tmp_path, monkeypa
     options = ["--model", "digits-resnet20", "--images", "32", "--seed", "3", "--k", "0", "--set", "ridge=0.01", "-q"]
     options += ["--mask", "magnitude"]
     done = run("prune", *options, *chosen, "--out", out)
-    assert done.exit_code == 130 and "resume=snows_core.load(" in done.output
+    assert done.exit_code == 130 and "next: the same command goes on there" in done.output
     monkeypatch.undo()
     network, bundle = commands.Source("digits-resnet20").load()[1:]
     known = snows_core.load(out)
@@ -105,7 +107,7 @@ def test_what_the_command_line_saved_can_be_resumed_in_python(tmp_path, monkeypa
 
 def test_the_next_step_repeats_what_the_manifest_does_not_hold(tmp_path):
     source = commands.Source("resnet20", None, tmp_path / "my data", tmp_path / "w.pth", "cpu")
-    line = commands.next_step(source, tmp_path / "my out", True)
+    line = commands.next_step(source, tmp_path / "my out")
     assert f"snows evaluate '{tmp_path}/my out' --data-root '{tmp_path}/my data' --device cpu" in line
     assert f"load_model('{tmp_path}/w.pth')" in line
 
@@ -167,6 +169,7 @@ def test_options_reach_prune_and_estimate_alike(tmp_path, monkeypatch):
     run("prune", *options, "--out", tmp_path / "out")
     run("estimate", *options)
     pruned, estimated = asked
+    assert pruned.pop("checkpoint_dir") == tmp_path / "out" / "checkpoint"
     assert pruned.pop("shape") == pruned.pop("max_images") == 40
     assert [estimated.pop(name) for name in ("count", "shape")] == [40, 32]
     assert (
@@ -220,7 +223,7 @@ def test_what_is_not_typed_is_as_the_experiment_has_it(tmp_path, monkeypatch):
         "progress",
     )
     own = {name: getattr(PruneSettings, name) for name in names}
-    assert asked == [usual | own]
+    assert asked == [usual | own | {"checkpoint_dir": tmp_path / "out" / "checkpoint"}]
 
 
 def test_permute_reaches_prune(tmp_path, monkeypatch):

@@ -232,9 +232,12 @@ def test_names_and_networks_that_cannot_work_are_refused():
 def test_given_masks_and_methods_that_choose_them_are_not_scored(monkeypatch):
     monkeypatch.setattr(ImageScores, "at", None)
     masks = snows.make_masks(small_resnet(), IMAGES, "2:4")
-    given = run(stages=1, masks=masks, saliency="obs")
+    given = run(stages=1, masks=masks)
     assert all(torch.equal(mask, masks[name]) for name, mask in given.masks.items())
-    assert run(stages=1, mask="wanda", saliency="obs", layers=CHOSEN).complete
+    assert run(stages=1, mask="wanda", layers=CHOSEN).complete
+    for made_otherwise in ({"masks": masks}, {"mask": "wanda"}):
+        with pytest.raises(SnowsError, match=r"saliency: got 'obs' with mask"):
+            run(stages=1, saliency="obs", **made_otherwise)
 
 
 def test_a_later_stage_measures_no_layer_again(monkeypatch):

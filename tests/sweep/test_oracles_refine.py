@@ -229,7 +229,7 @@ def test_the_manifest_says_what_refinement_did():
 def test_mirroring_and_shifting_are_what_they_say():
     # Every image comes out as one of 2 * (2s + 1)^2 views of itself; over many images all kinds of them appear.
     images, shift = torch.rand(200, 2, 5, 7, generator=torch.Generator().manual_seed(0)), 1
-    moved = module.flip_and_shift(images, torch.Generator().manual_seed(0), shift=shift)
+    moved = snows.flip_and_shift(images, torch.Generator().manual_seed(0), shift=shift)
     kinds = []
     for image, got in zip(images, moved, strict=True):
         views = {}
@@ -244,7 +244,7 @@ def test_mirroring_and_shifting_are_what_they_say():
     assert all(len(found) == 1 for found in kinds)
     found = [key for (key,) in kinds]
     assert len(set(found)) == 18 and 70 < sum(mirrored for mirrored, _, _ in found) < 130
-    default = module.flip_and_shift(torch.rand(300, 1, 9, 9), torch.Generator().manual_seed(0))
+    default = snows.flip_and_shift(torch.rand(300, 1, 9, 9), torch.Generator().manual_seed(0))
     assert default.shape == (300, 1, 9, 9)
 
 
@@ -256,7 +256,7 @@ def test_by_default_a_step_takes_sixty_four_images_and_moves_them_by_up_to_four_
     module.refine(module.Pair(Network(dense), twin, masks, weight_names), random_images(80, 4), options)
     assert sizes == [64] and options.seed == 0
     images = torch.rand(20, 1, 9, 9)
-    default, four = (module.flip_and_shift(images, torch.Generator().manual_seed(3), *how) for how in ((), (4,)))
+    default, four = (snows.flip_and_shift(images, torch.Generator().manual_seed(3), *how) for how in ((), (4,)))
     assert torch.equal(default, four)
 
 
