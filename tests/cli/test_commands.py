@@ -77,6 +77,7 @@ def test_a_result_whose_folder_became_impossible_is_kept_elsewhere(tmp_path, mon
     done = run("prune", *FAST, "--k", "0", "--out", tmp_path / "place" / "out")
     assert done.exit_code == 1 and "could not be written" in done.stderr
     kept = done.stderr.split("The result is in ")[1].split(" instead.")[0]
+    monkeypatch.undo()
     assert run("evaluate", kept).exit_code == 0
 
 
