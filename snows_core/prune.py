@@ -42,6 +42,9 @@ from snows_core.sweep.prepare import Prepared, checked_settings, prepare, with_r
 from snows_core.sweep.stages import StagedSweep
 from snows_core.sweep.steps import LayerSteps
 
+SAID_APART = ("pattern", "k", "recipe", "saliency", "mask", "update", "stages", "stage_k", "sweep_images")
+"""Settings that a manifest holds under their own names, and the others under ``settings``."""
+
 
 @takes_settings
 @interruptible()
@@ -111,9 +114,8 @@ def prune(
 def _record_before(prepared: Prepared, parts: list[Tensor], settings: PruneSettings) -> dict[str, Any]:
     """Return what the manifest says of a run before it begins, and what has to be the same for another to go on."""
     asked = settings.record()
-    names = ("pattern", "k", "recipe", "saliency", "mask", "update", "stages", "stage_k", "sweep_images")
     return {
-        **{name: asked[name] for name in names},
+        **{name: asked[name] for name in SAID_APART},
         "calibration": {"images": sum(map(len, parts)), "digest": images_digest(parts)},
         "weights": state_digest(prepared.model),
         "allocation": None if settings.allocation is None else {"name": settings.allocation},
@@ -162,7 +164,7 @@ def _pruned(
             "storage": str(run.sweep.memory.storage or device),
             "peak": peak_memory(device),
         },
-        "settings": {name: value for name, value in settings.record().items() if name not in record},
+        "settings": {name: value for name, value in settings.record().items() if name not in SAID_APART},
         **provenance(seed=settings.seed, device=str(device)),
     }
     result = gathered(run.prepared, run, record)

@@ -127,7 +127,12 @@ def settings():
             "mask": st.sampled_from(["magnitude", "magnitude", "swaps", "obc", "sparsegpt"]),
             "seed": st.integers(0, 3),
         }
-    )
+    ).map(_with_effect)
+
+
+def _with_effect(options):
+    """Leave out K between stages where there is one stage: an option without effect is refused."""
+    return {name: value for name, value in options.items() if name != "stage_k" or options["stages"] > 1}
 
 
 def calibration_images(seed):

@@ -309,6 +309,7 @@ def test_every_setting_is_shown_by_the_functions_that_take_it(function):
 def test_estimate_takes_what_prune_takes():
     pruned, estimated = (dict(inspect.signature(function).parameters) for function in (snows.prune, snows.estimate))
     assert estimated.pop("count").default is None
+    assert pruned.pop("checkpoint_dir").default is None  # nothing is kept of an estimate
     assert {**pruned, "return": None} == {**estimated, "return": None}
 
 
@@ -325,7 +326,7 @@ def test_every_setting_but_labels_is_an_option_of_the_commands(command):
         if name != "progress":
             assert get_args(parameter.annotation)[1].help.startswith(setting.metadata["help"])
     written = {"model", "out", "data", "data_root", "weights", "num_classes", "overwrite", "settings"}
-    written |= {"test_images", "workers"}
+    written |= {"test_images", "workers", "checkpoint_dir"}
     assert set(shown) - written == {names.get(name, name) for name in SETTINGS} - {"labels"}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import lzma
 import os
@@ -26,6 +25,7 @@ from snows_core.errors import SnowsError, invalid_argument
 MOST_TIMES = 20  # bytes of what an archive unpacks to, for each of its own; pictures are compressed already
 SMALL = 1_000_000  # bytes that any archive may unpack to
 MOST_MEMBERS = 200_000  # ten times those of Imagenette
+MOST_AT_A_TIME = 1 << 20  # bytes that are read of what stands behind the last member
 TIMEOUT = 30  # seconds without an answer after which a host counts as unreachable
 T = TypeVar("T")
 
@@ -251,7 +251,9 @@ def _unpack(file: Path, folder: str) -> None:
     try:
         with tarfile.open(file) as tar:
             tar.extractall(folder, _bounded(tar, MOST_TIMES * file.stat().st_size + SMALL), filter="data")
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk; decompressors give no number
+            raise
         raise SnowsError(
             f"{file} cannot be unpacked ({one_line(error)}). Delete it and run again, or put the right file there."
         ) from error
@@ -269,3 +271,7 @@ def _bounded(tar: tarfile.TarFile, most: int) -> Iterator[tarfile.TarInfo]:
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # Python takes what it cannot read for the end
         raise tarfile.ReadError("it is damaged, or ends too early")
+    while rest := tar.fileobj.read(MOST_AT_A_TIME):  # a compressed file's checksum is compared at its very end
+        written += len(rest)
+        if written > most:
+            raise tarfile.TarError(f"it unpacks to more than {most:,} bytes")
