@@ -246,3 +246,27 @@ def test_a_run_that_fails_before_its_first_layer_leaves_nothing(tmp_path, monkey
     stop_after(monkeypatch, 0)
     assert not pruned(tmp_path / "there" / "kept").masks
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error")])
+def test_a_record_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch, error):
+    whole, before = pruned(tmp_path), records(tmp_path)
+
+    def fails(path, run):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "_read", fails)
+        with pytest.raises(type(error)):
+            pruned(tmp_path)
+    assert records(tmp_path) == before
+    again = pruned(tmp_path)
+    assert same(again.state, whole.state) and again.manifest["resumed"]["layers"] == 5
+
+
+def test_a_refused_run_takes_nothing_away(tmp_path):
+    """Another run, killed before its first layer, has its configuration there alone."""
+    Journal(tmp_path, {"a": 1})._lock.release()
+    with pytest.raises(SnowsError, match=r"checkpoint_dir: got .* which holds a run with "):
+        pruned(tmp_path)
+    assert (tmp_path / "run.json").is_file()

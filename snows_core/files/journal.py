@@ -82,7 +82,10 @@ class Journal:
             clean_leftovers(self.folder)
             self._open(json.loads(json.dumps(configuration)))
         except BaseException:
-            self.close()
+            if whole in self._made:
+                self.close()
+            else:  # it may be another run's, which keeps what is its own
+                self._lock.release()
             raise
 
     def _open(self, configuration: dict[str, Any]) -> None:
@@ -101,6 +104,8 @@ class Journal:
             try:
                 self.records.append(_read(self.folder / name, self.digest))
             except Exception as error:  # whatever a library makes of a damaged file
+                if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+                    raise  # the file may be sound: it could not be read now
                 reason = " ".join(str(error).split())[:160] or type(error).__name__
                 words = f"{self.argument}: {self.folder / name} is damaged ({reason}); what it held is computed anew"
                 warnings.warn(words, stacklevel=6)
