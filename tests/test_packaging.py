@@ -69,9 +69,9 @@ def test_binder_repeats_pyproject_without_dev(project):
 
 def test_the_core_requires_little_and_each_extra_holds_those_below_it(project):
     assert {Requirement(text).name for text in project["dependencies"]} == CORE
-    sizes = [len(bounds(project, extra)) for extra in ("zoo", "cli", "cells", "book", "dev")]
+    sizes = [len(bounds(project, extra)) for extra in ("zoo", "cli", "export", "cells", "book", "dev")]
     assert sizes == sorted(set(sizes))
-    held = [bounds(project, extra).items() for extra in ("zoo", "cli", "cells", "book", "dev")]
+    held = [bounds(project, extra).items() for extra in ("zoo", "cli", "export", "cells", "book", "dev")]
     assert all(below <= above for below, above in itertools.pairwise(held))
 
 
