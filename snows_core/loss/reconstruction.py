@@ -9,7 +9,7 @@ The loss of one batch is in :mod:`snows_core.loss.batch_loss`, its curvature in 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -22,6 +22,7 @@ from snows_core.loss.batch_loss import BatchLoss
 from snows_core.loss.curvature import BatchCurvature, Product, linearise, random_signs, row_squares, weight_squares
 from snows_core.loss.empirical_fisher import empirical_fisher
 from snows_core.loss.folded_segment import FoldedSegment
+from snows_core.loss.joined import joined, pieces
 from snows_core.loss.options import LossOptions
 from snows_core.loss.precision import tensor_cores
 from snows_core.network.derivatives import is_piecewise_linear
@@ -99,6 +100,15 @@ class ReconstructionLoss:
         share = (self.share, number) if self.share.processes.several else None
         return BatchLoss(self.folded, self.contexts[number], self.targets[number], self.tap_weights, share)
 
+    def _parts(self, batches: Sequence[int], ends: Sequence[int] = ()) -> Iterator[tuple[list[int], BatchLoss]]:
+        """Yield the losses of batches, small neighbours together up to where some ``ends``, with their numbers."""
+        for numbers in pieces(self.share, batches, ends):
+            several = [(self.contexts[number], list(self.targets[number])) for number in numbers if len(numbers) > 1]
+            if several and (found := joined(several, self.share, numbers)) is not None:
+                yield numbers, BatchLoss(self.folded, found[0], found[1], self.tap_weights)
+            else:
+                yield from (([number], self.batch(number)) for number in numbers)
+
     def per_tap(self, weight: Tensor, batches: int | None = None) -> list[float]:
         """Return the mean squared error of every tap; they add up to the loss.
 
@@ -107,7 +117,7 @@ class ReconstructionLoss:
             batches: take the first ones to stand for all; default all.
         """
         batches = len(self.contexts) if batches is None else batches
-        parts = [self.batch(number).squares(weight) for number in self.share.held(batches)]
+        parts = [part.squares(weight) for _, part in self._parts(self.share.held(batches))]
         total = torch.zeros(len(self.tap_weights), dtype=torch.float64)
         if parts:
             total = torch.stack(parts).cpu().double().sum(0)  # (K + 1,): the one transfer from the device
@@ -122,7 +132,7 @@ class ReconstructionLoss:
 
     def gradient(self, weight: Tensor) -> tuple[float, Tensor]:
         """Return the loss at a weight (zero off the mask), and its gradient there; no graph is kept."""
-        parts = [self.batch(number).gradient(weight) for number in self.share.held()]
+        parts = [part.gradient(weight) for _, part in self._parts(self.share.held())]
         slope = torch.stack([slope for _, slope in parts]).sum(0) if parts else torch.zeros_like(weight)
         loss, slope = self._summed([loss for loss, _ in parts], slope)
         return loss, torch.where(self.mask, slope, 0.0)
@@ -145,15 +155,17 @@ class ReconstructionLoss:
         sample = whole_batches(self.sizes, curvature_images)
         images = sum(self.sizes[:sample])
         kept: list[Product] = []
-        for number in self.share.held():
-            if number < min(self.retain, sample):
-                part = self._curved(weight, number)
+        retained = min(self.retain, sample)
+        for numbers, batch in self._parts(self.share.held(), (retained, sample)):
+            if numbers[-1] < retained:
+                part = self._curved(weight, batch, numbers)
                 loss, slope = part.loss, part.gradient
                 kept.append(part.product)
             else:
-                loss, slope = self.batch(number).gradient(weight)
+                loss, slope = batch.gradient(weight)
             losses.append(loss)
             gradient = gradient + slope
+        others = [number for number in self.share.held(sample) if number >= retained]
 
         def total(direction: Tensor) -> Tensor:
             self.products += 1
@@ -163,19 +175,18 @@ class ReconstructionLoss:
             with self._product_mode():
                 for product in kept:
                     result += product(direction)
-                for number in self.share.held(sample):  # the others' graphs are built again, one at a time
-                    if number >= self.retain:
-                        result += self._curved(weight, number).product(direction)
+                for numbers, batch in self._parts(others):  # their graphs are built again, one at a time
+                    result += self._curved(weight, batch, numbers).product(direction)
                 result = self.share.processes.total(result)
             return torch.where(self.mask, result * (self.images / images), 0.0)
 
         value, gradient = self._summed(losses, gradient)
         return Linearisation(value, torch.where(self.mask, gradient, 0.0), total)
 
-    def _curved(self, weight: Tensor, number: int) -> BatchCurvature:
+    def _curved(self, weight: Tensor, batch: BatchLoss, numbers: Sequence[int]) -> BatchCurvature:
         if self.by_fisher:
-            return empirical_fisher(self.batch(number), weight, self.share.own[number], self.images)
-        return linearise(self.batch(number), weight, self.by_gauss_newton, self.options.precision)
+            return empirical_fisher(batch, weight, sum(self.share.own[number] for number in numbers), self.images)
+        return linearise(batch, weight, self.by_gauss_newton, self.options.precision)
 
     def _product_mode(self) -> AbstractContextManager[None]:
         """A product runs backward through what plain attention has recorded: only its arithmetic is to be chosen."""

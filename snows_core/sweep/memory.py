@@ -80,11 +80,18 @@ class MemoryPlan:
         factors = 0.0 if self.factors_on_disk(factors) else min(factors, self.factors)
         return max(0.0, (1 - HOLES) * self.bytes - resting - factors)
 
-    def retained(self, probe: Probe | None, sizes: list[int], factors: float = 0.0) -> int:
-        """Return how many batches may keep their graphs between products, beside row factors of that many bytes."""
+    def retained(self, probe: Probe | None, sizes: list[int], factors: float = 0.0, copied: bool = False) -> int:
+        """Return how many batches may keep their graphs between products, beside row factors of that many bytes.
+
+        Args:
+            probe: the layer's needs per image; None where they are not known.
+            sizes: images of each batch.
+            factors: bytes of the row factors.
+            copied: whether the graphs read copies of the values that rest, not the values themselves.
+        """
         if probe is None:
             return len(sizes)
-        resting = 0.0 if self.storage else probe.live * sum(sizes)
+        resting = (0.0 if self.storage else probe.live * sum(sizes)) + (probe.live * sum(sizes) if copied else 0.0)
         working = on_its_way(probe.graph, probe.live, max(sizes))
         factors = 0.0 if self.factors_on_disk(factors) else min(factors, self.factors)
         room = (1 - HOLES) * self.bytes - resting - working - factors

@@ -278,7 +278,8 @@ class Sweep:
             factors = full_factor_bytes(self.masks[entry.name].flatten(1), self.network.weight(entry.layer))
         largest = max(([sizes[i] for i in group] for group in self.groups), key=sum)
         memory, probe = self.memory, self.probes[entry.name]
-        retain, working = memory.retained(probe, largest, factors), memory.working(probe, sizes, factors)
+        retain = memory.retained(probe, largest, factors, copied=self.processes.several)  # parts are joined there
+        working = memory.working(probe, sizes, factors)
         return Budget(retain, memory.factors, memory.factors_on_disk(factors), working)
 
     def _advance(self, entry: PrunableLayer) -> None:
