@@ -92,14 +92,15 @@ def reachable(url: str, seconds: float = 5) -> bool:
     return True
 
 
-def digest(file: Path, method: str) -> str:
+def digest(file: Path, method: str, before: bytes = b"") -> str:
     """Return the hexadecimal checksum of a file.
 
     Args:
         file: the file.
-        method: "md5" or "sha256".
+        method: "md5", "sha1" or "sha256".
+        before: what is read before it, as git does with a header.
     """
-    found = hashlib.new(method, usedforsecurity=False)
+    found = hashlib.new(method, before, usedforsecurity=False)
     with file.open("rb") as stream:
         while part := stream.read(1 << 20):
             found.update(part)

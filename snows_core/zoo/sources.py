@@ -21,6 +21,7 @@ from snows_core.zoo.networks import DIGITS_NETWORKS, resnet50_cifar100
 from snows_core.zoo.packaged import PACKAGES, trained
 from snows_core.zoo.resnet_cifar import resnet20
 from snows_core.zoo.weights import (
+    checked_blob,
     checked_cache,
     load_state,
     published_resnet20,
@@ -184,7 +185,7 @@ def _hub_file(repository: str) -> Path:
 
     cached = _cached(repository)
     if cached is not None:
-        return cached
+        return checked_blob(cached)
     if not reachable(huggingface_hub.constants.ENDPOINT):
         raise SnowsError(f"weights: the model hub cannot be reached, and {repository} is not in its cache. {OFFLINE}")
 
@@ -192,7 +193,7 @@ def _hub_file(repository: str) -> Path:
         there = [file for file in HUB_FILES if huggingface_hub.file_exists(repository, file)]
         return Path(huggingface_hub.hf_hub_download(repository, there[0]))
 
-    return from_hub(repository, download, OFFLINE)
+    return checked_blob(from_hub(repository, download, OFFLINE))
 
 
 def _cached(repository: str) -> Path | None:

@@ -54,6 +54,34 @@ def _compare(file: Path, sha256: str, url: str) -> None:
         )
 
 
+def checked_blob(file: Path) -> Path:
+    """Return a file of the model hub's cache; its checksum has been compared.
+
+    The cache names each file by the checksum that the hub states for it, and lays a link with the usual name to it: the
+    SHA-256 of large files, git's SHA-1 of small ones. Where a file system has no links there are copies under the usual
+    name, and nothing to compare with.
+
+    Args:
+        file: where the cache says that the file is.
+
+    Raises:
+        SnowsError: when the checksum is another one.
+    """
+    blob = file.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        found = digest(blob, "sha256")
+    elif re.fullmatch("[0-9a-f]{40}", blob.name):
+        found = digest(blob, "sha1", b"blob %d\0" % blob.stat().st_size)
+    else:
+        return file
+    if found != blob.name:
+        raise SnowsError(
+            f"weights: {blob} has the wrong checksum (expected {blob.name[:16]}..., found {found[:16]}...), so it is"
+            " damaged. Delete it and run again to download it anew."
+        )
+    return file
+
+
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors file or from one that ``torch.save`` wrote.
 

@@ -1,6 +1,7 @@
 """Weight files: what is read, what is refused, and that a refusal changes nothing."""
 
 import copy
+import hashlib
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from snows_core.errors import SnowsError
@@ -155,6 +156,31 @@ def test_cached_hub_file_needs_no_network(tmp_path, monkeypatch, no_network):
     model = sources.pretrained(f"timm/{name}")
     assert asked == [(f"timm/{name}", "model.safetensors")]
     assert _same(model, original) and not model.training
+
+
+def hub_cache(root, repository, name, content, etag):
+    """Lay a file into a folder as huggingface_hub keeps it: under its checksum, with a link of its name."""
+    folder = root / f"models--{repository.replace('/', '--')}"
+    for part in ("refs", "blobs", "snapshots/rev"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text("rev")
+    (folder / "blobs" / etag).write_bytes(content)
+    (folder / "snapshots" / "rev" / name).symlink_to(folder / "blobs" / etag)
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_damaged_file_of_the_hubs_cache_is_refused(large, tmp_path, monkeypatch, no_network):
+    name = "test_resnet.r160_in1k"
+    original = timm.create_model(name)
+    content = save(original.state_dict())
+    etag = hashlib.sha256(content) if large else hashlib.sha1(b"blob %d\0" % len(content) + content)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    hub_cache(tmp_path, f"timm/{name}", "model.safetensors", content, etag.hexdigest())
+    assert _same(sources.pretrained(f"timm/{name}"), original)
+    (blob,) = (tmp_path / f"models--timm--{name}" / "blobs").iterdir()
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(SnowsError, match=r"wrong checksum .* Delete it"):
+        sources.pretrained(f"timm/{name}")
 
 
 @pytest.mark.parametrize(
