@@ -11,6 +11,7 @@ from snows_core.cli.messages import guarded
 from snows_core.cli.options import Data, DataRoot, Model, NumClasses, Weights, home_expanded
 
 EXAMPLE_IMAGES = 2
+TIMED_IMAGES = 8
 
 
 @guarded
@@ -48,7 +49,7 @@ def compact_to_folder(folder: Path, source: Any, out: Path, overwrite: bool) -> 
         overwrite: replace a network that is there.
     """
     from snows_core.errors import invalid_argument
-    from snows_core.export import check_compact_target, compact
+    from snows_core.export import check_compact_target, compact, compare_speed
     from snows_core.result import load
     from snows_core.tables import table
 
@@ -57,9 +58,13 @@ def compact_to_folder(folder: Path, source: Any, out: Path, overwrite: bool) -> 
     check_compact_target(out, overwrite, "out")
     _, network, bundle = source.load()
     images, _, _ = bundle.train.sample(min(EXAMPLE_IMAGES, len(bundle.train)), 0)
-    compacted = compact(load(folder, network), images)
+    result = load(folder, network)
+    compacted = compact(result, images)
     if len(compacted.table):
         typer.echo(table(compacted.table))
     typer.echo(str(compacted))
     compacted.save(out, overwrite)
+    if compacted.parameters[1] < compacted.parameters[0]:
+        several = images.repeat(TIMED_IMAGES // len(images), 1, 1, 1)
+        typer.echo(str(compare_speed(result.module, compacted.model, several)))
     typer.echo(f'saved to {out}\nin Python: torch.export.load("{out / "model.pt2"}").module()')

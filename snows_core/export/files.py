@@ -70,7 +70,7 @@ def save(compacted: Compacted, folder: str | Path, overwrite: bool = False) -> P
     """
     check_compact_target(folder, overwrite)
     folder, model = Path(folder), compacted.model
-    program, any_batch = _exported(model, compacted.example)
+    program, any_batch = exported(model, compacted.example)
     state = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in _state(model)}
     record = {
         "input": {"shape": ["batch" if any_batch else len(compacted.example), *compacted.example.shape[1:]]},
@@ -94,8 +94,20 @@ def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, value) for name, value in model.state_dict().items() if isinstance(value, Tensor)]
 
 
-def _exported(model: nn.Module, example: Tensor) -> tuple[torch.export.ExportedProgram, bool]:
-    """Return a network as a program on the CPU, and whether it takes any number of images."""
+def exported(model: nn.Module, example: Tensor) -> tuple[torch.export.ExportedProgram, bool]:
+    """Record a network as a program of PyTorch's own.
+
+    Args:
+        model: in eval mode; it is moved to the CPU for the while.
+        example: images (N, C, H, W).
+
+    Returns:
+        The program, on the CPU, and whether it takes any number of images; if not, it takes as many as the example has,
+        two at least.
+
+    Raises:
+        SnowsError: where the network cannot be exported.
+    """
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), example.dtype)
     images = example.to("cpu", dtype)
     if len(images) < 2:  # a batch of one is taken for a number that is always one
@@ -115,6 +127,6 @@ def _exported(model: nn.Module, example: Tensor) -> tuple[torch.export.ExportedP
         finally:
             model.to(where)
     raise SnowsError(
-        f"model: got a network that torch.export cannot export ({reasons[-1]}); the compacted model itself is "
-        "Compacted.model, and its state dict can be saved by hand."
+        f"model: got a network that torch.export cannot export ({reasons[-1]}); the state dict of the module itself "
+        "(of a compacted network: Compacted.model) can be saved by hand."
     )

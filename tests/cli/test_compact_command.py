@@ -1,5 +1,7 @@
 """`snows compact`: a pruned folder becomes a smaller network that PyTorch alone loads; mistakes leave nothing."""
 
+import re
+
 import torch
 from typer.testing import CliRunner
 
@@ -18,6 +20,7 @@ def test_a_pruned_folder_is_compacted(tmp_path):
     done = run("compact", pruned, "--out", small)
     assert done.exit_code == 0, done.output
     assert "layer3.2.conv1" in done.output and f"saved to {small}" in done.output and "32 units" in done.output
+    assert re.search(r"8 images on one thread of this CPU: \S+ ms became \S+ ms, \d+\.\d\d times as fast", done.output)
     network = torch.export.load(small / "model.pt2").module()
     assert network(torch.randn(3, 1, 16, 16)).shape == (3, 10)
     again = run("compact", pruned, "--out", small)
