@@ -1,6 +1,7 @@
 """What pruned networks become for use elsewhere: smaller ones, and files that load without this package."""
 
 from snows_core.export.compact import Compacted, compact
+from snows_core.export.eligibility import Eligibility, checklist, eligibility
 from snows_core.export.files import check_compact_target, save
 
-__all__ = ["Compacted", "check_compact_target", "compact", "save"]
+__all__ = ["Compacted", "Eligibility", "check_compact_target", "checklist", "compact", "eligibility", "save"]
