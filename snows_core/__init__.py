@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.export.compact import Compacted, compact
     from snows_core.export.eligibility import Eligibility, eligibility
+    from snows_core.export.sizes import sizes
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
     from snows_core.masks.structured import Structured
@@ -71,6 +72,7 @@ __all__ = [
     "provenance",
     "prune",
     "reestimate_batch_norms",
+    "sizes",
     "versions",
 ]
 
@@ -105,6 +107,7 @@ _PLACES = {
     "provenance": "provenance",
     "prune": "prune",
     "reestimate_batch_norms": "sweep.corrections",
+    "sizes": "export.sizes",
     "versions": "provenance",
 }
 
