@@ -13,7 +13,7 @@ from torch import Tensor
 from snows_core.export.rules import PATTERNS
 from snows_core.masks.patterns import NM
 
-_LENGTHS = (4, 8, 16, 32, 2)  # groups that are looked for, the usual ones first
+_LENGTHS = (2, 4, 8, 16, 32)  # groups that are looked for
 _TIGHT = 0.9  # kept weights, as a share of those that an N:M allows, from which on a weight counts as N:M
 _ENDS = ", which brings no speed on these kernels"
 

@@ -163,12 +163,13 @@ def _forms(weights: list[_Weight]) -> Iterator[tuple[str, str, str, Callable[[_W
         )
     if any(weight.group for weight in weights):
         groups = " ".join(sorted({"{}:{}".format(*weight.group) for weight in weights if weight.group}))
-        yield (
-            f"N:M packed ({groups})",
-            "N/M w b + N/M w ceil(log2 M) bits",
-            "no",
-            lambda x: packing.group_packed(x.w, *x.group, HALF) if x.group else x.w * HALF,
-        )
+        if groups != "2:4":  # which stands there already
+            yield (
+                f"N:M packed ({groups})",
+                "N/M w b + N/M w ceil(log2 M) bits",
+                "no",
+                lambda x: packing.group_packed(x.w, *x.group, HALF) if x.group else x.w * HALF,
+            )
         yield (
             f"N:M packed, fewest bits ({groups})",
             "N/M w b + w/M log2(C(M, N)) bits",
@@ -186,8 +187,8 @@ def _forms(weights: list[_Weight]) -> Iterator[tuple[str, str, str, Callable[[_W
 
 
 def _raw(state: Mapping[str, Tensor], dtype: torch.dtype) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of each tensor, floating-point ones in a number format."""
-    for name, tensor in state.items():
+    """Yield name and bytes of each tensor, by name as saved files have them, floating-point ones in a number format."""
+    for name, tensor in sorted(state.items()):
         held = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         yield name, held.view(-1).view(torch.uint8).numpy().tobytes() if held.numel() else b""
 
@@ -205,5 +206,4 @@ def _zstandard(tensors: Iterable[tuple[str, bytes]]) -> int:
     """Return the size of all tensors one after the other in one zstd frame."""
     import zstandard
 
-    packer = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
-    return sum(len(packer.compress(content)) for _, content in tensors) + len(packer.flush())
+    return len(zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(b"".join(content for _, content in tensors)))
