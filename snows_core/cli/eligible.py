@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from snows_core.cli.messages import guarded
-from snows_core.cli.options import Model, NumClasses, Weights, home_expanded
+from snows_core.cli.options import Model, Weights, home_expanded
 
 Folder = Annotated[
     Path | None, typer.Argument(help="What `snows prune` wrote.", show_default=False, callback=home_expanded)
@@ -20,7 +20,6 @@ def eligibility_command(
     folder: Folder = None,
     model: Model = None,
     weights: Weights = None,
-    num_classes: NumClasses = None,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -49,20 +48,20 @@ def eligibility_command(
     """
     if folder is not None or model is not None or not checklist:
         options = {"gpu": gpu, "dtype": dtype, "batch": batch, "pattern": pattern}
-        typer.echo(str(judged(folder, model, {"weights": weights, "num_classes": num_classes}, options)))
+        typer.echo(str(judged(folder, model, weights, options)))
     if checklist:
         from snows_core.export import checklist as text
 
         typer.echo(text())
 
 
-def judged(folder: Path | None, model: str | None, named: dict[str, Any], options: dict[str, Any]) -> Any:
+def judged(folder: Path | None, model: str | None, weights: Path | None, options: dict[str, Any]) -> Any:
     """Return the eligibility of a saved result's network, or of one that is only named.
 
     Args:
         folder: what `snows prune` wrote, or None.
         model: the network, or None for the one that the folder names.
-        named: its weights and num_classes, where they were typed.
+        weights: file of its weights, or None for the usual ones.
         options: of :func:`snows_core.eligibility`.
 
     Returns:
@@ -75,7 +74,7 @@ def judged(folder: Path | None, model: str | None, named: dict[str, Any], option
     from snows_core.result import load
     from snows_core.zoo.registry import experiment
 
-    source = source_of(folder, model, **named)
+    source = source_of(folder, model, weights=weights)
     chosen = experiment(source.model)
     network: Any = chosen.load_model(source.weights, pretrained=folder is None, num_classes=source.num_classes)
     if folder is not None:  # no weights are downloaded for it: they are in the folder

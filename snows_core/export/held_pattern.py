@@ -15,6 +15,7 @@ from snows_core.masks.patterns import NM
 
 _LENGTHS = (2, 4, 8, 16, 32)  # groups that are looked for
 _TIGHT = 0.9  # kept weights, as a share of those that an N:M allows, from which on a weight counts as N:M
+_DENSE = 0.95  # share of kept weights from which on zeros are taken for chance: trained networks have some
 _ENDS = ", which brings no speed on these kernels"
 
 
@@ -23,7 +24,7 @@ class Held:
     """What a weight holds.
 
     Attributes:
-        label: a word for tables: "2:4", "1:4", "unstructured", "channels", "dense".
+        label: a word for tables: "2:4", "1:4", "unstructured", "channels", "dense" (or with a few zeros by chance).
         zeros: share of its weights that are zero.
         patterns: which of the patterns that hardware computes with it holds.
         sentence: the label in words, with what it means for speed where no pattern is held.
@@ -84,9 +85,11 @@ def _label(nonzero: Tensor, kept: float, patterns: frozenset[str]) -> str:
     if best:
         return best
     rows, columns = nonzero.flatten(1).any(1), nonzero.movedim(1, 0).flatten(1).any(1)
-    if bool(nonzero[rows][:, columns].all()):
+    if kept <= _DENSE and bool(nonzero[rows][:, columns].all()):
         return "channels"
-    return "within 2:4" if "2:4" in patterns else "unstructured"
+    if "2:4" in patterns:
+        return "within 2:4"
+    return "dense" if kept > _DENSE else "unstructured"
 
 
 def _sentence(nonzero: Tensor, label: str, zeros: float, patterns: frozenset[str]) -> str:

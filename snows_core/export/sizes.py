@@ -61,8 +61,9 @@ def sizes(model: nn.Module | PruneResult) -> pd.DataFrame:
         model: a network, or a result of prune, also one that was loaded without a model; not changed.
 
     Returns:
-        One row a form: storage, formula, how ("formula" or "measured"), pruned_weights (bytes of the weights that have
-        zeros), whole_model (bytes of all tensors), share (of the whole model in dense float32), faster.
+        One row a form: storage, formula, how ("formula" or "measured"), pruned_weights (bytes of the weights that were
+        pruned: of a plain network, those with more than a few zeros), whole_model (bytes of all tensors), share (of
+        the whole model in dense float32), faster.
 
     Raises:
         SnowsError: on what is no network, one without zeros, or where zstandard is not installed.
@@ -125,14 +126,16 @@ def _read(model: nn.Module | PruneResult) -> tuple[dict[str, Tensor], list[str],
     if isinstance(model, PruneResult):
         layers = weighted_layers(model)
         state: Mapping[str, Any] = model.state or model.module.state_dict()
+        masked = {model.weight_names.get(name, f"{name}.weight") for name in model.masks}
     else:
         check_tensors(model)
-        network = plain_copy(unwrap(model))
+        network, masked = plain_copy(unwrap(model)), set[str]()
         layers, state = weighted_layers(network), network.state_dict()
     pruned, names = list[_Weight](), list[str]()
     for layer in layers:
         held = held_pattern(layer.weight)
-        if held.zeros and layer.weight_name in state:
+        chosen = layer.weight_name in masked if masked else held.label != "dense"
+        if chosen and held.zeros and layer.weight_name in state:
             kept = int(layer.weight.count_nonzero())
             rows = len(layer.weight)
             pruned.append(_Weight(layer.weight.numel(), kept, rows, layer.weight[0].numel(), held))

@@ -53,6 +53,9 @@ def test_nm_of_weights_and_of_patterns_comply_alike(n, m, complies, shape):
 
 def test_patterns_that_are_none():
     assert held_pattern(torch.randn(8, 8)).label == "dense"
+    chance = torch.randn(64, 64)
+    chance[3, :5] = 0.0
+    assert held_pattern(chance).label == "dense" and held_pattern(chance).zeros > 0
     unstructured = held_pattern(pruned(Unstructured(0.7)))
     assert unstructured.label == "unstructured" and not unstructured.patterns and "no speed" in unstructured.sentence
     channels = torch.randn(8, 8, 3, 3)
