@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import timm
 import torch
@@ -11,7 +13,7 @@ from toys import torch_attention
 
 import snows_core as snows
 from snows_core.errors import SnowsError
-from snows_core.export import checklist
+from snows_core.export import checklist, rule_file
 from snows_core.export.held_pattern import held_by, held_pattern
 from snows_core.export.weighted_layers import weighted_layers
 from snows_core.masks.patterns import NM, Unstructured
@@ -138,6 +140,12 @@ def test_multiplications_are_those_of_the_graph(make, size):
     assert {layer.weight_name: layer.positions for layer in weighted_layers(model, image)} == by_weight
 
 
+def test_a_layer_that_is_called_twice_multiplies_twice():
+    layer = nn.Linear(16, 16)
+    table = snows.eligibility(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer), torch.randn(1, 1, 4, 4)).table
+    assert table["multiplications"].tolist() == [2 * 16 * 16]
+
+
 def test_matrices_of_pytorchs_attention_are_named():
     table = snows.eligibility(torch_attention(dim=64), gpu="a100", pattern="2:4").table.set_index("layer")
     attention = table[table["kind"] == "attention"]
@@ -205,6 +213,16 @@ def test_a_result_without_its_model_is_judged_by_its_weights():
     result = made_up(names=("a", "b"))
     table = snows.eligibility(result).table
     assert table["layer"].tolist() == ["a", "b"] and set(table["kind"]) == {"linear"}
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    rule_file.rules.cache_clear()
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(SnowsError, match=r'needs yaml, not installed here.*pip install "snows-core\[export\]"'):
+        snows.eligibility(nn.Linear(4, 4))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(SnowsError, match="needs zstandard"):
+        snows.sizes(nn.Linear(4, 4))
 
 
 def test_the_model_stays_as_it_is():
