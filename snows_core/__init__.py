@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.estimate import estimate
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.export.compact import Compacted, compact
+    from snows_core.export.eligibility import Eligibility, eligibility
+    from snows_core.export.sizes import sizes
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
     from snows_core.masks.structured import Structured
@@ -43,6 +45,7 @@ __all__ = [
     "NM",
     "Compacted",
     "Comparison",
+    "Eligibility",
     "Metrics",
     "NewtonOptions",
     "PerLayer",
@@ -55,6 +58,7 @@ __all__ = [
     "apply_masks",
     "compact",
     "compare",
+    "eligibility",
     "estimate",
     "evaluate",
     "flip_and_shift",
@@ -68,6 +72,7 @@ __all__ = [
     "provenance",
     "prune",
     "reestimate_batch_norms",
+    "sizes",
     "versions",
 ]
 
@@ -76,6 +81,7 @@ _PLACES = {
     "NM": "masks.patterns",
     "Compacted": "export.compact",
     "Comparison": "comparison.results",
+    "Eligibility": "export.eligibility",
     "Metrics": "evaluate",
     "NewtonOptions": "settings.recipe",
     "PruneResult": "result",
@@ -87,6 +93,7 @@ _PLACES = {
     "apply_masks": "result",
     "compact": "export.compact",
     "compare": "comparison.grid",
+    "eligibility": "export.eligibility",
     "estimate": "estimate",
     "evaluate": "evaluate",
     "flip_and_shift": "sweep.augment",
@@ -100,6 +107,7 @@ _PLACES = {
     "provenance": "provenance",
     "prune": "prune",
     "reestimate_batch_norms": "sweep.corrections",
+    "sizes": "export.sizes",
     "versions": "provenance",
 }
 

@@ -110,6 +110,7 @@ CALLS = {
     "make_masks": lambda model, images: snows.make_masks(model, images),
     "evaluate": lambda model, images: snows.evaluate(model, [(images, torch.zeros(len(images), dtype=torch.long))]),
     "compact": lambda model, images: snows.compact(model, images),
+    "eligibility": lambda model, images: snows.eligibility(model, images),
 }
 
 

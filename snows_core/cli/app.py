@@ -15,6 +15,7 @@ import typer
 from snows_core.cli import completion
 from snows_core.cli.compacting import compact_command
 from snows_core.cli.comparing import compare_command
+from snows_core.cli.eligible import eligibility_command, sizes_command
 from snows_core.cli.messages import INTERRUPTED, guarded
 from snows_core.cli.options import (
     Data,
@@ -127,6 +128,8 @@ app.command(
 
 
 app.command("compact", epilog=example("snows compact pruned --out compact"))(compact_command)
+app.command("eligibility", epilog=example("snows eligibility pruned --gpu a100"))(eligibility_command)
+app.command("sizes", epilog=example("snows sizes pruned"))(sizes_command)
 
 
 @app.command(

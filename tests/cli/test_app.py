@@ -19,7 +19,10 @@ from snows_core.cli import commands
 from snows_core.errors import SnowsError
 
 FAST = ["--model", "digits-resnet20", "--images", "16", "--layers", "layer3.2.conv2", "--quiet"]
-COMMANDS = ["prune", "compare", "compact", "evaluate", "estimate", "reproduce", "train", "experiments", "methods"]
+COMMANDS = [
+    *("prune", "compare", "compact", "eligibility", "evaluate", "estimate", "reproduce", "sizes", "train"),
+    *("experiments", "methods"),
+]
 
 
 def run(*arguments):
@@ -31,7 +34,7 @@ def test_help_has_an_example_and_defaults(command):
     shown = run(command, "--help")
     assert shown.exit_code == 0
     assert f"Example:\n    snows {command}" in shown.output
-    if command not in ("experiments", "methods"):
+    if command not in ("experiments", "methods", "sizes"):
         assert "[default: " in shown.output
 
 
