@@ -15,6 +15,7 @@ import typer
 from snows_core.cli import completion
 from snows_core.cli.compacting import compact_command
 from snows_core.cli.comparing import compare_command
+from snows_core.cli.exporting import export_command
 from snows_core.cli.messages import INTERRUPTED, guarded
 from snows_core.cli.options import (
     Data,
@@ -31,6 +32,7 @@ from snows_core.cli.options import (
     with_measuring,
     with_settings,
 )
+from snows_core.cli.pushing import push_command
 
 
 def example(*lines: str) -> str:
@@ -127,14 +129,13 @@ app.command(
 
 
 app.command("compact", epilog=example("snows compact pruned --out compact"))(compact_command)
+app.command("export", epilog=example("snows export pruned --to hf-hub-folder --out pruned-hub"))(export_command)
+app.command("push", epilog=example("snows push pruned-hub user/resnet50-2to4"))(push_command)
 
 
 @app.command(
     "evaluate",
-    epilog=example(
-        "snows evaluate pruned",
-        "snows evaluate --model resnet20 --data cifar10",
-    ),
+    epilog=example("snows evaluate pruned", "snows evaluate --model resnet20 --data cifar10"),
 )
 @guarded
 @with_measuring
