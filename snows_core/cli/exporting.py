@@ -118,9 +118,12 @@ def export_onnx_file(folder: Path, source: Source, out: Path, images: int | None
         images: how many test images; None for the usual number, or all there are.
         overwrite: replace a file that is there.
     """
+    from snows_core.export.weights import check_file_target
+
+    check_file_target(out, (".onnx",), overwrite, "out")
+    chosen, result = pruned_network(folder, source)
     from snows_core.export.onnx import export_onnx
 
-    chosen, result = pruned_network(folder, source)
     bundle = chosen.load_data(source.data_root, source.data, num_classes=_classes(source, result))
     there = len(bundle.test)
     if images is not None and images > there:
