@@ -96,12 +96,12 @@ def export_file(folder: Path, out: Path, format: str, dtype: str | None, overwri
         overwrite: replace a file that is there.
     """
     from snows_core.export import export_weights
-    from snows_core.export.weights import finished
+    from snows_core.export.weights import FORMATS, check_file_target, finished
     from snows_core.result import load
 
-    with blamed("path", on="out"):
-        result = finished(load(folder), "folder")
-        written = export_weights(result, out, format, dtype=dtype, overwrite=overwrite)
+    check_file_target(out, FORMATS[format], overwrite, "out")
+    result = finished(load(folder), "folder")
+    written = export_weights(result, out, format, dtype=dtype, overwrite=overwrite)
     reader = f'torch.load("{out}", weights_only=True)'
     if format == "safetensors":
         reader = f'safetensors.torch.load_file("{out}")'
