@@ -19,7 +19,11 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.export.compact import Compacted, compact
     from snows_core.export.eligibility import Eligibility, eligibility
+    from snows_core.export.hub import hub_folder
+    from snows_core.export.model_card import About
+    from snows_core.export.push import push_to_hub
     from snows_core.export.sizes import sizes
+    from snows_core.export.weights import export_weights
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
     from snows_core.masks.structured import Structured
@@ -43,6 +47,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NM",
+    "About",
     "Compacted",
     "Comparison",
     "Eligibility",
@@ -61,8 +66,10 @@ __all__ = [
     "eligibility",
     "estimate",
     "evaluate",
+    "export_weights",
     "flip_and_shift",
     "get_recipe",
+    "hub_folder",
     "import_masks",
     "load",
     "make_masks",
@@ -71,6 +78,7 @@ __all__ = [
     "permute_channels",
     "provenance",
     "prune",
+    "push_to_hub",
     "reestimate_batch_norms",
     "sizes",
     "versions",
@@ -78,6 +86,7 @@ __all__ = [
 
 # Public name to the module that defines it.
 _PLACES = {
+    "About": "export.model_card",
     "NM": "masks.patterns",
     "Compacted": "export.compact",
     "Comparison": "comparison.results",
@@ -96,8 +105,10 @@ _PLACES = {
     "eligibility": "export.eligibility",
     "estimate": "estimate",
     "evaluate": "evaluate",
+    "export_weights": "export.weights",
     "flip_and_shift": "sweep.augment",
     "get_recipe": "settings.recipe",
+    "hub_folder": "export.hub",
     "import_masks": "sweep.import_masks",
     "load": "result",
     "make_masks": "prune",
@@ -106,6 +117,7 @@ _PLACES = {
     "permute_channels": "sweep.permute",
     "provenance": "provenance",
     "prune": "prune",
+    "push_to_hub": "export.push",
     "reestimate_batch_norms": "sweep.corrections",
     "sizes": "export.sizes",
     "versions": "provenance",

@@ -124,10 +124,10 @@ class PruneResult:
         return folder
 
     def _write(self, folder: Path) -> None:
-        save_file(_unshared(self.state), folder / "model.safetensors")
-        save_file(_unshared(self.masks), folder / "masks.safetensors")
+        save_file(unshared(self.state), folder / "model.safetensors")
+        save_file(unshared(self.masks), folder / "masks.safetensors")
         if self.pending:
-            save_file(_unshared(self.pending), folder / _PENDING)
+            save_file(unshared(self.pending), folder / _PENDING)
         manifest = {**self.manifest, "weight_names": self.weight_names}
         text = json.dumps(manifest, indent=2, default=_json_value) + "\n"
         (folder / "manifest.json").write_text(text, encoding="utf-8")
@@ -168,8 +168,8 @@ def _json_value(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _unshared(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copy tensors to contiguous memory of their own: safetensors refuses parameters that share storage."""
+def unshared(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copy tensors of a ``state`` to contiguous memory of their own: safetensors refuses parameters that share it."""
     return {  # what is no tensor (extra state of modules) is left out: only a pickle could hold it
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()

@@ -15,7 +15,18 @@ import pytest
 import snows_core
 
 HEAVY = ("torch", "timm", "torchvision", "pandas", "seaborn", "matplotlib", "sklearn", "numpy", "huggingface_hub")
-COMMANDS = ("prune", "compare", "evaluate", "estimate", "reproduce", "train", "experiments", "methods")
+COMMANDS = (
+    "prune",
+    "compare",
+    "evaluate",
+    "export",
+    "push",
+    "estimate",
+    "reproduce",
+    "train",
+    "experiments",
+    "methods",
+)
 
 
 def python(code: str, **environment: str) -> str:

@@ -6,7 +6,6 @@ Each run is a process of its own: its CPU seconds and its memory are those of th
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 import subprocess
@@ -20,9 +19,9 @@ from typing import Any
 import pandas as pd
 
 from snows_core.book.page import figure_dir
-from snows_core.comparison.pairs import QUANTILE
 from snows_core.errors import SnowsError, closest, invalid_argument
 from snows_core.files import write_text
+from snows_core.loss.intervals import wilson
 
 METHODS: dict[str, tuple[str, ...]] = {
     "magnitude": ("--effort", "quick", "--update", "none"),
@@ -221,17 +220,3 @@ def read_records(folder: Path) -> pd.DataFrame:
         frame = frame.sort_values(["network", "left", "pattern", "method", "images"], ignore_index=True)
         frame = frame.drop(columns="left")
     return frame
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return Wilson's interval, at 95 %, of a share that was observed in ``count`` independent images.
-
-    Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927).
-
-    >>> [round(bound, 3) for bound in wilson(0.5, 100)]
-    [0.404, 0.596]
-    """
-    square = QUANTILE**2
-    centre = (share + square / (2 * count)) / (1 + square / count)
-    half = QUANTILE / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)

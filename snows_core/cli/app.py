@@ -16,6 +16,7 @@ from snows_core.cli import completion
 from snows_core.cli.compacting import compact_command
 from snows_core.cli.comparing import compare_command
 from snows_core.cli.eligible import eligibility_command, sizes_command
+from snows_core.cli.exporting import export_command
 from snows_core.cli.messages import INTERRUPTED, guarded
 from snows_core.cli.options import (
     Data,
@@ -32,6 +33,7 @@ from snows_core.cli.options import (
     with_measuring,
     with_settings,
 )
+from snows_core.cli.pushing import push_command
 
 
 def example(*lines: str) -> str:
@@ -130,14 +132,13 @@ app.command(
 app.command("compact", epilog=example("snows compact pruned --out compact"))(compact_command)
 app.command("eligibility", epilog=example("snows eligibility pruned --gpu a100"))(eligibility_command)
 app.command("sizes", epilog=example("snows sizes pruned"))(sizes_command)
+app.command("export", epilog=example("snows export pruned --to hf-hub-folder --out pruned-hub"))(export_command)
+app.command("push", epilog=example("snows push pruned-hub user/resnet50-2to4"))(push_command)
 
 
 @app.command(
     "evaluate",
-    epilog=example(
-        "snows evaluate pruned",
-        "snows evaluate --model resnet20 --data cifar10",
-    ),
+    epilog=example("snows evaluate pruned", "snows evaluate --model resnet20 --data cifar10"),
 )
 @guarded
 @with_measuring

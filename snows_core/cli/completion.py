@@ -42,6 +42,7 @@ UPDATE_NAMES = (
     *("woodfisher", "own", "own+snows"),
 )
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")
+EXPORTS = ("onnx", "state-dict", "safetensors", "hf-hub-folder")
 
 
 def _begin(names: tuple[str, ...] | list[str], incomplete: str) -> list[str]:
@@ -126,3 +127,8 @@ def settings(incomplete: str) -> list[str]:
         return _begin([f"{option}=" for option in changeable()], incomplete)
     switches = ("true", "false") if isinstance(changeable().get(name), bool) else ()
     return _begin([f"{name}={value}" for value in CHOICES.get(name, switches)], incomplete)
+
+
+def export_formats(incomplete: str) -> list[str]:
+    """Return what a pruned folder can be exported to."""
+    return _begin(EXPORTS, incomplete)

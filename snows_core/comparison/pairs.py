@@ -18,7 +18,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-QUANTILE, LEVEL = 1.959964, 0.05  # of the normal distribution; of chance
+from snows_core.loss.intervals import QUANTILE
+
+LEVEL = 0.05  # of chance
 
 
 @dataclass(frozen=True)

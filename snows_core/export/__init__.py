@@ -3,13 +3,20 @@
 from snows_core.export.compact import Compacted, compact
 from snows_core.export.eligibility import Eligibility, checklist, eligibility
 from snows_core.export.files import check_compact_target, save
+from snows_core.export.hub import HubFolder, hub_folder
 from snows_core.export.int8 import Int8, compare_int8, to_int8
+from snows_core.export.model_card import About
+from snows_core.export.push import push_to_hub
 from snows_core.export.sizes import size_words, sizes
 from snows_core.export.speed import Speed, compare_speed
+from snows_core.export.weights import ExportedWeights, export_weights
 
 __all__ = [
+    "About",
     "Compacted",
     "Eligibility",
+    "ExportedWeights",
+    "HubFolder",
     "Int8",
     "Speed",
     "check_compact_target",
@@ -18,6 +25,9 @@ __all__ = [
     "compare_int8",
     "compare_speed",
     "eligibility",
+    "export_weights",
+    "hub_folder",
+    "push_to_hub",
     "save",
     "size_words",
     "sizes",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from snows_core.errors import SnowsError, invalid_argument
-from snows_core.files import contents, fill_folder, try_to_write
+from snows_core.files import as_path, contents, fill_folder, try_to_write
 from snows_core.provenance import versions
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ FILES = ("model.pt2", "model.safetensors", "compact.json")
 
 
 def check_compact_target(folder: str | Path, overwrite: bool = False, argument: str = "folder") -> None:
-    """Refuse a folder that holds something else or cannot be written.
+    """Refuse a folder that holds something else than a compacted network, or cannot be written.
 
     Args:
         folder: where a compacted network is to be saved.
@@ -37,20 +38,41 @@ def check_compact_target(folder: str | Path, overwrite: bool = False, argument: 
     Raises:
         SnowsError: says which.
     """
-    folder = Path(folder)
-    held = contents(folder) if folder.is_dir() else []
-    if folder.exists() and not folder.is_dir():
-        raise invalid_argument(argument, f"the file {folder}", "a folder")
-    if other := [name for name in held if name not in FILES]:
-        got = f"{folder}, which holds other files ({other[0]})"
-        raise invalid_argument(argument, got, "a new or empty folder", "Choose another name.")
-    if held and not overwrite:
-        got, fix = f"{folder}, which holds a network already", "Choose another name, or pass overwrite=True."
-        raise invalid_argument(argument, got, "a new or empty folder", fix)
+    check_folder(folder, FILES, overwrite, argument)
+
+
+def check_folder(
+    folder: str | Path, files: Collection[str], overwrite: bool = False, argument: str = "folder", what: str = "network"
+) -> None:
+    """Refuse a folder that holds something else than certain files, or cannot be written.
+
+    Args:
+        folder: where these files are to be.
+        files: their names.
+        overwrite: whether those that are there may be replaced.
+        argument: what the caller calls the folder, for messages.
+        what: one word for what the files are together, for messages.
+
+    Raises:
+        SnowsError: says which.
+    """
+    folder = as_path(argument, folder, "the path of a folder")
     try:
+        held = contents(folder) if folder.is_dir() else []
+        if folder.exists() and not folder.is_dir():
+            raise invalid_argument(argument, f"the file {folder}", "a folder")
+        if other := [name for name in held if name not in files]:
+            got = f"{folder}, which holds other files ({other[0]})"
+            raise invalid_argument(argument, got, "a new or empty folder", "Choose another name.")
+        if held and not overwrite:
+            got, fix = f"{folder}, which holds a {what} already", "Choose another name, or pass overwrite=True."
+            raise invalid_argument(argument, got, "a new or empty folder", fix)
         try_to_write(folder)
+    except SnowsError:
+        raise
     except (OSError, ValueError) as error:
-        got = f"{folder}, which cannot be written ({error})"
+        reason = getattr(error, "strerror", None) or error
+        got = f"{str(folder)[:200]}, which cannot be written ({reason})"
         raise invalid_argument(argument, got, "a folder that can be made", "Choose another place.") from error
 
 

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-import torch
 
 from snows_core.book import real_networks
-from snows_core.book.real_networks import RealRun, read_records, read_runs, record_missing, wilson
+from snows_core.book.real_networks import RealRun, read_records, read_runs, record_missing
 from snows_core.errors import SnowsError
+from snows_core.loss.intervals import wilson
 
 RUNS = read_runs([["2:4", "magnitude", 128], ["2:4", "layer-wise", 128]], "digits-resnet20", 0)
 
@@ -78,11 +78,3 @@ def test_features_get_the_interval_of_equal_neighbours(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(record))
     row = read_records(tmp_path).iloc[0]
     assert (row["low"], row["high"]) == pytest.approx([100 * bound for bound in wilson(0.4, 500)])
-
-
-def test_wilsons_bounds_solve_his_equation():
-    for share, count in ((0.872, 500), (0.0, 500), (0.5, 10)):
-        for bound in wilson(share, count):
-            if 0 < bound < 1:
-                spread = torch.tensor(bound * (1 - bound) / count).sqrt()
-                assert abs(share - bound) == pytest.approx(1.959964 * float(spread), rel=1e-5)

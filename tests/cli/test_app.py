@@ -20,8 +20,8 @@ from snows_core.errors import SnowsError
 
 FAST = ["--model", "digits-resnet20", "--images", "16", "--layers", "layer3.2.conv2", "--quiet"]
 COMMANDS = [
-    *("prune", "compare", "compact", "eligibility", "evaluate", "estimate", "reproduce", "sizes", "train"),
-    *("experiments", "methods"),
+    *("prune", "compare", "compact", "eligibility", "evaluate", "estimate", "experiments", "export", "finetune"),
+    *("methods", "push", "reproduce", "sizes", "train", "verify"),
 ]
 
 
