@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.estimate import estimate
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.export.compact import Compacted, compact
+    from snows_core.export.finetune import finetune
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
     from snows_core.masks.structured import Structured
@@ -57,6 +58,7 @@ __all__ = [
     "compare",
     "estimate",
     "evaluate",
+    "finetune",
     "flip_and_shift",
     "get_recipe",
     "import_masks",
@@ -89,6 +91,7 @@ _PLACES = {
     "compare": "comparison.grid",
     "estimate": "estimate",
     "evaluate": "evaluate",
+    "finetune": "export.finetune",
     "flip_and_shift": "sweep.augment",
     "get_recipe": "settings.recipe",
     "import_masks": "sweep.import_masks",

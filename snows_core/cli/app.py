@@ -15,6 +15,7 @@ import typer
 from snows_core.cli import completion
 from snows_core.cli.compacting import compact_command
 from snows_core.cli.comparing import compare_command
+from snows_core.cli.finetuning import finetune_command
 from snows_core.cli.messages import INTERRUPTED, guarded
 from snows_core.cli.options import (
     Data,
@@ -127,6 +128,7 @@ app.command(
 
 
 app.command("compact", epilog=example("snows compact pruned --out compact"))(compact_command)
+app.command("finetune", epilog=example("snows finetune pruned --out finetuned --epochs 3"))(finetune_command)
 
 
 @app.command(

@@ -2,5 +2,7 @@
 
 from snows_core.export.compact import Compacted, compact
 from snows_core.export.files import check_compact_target, save
+from snows_core.export.finetune import finetune
+from snows_core.export.retraining import FinetuneOptions
 
-__all__ = ["Compacted", "check_compact_target", "compact", "save"]
+__all__ = ["Compacted", "FinetuneOptions", "check_compact_target", "compact", "finetune", "save"]
