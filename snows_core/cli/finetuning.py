@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +20,7 @@ from snows_core.cli.options import (
     Quiet,
     Weights,
     checked_seed,
+    extended,
     home_expanded,
     with_measuring,
 )
@@ -25,34 +28,55 @@ from snows_core.cli.options import (
 MOST_BYTES = 2e9  # of images that are held, where their number is not typed
 
 
+_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "model": (None, Model),
+    "num_classes": (None, NumClasses),
+    "epochs": (3, Annotated[int, typer.Option(min=1, help="Passes over the images.")]),
+    "lr": (0.01, Annotated[float, typer.Option(help="Learning rate of SGD; it falls to nothing along half a cosine.")]),
+    "batch_size": (64, Annotated[int, typer.Option(min=1, help="Images a step.")]),
+    "images": (
+        None,
+        Annotated[
+            int | None,
+            typer.Option(min=1, help="Training images, drawn by the seed.", show_default="all, of large ones 2 GB"),
+        ],
+    ),
+    "teacher": (
+        None,
+        Annotated[
+            str | None,
+            typer.Option(help="What to learn from: labels, or dense (no labels).", show_default="labels if there are"),
+        ],
+    ),
+    "batch_norm": (
+        "train",
+        Annotated[str, typer.Option(help="train: by each batch, statistics taken anew at the end; frozen: they stay.")],
+    ),
+    "augment": (
+        False,
+        Annotated[bool, typer.Option("--augment", help="Mirror and shift images (natural ones only).")],
+    ),
+    "seed": (0, Annotated[int, typer.Option(callback=checked_seed, help="Of the images and their order.")]),
+}
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command further options, which it takes as ``**typed``."""
+    kind = Parameter.KEYWORD_ONLY
+    return extended(command, [Parameter(n, kind, default=d, annotation=a) for n, (d, a) in _OPTIONS.items()])
+
+
 @guarded
 @with_measuring
+@_with_options
 def finetune_command(
     folder: Annotated[
         Path, typer.Argument(help="What `snows prune` wrote.", show_default=False, callback=home_expanded)
     ],
     out: Annotated[Path, typer.Option(help="Folder for the fine-tuned result.", callback=home_expanded)],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 3,
-    lr: Annotated[float, typer.Option(help="Learning rate of SGD; it falls to nothing along half a cosine.")] = 0.01,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
-    images: Annotated[
-        int | None,
-        typer.Option(min=1, help="Training images, drawn by the seed.", show_default="all, of large ones 2 GB"),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(help="What to learn from: labels, or dense (no labels).", show_default="labels where there are"),
-    ] = None,
-    batch_norm: Annotated[
-        str, typer.Option(help="train: by each batch, statistics taken anew at the end; frozen: they stay.")
-    ] = "train",
-    augment: Annotated[bool, typer.Option("--augment", help="Mirror and shift images (natural ones only).")] = False,
-    seed: Annotated[int, typer.Option(callback=checked_seed, help="Of the images and their order.")] = 0,
-    model: Model = None,
     data: Data = None,
     data_root: DataRoot = None,
     weights: Weights = None,
-    num_classes: NumClasses = None,
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
     quiet: Quiet = False,
@@ -66,12 +90,11 @@ def finetune_command(
     from snows_core.cli.source import source_of
     from snows_core.sweep.augment import flip_and_shift
 
-    source = source_of(
-        folder, model, data, weights, data_root=data_root, device=device, num_classes=num_classes, **typed
-    )
-    options = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "batch_norm": batch_norm, "seed": seed}
-    options |= {"augment": flip_and_shift if augment else None, "device": device, "progress": not quiet}
-    finetune_to_folder(folder, source, out, {"images": images, "teacher": teacher, **options}, overwrite)
+    model = typed.pop("model")
+    others = {name: typed.pop(name) for name in ("num_classes", "test_images", "workers")}
+    source = source_of(folder, model, data, weights, data_root=data_root, device=device, **others)
+    typed |= {"augment": flip_and_shift if typed["augment"] else None, "device": device, "progress": not quiet}
+    finetune_to_folder(folder, source, out, typed, overwrite)
 
 
 def finetune_to_folder(folder: Path, source: Any, out: Path, options: dict[str, Any], overwrite: bool) -> None:
