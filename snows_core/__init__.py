@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.export.compact import Compacted, compact
     from snows_core.export.eligibility import Eligibility, eligibility
+    from snows_core.export.finetune import finetune
     from snows_core.export.hub import hub_folder
     from snows_core.export.model_card import About
     from snows_core.export.push import push_to_hub
@@ -67,6 +68,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "export_weights",
+    "finetune",
     "flip_and_shift",
     "get_recipe",
     "hub_folder",
@@ -106,6 +108,7 @@ _PLACES = {
     "estimate": "estimate",
     "evaluate": "evaluate",
     "export_weights": "export.weights",
+    "finetune": "export.finetune",
     "flip_and_shift": "sweep.augment",
     "get_recipe": "settings.recipe",
     "hub_folder": "export.hub",

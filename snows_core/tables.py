@@ -127,6 +127,7 @@ def result_summary(report: pd.DataFrame, record: Mapping[str, Any], network: nn.
         "channels": _permutation_words(record.get("permutations")),
         "loss": _loss_words(report),
         "refined": _refinement_words(record.get("refinement")),
+        "fine-tuned": _finetune_words(record.get("finetune")),
         "made with": f"{images} calibration images, on {record.get('device', 'unknown')}, "
         f"seed {record.get('seed', 'unknown')}",
         "complete": "no, interrupted: pass it as resume= in the same call to go on"
@@ -174,6 +175,16 @@ def _refinement_words(done: Any) -> str:
     losses = [value for value in done.get("loss") or () if isinstance(value, int | float)]
     fall = f", loss {losses[0]:.4g} before, {losses[-1]:.4g} after" if len(losses) > 1 else ""
     return f"{done.get('steps', 'unknown')} joint steps{fall}"
+
+
+def _finetune_words(done: Any) -> str:
+    if not isinstance(done, Mapping):
+        return ""
+    images = (done.get("images") or {}).get("count", "unknown")
+    words = f"{done.get('epochs', 'unknown')} epochs on {images} images, by {done.get('objective', 'unknown')}"
+    found = [(done.get(when) or {}).get("accuracy") for when in ("before", "after")]
+    shown = [f"{value:.2f} %" for value in found if isinstance(value, int | float)]
+    return words + (f", accuracy {' before, '.join(shown)} after" if len(shown) == 2 else "")
 
 
 def _next_step(network: nn.Module | None) -> str:

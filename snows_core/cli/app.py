@@ -17,6 +17,7 @@ from snows_core.cli.compacting import compact_command
 from snows_core.cli.comparing import compare_command
 from snows_core.cli.eligible import eligibility_command, sizes_command
 from snows_core.cli.exporting import export_command
+from snows_core.cli.finetuning import finetune_command
 from snows_core.cli.messages import INTERRUPTED, guarded
 from snows_core.cli.options import (
     Data,
@@ -134,6 +135,7 @@ app.command("eligibility", epilog=example("snows eligibility pruned --gpu a100")
 app.command("sizes", epilog=example("snows sizes pruned"))(sizes_command)
 app.command("export", epilog=example("snows export pruned --to hf-hub-folder --out pruned-hub"))(export_command)
 app.command("push", epilog=example("snows push pruned-hub user/resnet50-2to4"))(push_command)
+app.command("finetune", epilog=example("snows finetune pruned --out finetuned --epochs 3"))(finetune_command)
 
 
 @app.command(

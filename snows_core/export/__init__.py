@@ -3,10 +3,12 @@
 from snows_core.export.compact import Compacted, compact
 from snows_core.export.eligibility import Eligibility, checklist, eligibility
 from snows_core.export.files import check_compact_target, save
+from snows_core.export.finetune import finetune
 from snows_core.export.hub import HubFolder, hub_folder
 from snows_core.export.int8 import Int8, compare_int8, to_int8
 from snows_core.export.model_card import About
 from snows_core.export.push import push_to_hub
+from snows_core.export.retraining import FinetuneOptions
 from snows_core.export.sizes import size_words, sizes
 from snows_core.export.speed import Speed, compare_speed
 from snows_core.export.weights import ExportedWeights, export_weights
@@ -16,6 +18,7 @@ __all__ = [
     "Compacted",
     "Eligibility",
     "ExportedWeights",
+    "FinetuneOptions",
     "HubFolder",
     "Int8",
     "Speed",
@@ -26,6 +29,7 @@ __all__ = [
     "compare_speed",
     "eligibility",
     "export_weights",
+    "finetune",
     "hub_folder",
     "push_to_hub",
     "save",

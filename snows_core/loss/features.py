@@ -36,10 +36,10 @@ def _under(output: Any, keys: Sequence[str]) -> Tensor | None:
 
 
 def read_features(output: Any, count: int, network: str = "model") -> Tensor:
-    """Read one vector an image from what a network returned.
+    """Read one vector an image from what a network returned; see :func:`feature_vectors`.
 
     Args:
-        output: tensor (N, D), (N, D, 1, 1), or a mapping or object with "pooler_output" or "image_embeds".
+        output: what the network returned.
         count: N, how many images went in.
         network: "model" or "reference", for messages.
 
@@ -47,7 +47,28 @@ def read_features(output: Any, count: int, network: str = "model") -> Tensor:
         Features (N, D) on the CPU, float32 or float64, finite.
 
     Raises:
-        SnowsError: on any other output, or one with NaN or infinite values.
+        SnowsError: on an output that holds none, or one with NaN or infinite values.
+    """
+    found = feature_vectors(output, count, network)
+    features = found.detach().to("cpu", found.dtype if found.dtype == torch.float64 else torch.float32)
+    if not torch.isfinite(features).all():
+        raise SnowsError(f"{network}: got NaN or infinite features; expected finite ones. Check weights and images.")
+    return features
+
+
+def feature_vectors(output: Any, count: int, network: str = "model") -> Tensor:
+    """Return one vector an image from what a network returned, where autograd follows it.
+
+    Args:
+        output: tensor (N, D), (N, D, 1, 1), or a mapping or object with "pooler_output" or "image_embeds".
+        count: N, how many images went in.
+        network: "model" or "reference", for messages.
+
+    Returns:
+        Features (N, D), as the network gave them.
+
+    Raises:
+        SnowsError: on any other output.
     """
     found = _under(output, POOLED)
     output = output if found is None else found
@@ -61,10 +82,7 @@ def read_features(output: Any, count: int, network: str = "model") -> Tensor:
             "features of shape (N, D), one vector an image",
             "Wrap the network so that its forward returns the class token, or the mean over positions.",
         )
-    features = output.detach().to("cpu", output.dtype if output.dtype == torch.float64 else torch.float32)
-    if not torch.isfinite(features).all():
-        raise SnowsError(f"{network}: got NaN or infinite features; expected finite ones. Check weights and images.")
-    return features
+    return output
 
 
 def mean_cosine(features: Tensor, reference: Tensor) -> float:

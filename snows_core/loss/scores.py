@@ -184,8 +184,21 @@ class Tally:
         logits, wanted = _alike(scores, target)
         self.compared += logits.shape[0] * logits[0, 0].numel()
         self.same += int((logits.argmax(1) == wanted.argmax(1)).sum())
-        log_q, log_p = (_log_softmax(values) for values in (logits, wanted))
-        self.divergence += float(F.kl_div(log_q, log_p, reduction="sum", log_target=True))
+        self.divergence += float(divergence(scores, target))
+
+
+def divergence(scores: Scores, target: Scores) -> Tensor:
+    """Return KL(target || scores) in nats, summed over images and positions, as a tensor that autograd follows.
+
+    Args:
+        scores: what the network gave.
+        target: what the dense network gave.
+
+    Raises:
+        SnowsError: when the two networks' outputs differ in shape.
+    """
+    log_q, log_p = (_log_softmax(values) for values in _alike(scores, target))
+    return F.kl_div(log_q, log_p, reduction="sum", log_target=True)
 
 
 def per_image(scores: Scores, target: Scores, labels: Tensor | None) -> dict[str, Tensor]:

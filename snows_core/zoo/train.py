@@ -16,6 +16,7 @@ from snows_core.errors import closest, invalid_argument
 from snows_core.evaluate import Metrics, evaluate
 from snows_core.files import try_to_write, write_text, write_whole
 from snows_core.provenance import versions
+from snows_core.solvers.passes import passes
 from snows_core.zoo.digits import load_digits
 from snows_core.zoo.networks import DIGITS_NETWORKS
 from snows_core.zoo.weights import read_state
@@ -91,19 +92,21 @@ def fit(model: nn.Module, recipe: TrainRecipe, seed: int, progress: bool = True,
         optimiser, max_lr=recipe.rate, total_steps=recipe.epochs * steps, pct_start=recipe.warmup
     )
     model.train()
-    bar = tqdm(range(recipe.epochs), desc=name, unit="epoch", disable=not progress)
-    for _ in bar:
-        total = 0.0
-        for chosen in torch.randperm(len(images), generator=generator).split(recipe.batch):
-            batch = shifted(images[chosen], recipe.shift, background, generator)
-            loss = F.cross_entropy(model(batch), labels[chosen], label_smoothing=recipe.smoothing)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimiser.step()
-            schedule.step()
-            total += float(loss.detach()) * len(chosen)
-        bar.set_postfix(loss=f"{total / len(images):.4f}")
+
+    def step(chosen: Tensor) -> float:
+        batch = shifted(images[chosen], recipe.shift, background, generator)
+        loss = F.cross_entropy(model(batch), labels[chosen], label_smoothing=recipe.smoothing)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimiser.step()
+        schedule.step()
+        return float(loss.detach())
+
+    losses = passes(len(images), recipe.batch, recipe.epochs, generator, step)
+    bar = tqdm(losses, desc=name, unit="epoch", total=recipe.epochs, disable=not progress)
+    for loss in bar:
+        bar.set_postfix(loss=f"{loss:.4f}")
     return model.eval()
 
 
