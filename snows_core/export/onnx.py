@@ -14,11 +14,18 @@ from torch import Tensor, nn
 
 from snows_core.activations.calibration import calibration_parts, first_images
 from snows_core.errors import cannot_go_on, integer, invalid_argument, number, one_of, require_extra, switch, users_code
-from snows_core.export.onnx_exporters import EXPORTERS, exportable, run_exporter, tensors_of, why_it_failed
+from snows_core.export.onnx_exporters import (
+    EXPORTERS,
+    UnfitFileError,
+    exportable,
+    run_exporter,
+    tensors_of,
+    why_it_failed,
+)
 from snows_core.export.onnx_files import check_onnx_target, place_file, read_file, write_file
 from snows_core.export.onnx_parity import Parity, compare
 from snows_core.export.onnx_weights import FoundWeight, clean, name_weights, read_weight
-from snows_core.export.promise import KEY, promise_of
+from snows_core.export.promise import METADATA_KEY, promise_of
 from snows_core.network.check_model import LAYERS, check_model, check_tensors
 from snows_core.network.copies import plain_copy, unwrap
 from snows_core.network.example import run_on_example
@@ -69,14 +76,19 @@ class OnnxExport:
         lines += [f"not by {EXPORTERS[name]}: {reason}" for name, reason in self.failed.items()]
         sizes = ", ".join(map(str, self.batches[:-1])) + f" and {self.batches[-1]}"
         lines += [
-            f"ONNX Runtime beside PyTorch, {self.images} images in batches of {sizes}: outputs differ by at most "
-            f"{self.max_difference:.1e}, {self.relative_difference:.1e} of the largest; agreement {self.agreement:g} %"
+            f"ONNX Runtime beside PyTorch, {_count(self.images, 'image')} in batches of {sizes}: outputs differ by at "
+            f"most {self.max_difference:.1e}, {self.relative_difference:.1e} of the largest; agreement "
+            f"{self.agreement:g} %"
         ]
         folded, zeros = int(self.table["folded"].sum()), int(self.table["zeros"].sum())
         pattern = f" ({self.pattern})" if self.pattern else ""
-        words = f"all {zeros:,} zeros of {len(self.table)} pruned weights{pattern} were found in the file"
+        words = f"all {zeros:,} zeros of {_count(len(self.table), 'pruned weight')}{pattern} were found in the file"
         lines += [words + (f"; batch norm is folded into {folded} of them" if folded else "")]
         return "\n".join(lines if len(self.table) else lines[:-1])
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -214,7 +226,7 @@ def _attempt(exporter: str, job: _Job, path: Path) -> tuple[dict[str, FoundWeigh
         The pruned weights in it by parameter name, how far its outputs lie apart, and its opset.
 
     Raises:
-        Exception: what an exporter, the checker or the runtime say, and ValueError where the file does not pass.
+        Exception: what an exporter, the checker or the runtime say, and UnfitFileError where the file does not pass.
     """
     run_exporter(exporter, exportable(job.network, job.outputs), job.example, path, job.outputs, job.opset)
     file = read_file(path)
@@ -222,23 +234,23 @@ def _attempt(exporter: str, job: _Job, path: Path) -> tuple[dict[str, FoundWeigh
     found = name_weights(file, job.weights)
     found = {name: place for name, place in found.items() if name in job.pruned}
     if lost := [name for name in job.pruned if name not in found]:
-        raise ValueError(f"the weight '{lost[0]}' and its zeros are not in the file as they are in the network")
+        raise UnfitFileError(f"the weight '{lost[0]}' and its zeros are not in the file as they are in the network")
     promised = {place.name: {**job.promise.get("layers", {}).get(n, {}), **place.entry()} for n, place in found.items()}
     if job.promise:
-        file.metadata_props.add(key=KEY, value=json.dumps({**job.promise, "layers": promised}, sort_keys=True))
+        file.metadata_props.add(key=METADATA_KEY, value=json.dumps({**job.promise, "layers": promised}, sort_keys=True))
     write_file(file, path)
     del file
     written = read_file(path)
     version = next(o.version for o in written.opset_import if o.domain in ("", "ai.onnx"))
     if job.opset not in (None, version):
-        raise ValueError(f"it writes opset {version} where {job.opset} was asked for")
+        raise UnfitFileError(f"it writes opset {version} where {job.opset} was asked for")
     for place in found.values():
         if {**promised[place.name], **read_weight(written, place).entry()} != promised[place.name]:
-            raise ValueError(f"the zeros of '{place.name}' were moved when the file was written")
+            raise UnfitFileError(f"the zeros of '{place.name}' were moved when the file was written")
     parity = compare(path, job.network, job.images, job.example.dtype)
     if not parity.relative <= job.tolerance:
         words = f"outputs differ by {parity.relative:.1e} of the largest in ONNX Runtime"
-        raise ValueError(f"{words}, where {job.tolerance:g} passes (agreement {parity.agreement:g} %)")
+        raise UnfitFileError(f"{words}, where {job.tolerance:g} passes (agreement {parity.agreement:g} %)")
     return found, parity, version
 
 

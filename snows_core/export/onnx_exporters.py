@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import inspect
 import io
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -104,19 +106,23 @@ def run_exporter(
         options |= {"dynamic_shapes": ({0: torch.export.Dim("batch")},), "external_data": False}
     else:
         options |= {"dynamic_axes": {name: {0: "batch"} for name in (INPUT, *names)}}
+    fast = torch.backends.mha.get_fastpath_enabled()
     with quiet(), torch.inference_mode(False), torch.no_grad():
-        torch.onnx.export(network, (example,), str(path), dynamo=exporter == "dynamo", **options)
+        torch.backends.mha.set_fastpath_enabled(
+            False
+        )  # one fused operation, which TorchScript's exporter does not know
+        try:
+            torch.onnx.export(network, (example,), str(path), dynamo=exporter == "dynamo", **options)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Let nothing be printed, warned of or logged meanwhile; what was set before is set again afterwards."""
     before = logging.root.manager.disable
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
+    words = io.StringIO()
+    with contextlib.redirect_stdout(words), contextlib.redirect_stderr(words), _mute(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         try:
@@ -125,13 +131,44 @@ def quiet() -> Iterator[None]:
             logging.disable(before)
 
 
+@contextlib.contextmanager
+def _mute() -> Iterator[None]:
+    """Send to nowhere what PyTorch's own C++ code prints: an exporter that fails prints its whole graph."""
+    with contextlib.ExitStack() as undo:
+        _empty_buffers()
+        for number in (1, 2):
+            try:
+                kept = os.dup(number)
+            except OSError:  # a process without that stream
+                continue
+            undo.callback(os.close, kept)
+            undo.callback(os.dup2, kept, number)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            undo.callback(os.close, nowhere)
+            os.dup2(nowhere, number)
+        undo.callback(_empty_buffers)
+        yield
+
+
+def _empty_buffers() -> None:
+    """Let C's streams write what they hold, where Python can reach them."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).fflush(None)
+
+
+class UnfitFileError(ValueError):
+    """A file that was written and does not pass; its text is the reason."""
+
+
 def why_it_failed(error: BaseException) -> str:
     r"""Return what lies behind an exporter's error in one line: its own words are pages of advice.
 
     >>> why_it_failed(RuntimeError("No ONNX function found\n\nconsider using another"))
     'RuntimeError: No ONNX function found'
     """
+    if isinstance(error, UnfitFileError):
+        return str(error)
     while error.__cause__ is not None:
         error = error.__cause__
     words = _ADVICE.sub("", _COLOURS.sub("", str(error)))
-    return reason_of(RuntimeError(words)).replace("RuntimeError", type(error).__name__, 1)[:160]
+    return reason_of(RuntimeError(words)).replace("RuntimeError", type(error).__name__, 1)[:150]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".onnx"
 DATA = ".data"  # behind the name of the file that the weights are of
+_WORTH_A_PLACE = 1024  # bytes; smaller tensors stay in the graph
 LARGEST = 2**31 - 2**20  # bytes of a protobuf message, with some room for the graph
 
 
@@ -67,8 +68,11 @@ def write_file(model: ModelProto, path: Path) -> None:
 
     for other in path.parent.iterdir():  # what the exporter put there
         other.unlink()
-    beside = sum(len(initializer.raw_data) for initializer in model.graph.initializer) > LARGEST
-    onnx.save_model(model, str(path), save_as_external_data=beside, location=path.name + DATA if beside else None)
+    tensors = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= _WORTH_A_PLACE]
+    if sum(len(tensor.raw_data) for tensor in tensors) > LARGEST:
+        for tensor in tensors:
+            onnx.external_data_helper.set_external_data(tensor, path.name + DATA)
+    onnx.save_model(model, str(path))
     onnx.checker.check_model(str(path), full_check=True)
 
 

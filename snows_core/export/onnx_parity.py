@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.activations.calibration import near_equal
-from snows_core.export.onnx_exporters import INPUT, OUTPUT, tensors_of
+from snows_core.export.onnx_exporters import INPUT, OUTPUT, UnfitFileError, tensors_of
 from snows_core.network.example import run_on_example
 
 LARGEST_BATCH = 32
@@ -20,10 +20,6 @@ _NUMBERS = 2**22  # in the images of a batch
 _SMALLEST_BATCH = 3  # beside one image, and the two that the network was exported with
 LOGITS = ("logits", "out")
 """Names under which networks with several outputs answer with their classes."""
-
-
-class OutputsDifferError(ValueError):
-    """A file that answers in another form than the network, or to some numbers of images only."""
 
 
 @dataclass
@@ -60,7 +56,7 @@ def compare(path: Path, network: nn.Module, images: Sequence[Tensor], dtype: tor
         How far they lie apart.
 
     Raises:
-        OutputsDifferError: when the outputs are others in number, shape or kind.
+        UnfitFileError: when the outputs are others in number, shape or kind.
     """
     session = session_of(path)
     gaps, scales, same, asked, sizes = dict[str, float](), dict[str, float](), 0, 0, set[int]()
@@ -69,11 +65,11 @@ def compare(path: Path, network: nn.Module, images: Sequence[Tensor], dtype: tor
         wanted = {name: value.numpy() for name, value in tensors_of(run_on_example(network, batch)).items()}
         given = session.run(None, {INPUT: batch.numpy()})
         if len(given) != len(wanted):
-            raise OutputsDifferError(f"{len(given)} outputs where the network has {len(wanted)}")
+            raise UnfitFileError(f"{len(given)} outputs where the network has {len(wanted)}")
         chosen = _of_classes(list(wanted))
         for value, (name, reference) in zip(given, wanted.items(), strict=True):
             if value.shape != reference.shape:
-                raise OutputsDifferError(f"'{name}' of shape {value.shape} where the network's is {reference.shape}")
+                raise UnfitFileError(f"'{name}' of shape {value.shape} where the network's is {reference.shape}")
             gap, scale = _gap(value, reference)
             gaps[name], scales[name] = max(gap, gaps.get(name, 0.0)), max(scale, scales.get(name, 0.0))
             if name == chosen and count:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from snows_core.result import PruneResult
 
-KEY = "snows"
-"""Name under which a file's metadata hold the promise."""
+METADATA_KEY = "snows"
+"""The key of a file's metadata that holds its promise."""
 
 
 def promise_of(result: PruneResult) -> dict[str, Any]:
