@@ -1,4 +1,7 @@
-"""What a file of pruned weights says of itself, so that it can be verified alone."""
+"""What an exported file says of itself, so that it can be verified alone: pattern and zeros of each pruned layer.
+
+It is JSON under the key "snows" of the file's own metadata.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +13,40 @@ from torch import Tensor
 
 from snows_core.result import PruneResult
 
-KEY = "snows"
-"""Under which a promise stands in the metadata of a file, as JSON."""
+METADATA_KEY = "snows"
+"""The key of a file's metadata that holds its promise."""
 
 
 def promise_of(result: PruneResult) -> dict[str, Any]:
-    """Return what the weights of a result promise: the pattern, and for each pruned layer where its zeros are.
+    """Return what a file of a result's weights promises.
 
     Args:
-        result: of a run, or loaded.
+        result: a pruned network.
 
     Returns:
-        ``pattern`` and ``layers``: weight name to layer, pattern, shape, zeros and support.
+        JSON-ready: ``pattern`` of the run, and ``layers`` by name of the weight with its layer, pattern, shape, number
+        of zeros, and the digest of where its kept weights are.
     """
-    pattern = str(result.manifest.get("pattern", "unknown"))
-    pruned = result.report.loc[result.report["status"] == "pruned", "layer"]
+    pattern = str(result.manifest.get("pattern", ""))
     layers = {}
-    for layer in pruned:
-        name = result.weight_names[layer]
-        weight = result.state[name]
-        layers[name] = {
-            "layer": layer,
-            "pattern": pattern,
-            "shape": list(weight.shape),
-            "zeros": int((weight == 0).sum()),
-            "support": support_digest(weight),
-        }
+    for layer, name in result.weight_names.items():
+        if layer in result.masks:
+            weight = result.state[name]
+            layers[name] = {
+                "layer": layer,
+                "pattern": pattern,
+                "shape": list(weight.shape),
+                "zeros": int((weight == 0).sum()),
+                "support": support_digest(weight),
+            }
     return {"pattern": pattern, "layers": layers}
 
 
 def support_digest(weight: Tensor) -> str:
-    """Return the SHA-256 of where a weight is not zero, in PyTorch's orientation (out, in, kh, kw), packed in bits."""
-    support = (weight.detach().cpu() != 0).flatten().numpy()
-    return hashlib.sha256(np.packbits(support).tobytes()).hexdigest()
+    """Return the SHA-256 of where a weight (out, in, ...) is not zero, as packed bits in the order of its elements.
+
+    >>> import torch
+    >>> support_digest(torch.tensor([[0.0, 2.0]])) == support_digest(torch.tensor([[-0.0, 1.0]]))
+    True
+    """
+    return hashlib.sha256(np.packbits((weight != 0).flatten().cpu().numpy()).tobytes()).hexdigest()
