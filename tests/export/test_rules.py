@@ -79,7 +79,7 @@ def test_shapes_are_those_of_the_installed_pytorch(key, tensor):
     installed = {str(dtype).removeprefix("torch."): sizes for dtype, sizes in tensor._DTYPE_SHAPE_CONSTRAINTS.items()}
     known = {name: sizes for name, sizes in installed.items() if name in DTYPES}  # 8-bit floats are not asked about
     if key == "cusparselt":
-        known.pop("float32", None)  # versions before 2.15 list it, although it is 1:2 there
+        known.pop("float32", None)  # earlier versions list it (pytorch/pytorch#115550)
     assert {name: [s.sparse_min_rows, s.sparse_min_cols] for name, s in known.items()} == by_check["shape"]
     assert {name: s.dense_min_rows for name, s in known.items()} == by_check["batch"]
     assert set(by_check["dtype"]) == known.keys()
