@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.estimate import estimate
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.export.compact import Compacted, compact
+    from snows_core.export.verification import Verification
+    from snows_core.export.verify import verify
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
     from snows_core.masks.structured import Structured
@@ -52,6 +54,7 @@ __all__ = [
     "SnowsError",
     "Structured",
     "Unstructured",
+    "Verification",
     "apply_masks",
     "compact",
     "compare",
@@ -68,6 +71,7 @@ __all__ = [
     "provenance",
     "prune",
     "reestimate_batch_norms",
+    "verify",
     "versions",
 ]
 
@@ -84,6 +88,7 @@ _PLACES = {
     "Recipe": "settings.recipe",
     "Structured": "masks.structured",
     "Unstructured": "masks.patterns",
+    "Verification": "export.verification",
     "apply_masks": "result",
     "compact": "export.compact",
     "compare": "comparison.grid",
@@ -100,6 +105,7 @@ _PLACES = {
     "provenance": "provenance",
     "prune": "prune",
     "reestimate_batch_norms": "sweep.corrections",
+    "verify": "export.verify",
     "versions": "provenance",
 }
 

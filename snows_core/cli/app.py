@@ -31,6 +31,7 @@ from snows_core.cli.options import (
     with_measuring,
     with_settings,
 )
+from snows_core.cli.verifying import verify_command
 
 
 def example(*lines: str) -> str:
@@ -127,6 +128,7 @@ app.command(
 
 
 app.command("compact", epilog=example("snows compact pruned --out compact"))(compact_command)
+app.command("verify", epilog=example("snows verify pruned", "snows verify net.onnx --pattern 2:4"))(verify_command)
 
 
 @app.command(
