@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.export.model_card import About
     from snows_core.export.push import push_to_hub
     from snows_core.export.sizes import sizes
+    from snows_core.export.verification import Verification
+    from snows_core.export.verify import verify
     from snows_core.export.weights import export_weights
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
@@ -61,6 +63,7 @@ __all__ = [
     "SnowsError",
     "Structured",
     "Unstructured",
+    "Verification",
     "apply_masks",
     "compact",
     "compare",
@@ -83,6 +86,7 @@ __all__ = [
     "push_to_hub",
     "reestimate_batch_norms",
     "sizes",
+    "verify",
     "versions",
 ]
 
@@ -101,6 +105,7 @@ _PLACES = {
     "Recipe": "settings.recipe",
     "Structured": "masks.structured",
     "Unstructured": "masks.patterns",
+    "Verification": "export.verification",
     "apply_masks": "result",
     "compact": "export.compact",
     "compare": "comparison.grid",
@@ -123,6 +128,7 @@ _PLACES = {
     "push_to_hub": "export.push",
     "reestimate_batch_norms": "sweep.corrections",
     "sizes": "export.sizes",
+    "verify": "export.verify",
     "versions": "provenance",
 }
 

@@ -35,6 +35,7 @@ from snows_core.cli.options import (
     with_settings,
 )
 from snows_core.cli.pushing import push_command
+from snows_core.cli.verifying import verify_command
 
 
 def example(*lines: str) -> str:
@@ -136,6 +137,7 @@ app.command("sizes", epilog=example("snows sizes pruned"))(sizes_command)
 app.command("export", epilog=example("snows export pruned --to hf-hub-folder --out pruned-hub"))(export_command)
 app.command("push", epilog=example("snows push pruned-hub user/resnet50-2to4"))(push_command)
 app.command("finetune", epilog=example("snows finetune pruned --out finetuned --epochs 3"))(finetune_command)
+app.command("verify", epilog=example("snows verify pruned", "snows verify net.onnx --pattern 2:4"))(verify_command)
 
 
 @app.command(

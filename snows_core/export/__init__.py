@@ -1,4 +1,4 @@
-"""What pruned networks become for use elsewhere: smaller ones, and files that load without this package."""
+"""What pruned networks become for use elsewhere: smaller ones, files that load without this package, checked."""
 
 from snows_core.export.compact import Compacted, compact
 from snows_core.export.eligibility import Eligibility, checklist, eligibility
@@ -7,13 +7,17 @@ from snows_core.export.finetune import finetune
 from snows_core.export.hub import HubFolder, hub_folder
 from snows_core.export.int8 import Int8, compare_int8, to_int8
 from snows_core.export.model_card import About
+from snows_core.export.promise import METADATA_KEY, promise_of, support_digest
 from snows_core.export.push import push_to_hub
 from snows_core.export.retraining import FinetuneOptions
 from snows_core.export.sizes import size_words, sizes
 from snows_core.export.speed import Speed, compare_speed
+from snows_core.export.verification import Verification
+from snows_core.export.verify import verify
 from snows_core.export.weights import ExportedWeights, export_weights
 
 __all__ = [
+    "METADATA_KEY",
     "About",
     "Compacted",
     "Eligibility",
@@ -22,6 +26,7 @@ __all__ = [
     "HubFolder",
     "Int8",
     "Speed",
+    "Verification",
     "check_compact_target",
     "checklist",
     "compact",
@@ -31,9 +36,12 @@ __all__ = [
     "export_weights",
     "finetune",
     "hub_folder",
+    "promise_of",
     "push_to_hub",
     "save",
     "size_words",
     "sizes",
+    "support_digest",
     "to_int8",
+    "verify",
 ]

@@ -70,7 +70,18 @@ def read_json(path: Path, most: int = MANIFEST_BYTES) -> Any:
         OSError: when it cannot be read.
         ValueError: when it is no such file, no JSON, or nested deeper than ``DEEPEST``.
     """
-    text = read_text(path, most)
+    return parse_json(read_text(path, most))
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text of bounded length holds.
+
+    Raises:
+        ValueError: when it is no JSON, or nested deeper than ``DEEPEST``.
+
+    >>> parse_json('{"pattern": "2:4"}')
+    {'pattern': '2:4'}
+    """
     if _depth(text) > DEEPEST:
         raise ValueError(f"nested deeper than {DEEPEST} levels")
     try:

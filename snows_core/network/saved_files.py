@@ -69,8 +69,16 @@ class Saved:
         for held in (self.state, self.masks, self.pending):
             if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
                 return "weights or masks are no tensors by name"
-        fault = self._fault_of_manifest() or self._fault_of_report(_COLUMNS + STATISTICS if whole else _COLUMNS)
+        fault = self.fault_of_records(whole)
         return fault or next(filter(None, map(self._fault_of_layer, self.masks)), "") or self._fault_of_state()
+
+    def fault_of_records(self, whole: bool = False) -> str:
+        """Return what is wrong with manifest and report alone, whatever weights and masks are, as :meth:`fault` does.
+
+        Args:
+            whole: see there.
+        """
+        return self._fault_of_manifest() or self._fault_of_report(_COLUMNS + STATISTICS if whole else _COLUMNS)
 
     def _fault_of_manifest(self) -> str:
         names = self.manifest.get("weight_names")
