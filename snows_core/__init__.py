@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.estimate import estimate
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.export.compact import Compacted, compact
+    from snows_core.export.onnx import OnnxExport, export_onnx
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
     from snows_core.masks.structured import Structured
@@ -45,6 +46,7 @@ __all__ = [
     "Comparison",
     "Metrics",
     "NewtonOptions",
+    "OnnxExport",
     "PerLayer",
     "PruneResult",
     "PruneSettings",
@@ -57,6 +59,7 @@ __all__ = [
     "compare",
     "estimate",
     "evaluate",
+    "export_onnx",
     "flip_and_shift",
     "get_recipe",
     "import_masks",
@@ -78,6 +81,7 @@ _PLACES = {
     "Comparison": "comparison.results",
     "Metrics": "evaluate",
     "NewtonOptions": "settings.recipe",
+    "OnnxExport": "export.onnx",
     "PruneResult": "result",
     "PruneSettings": "settings.prune_settings",
     "PerLayer": "masks.per_layer",
@@ -89,6 +93,7 @@ _PLACES = {
     "compare": "comparison.grid",
     "estimate": "estimate",
     "evaluate": "evaluate",
+    "export_onnx": "export.onnx",
     "flip_and_shift": "sweep.augment",
     "get_recipe": "settings.recipe",
     "import_masks": "sweep.import_masks",
