@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.export.finetune import finetune
     from snows_core.export.hub import hub_folder
     from snows_core.export.model_card import About
+    from snows_core.export.onnx import OnnxExport, export_onnx
     from snows_core.export.push import push_to_hub
     from snows_core.export.sizes import sizes
     from snows_core.export.verification import Verification
@@ -56,6 +57,7 @@ __all__ = [
     "Eligibility",
     "Metrics",
     "NewtonOptions",
+    "OnnxExport",
     "PerLayer",
     "PruneResult",
     "PruneSettings",
@@ -70,6 +72,7 @@ __all__ = [
     "eligibility",
     "estimate",
     "evaluate",
+    "export_onnx",
     "export_weights",
     "finetune",
     "flip_and_shift",
@@ -99,6 +102,7 @@ _PLACES = {
     "Eligibility": "export.eligibility",
     "Metrics": "evaluate",
     "NewtonOptions": "settings.recipe",
+    "OnnxExport": "export.onnx",
     "PruneResult": "result",
     "PruneSettings": "settings.prune_settings",
     "PerLayer": "masks.per_layer",
@@ -114,6 +118,7 @@ _PLACES = {
     "evaluate": "evaluate",
     "export_weights": "export.weights",
     "finetune": "export.finetune",
+    "export_onnx": "export.onnx",
     "flip_and_shift": "sweep.augment",
     "get_recipe": "settings.recipe",
     "hub_folder": "export.hub",

@@ -7,6 +7,7 @@ from snows_core.export.finetune import finetune
 from snows_core.export.hub import HubFolder, hub_folder
 from snows_core.export.int8 import Int8, compare_int8, to_int8
 from snows_core.export.model_card import About
+from snows_core.export.onnx import OnnxExport, export_onnx
 from snows_core.export.promise import METADATA_KEY, promise_of, support_digest
 from snows_core.export.push import push_to_hub
 from snows_core.export.retraining import FinetuneOptions
@@ -25,6 +26,7 @@ __all__ = [
     "FinetuneOptions",
     "HubFolder",
     "Int8",
+    "OnnxExport",
     "Speed",
     "Verification",
     "check_compact_target",
@@ -33,6 +35,7 @@ __all__ = [
     "compare_int8",
     "compare_speed",
     "eligibility",
+    "export_onnx",
     "export_weights",
     "finetune",
     "hub_folder",

@@ -7,7 +7,7 @@ of the batch norm behind it. Zeros stay where they are in all of that, and whole
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
     Array = np.ndarray[Any, Any]
+    _Comparison = Callable[[Array, Array], bool]
 
 _ROUNDING = {"float16": 4e-3}  # of a row that was multiplied by one number, as a share of its largest weight
 _USUAL_ROUNDING = 1e-5
@@ -77,12 +78,13 @@ def name_weights(model: ModelProto, weights: Mapping[str, Tensor]) -> dict[str, 
         dense = weight.detach().cpu().numpy()
         own = {name: held[name]} if name in held else {}
         others = free if weight[0].numel() > 1 else {}  # any row of one number is any other's multiple
-        for candidates, scaled in ((own, False), (own, True), (free, False), (others, True), (held, False)):
-            place = _first(candidates, dense, scaled)
+        searches = ((own, _equals), (own, _is_scaled), (free, _equals), (others, _is_scaled), (held, _equals))
+        for candidates, is_it in (*searches, (own, _is_empty), (free, _is_empty), (held, _is_empty)):
+            place = _first(candidates, dense, is_it)
             if place is not None:
                 where, transposed = place
                 array = held[where].T if transposed else held[where]
-                found[name] = FoundWeight(where, users.get(where, ""), transposed, scaled, array)
+                found[name] = FoundWeight(where, users.get(where, ""), transposed, is_it is not _equals, array)
                 free.pop(where, None)
                 break
     names = _rename(model.graph, {place.name: name for name, place in reversed(found.items())})
@@ -125,21 +127,23 @@ def clean(model: ModelProto) -> None:
                 node.metadata_props.add(key=key, value=value)
 
 
-def _first(candidates: Mapping[str, Array], weight: Array, scaled: bool) -> tuple[str, bool] | None:
+def _first(candidates: Mapping[str, Array], weight: Array, is_it: _Comparison) -> tuple[str, bool] | None:
     """Return the name of the first candidate that is a weight, and whether it is transposed."""
     for name, array in candidates.items():
-        if array.shape == weight.shape and _is_same(array, weight, scaled):
+        if array.shape == weight.shape and is_it(array, weight):
             return name, False
-        if weight.ndim == 2 and array.shape == weight.shape[::-1] and _is_same(array.T, weight, scaled):
+        if weight.ndim == 2 and array.shape == weight.shape[::-1] and is_it(array.T, weight):
             return name, True
     return None
 
 
-def _is_same(array: Array, weight: Array, scaled: bool) -> bool:
-    """Tell whether an array is a weight (out, in, ...), or one with its rows multiplied by one number each."""
-    if not scaled:
-        return bool(np.array_equal(array, weight))
-    if array.dtype != weight.dtype or not array.size:
+def _equals(array: Array, weight: Array) -> bool:
+    return bool(np.array_equal(array, weight))
+
+
+def _is_scaled(array: Array, weight: Array) -> bool:
+    """Tell whether an array is a weight (out, in, ...) with its rows multiplied by one number each, not all by zero."""
+    if array.dtype != weight.dtype or not array.any():
         return False
     stored = array.reshape(len(array), -1).astype(np.float32)  # (out, d)
     dense = weight.reshape(len(weight), -1).astype(np.float32)
@@ -148,7 +152,12 @@ def _is_same(array: Array, weight: Array, scaled: bool) -> bool:
     scale = (stored * dense).sum(1) / np.maximum((dense * dense).sum(1), np.finfo(np.float32).tiny)  # (out,)
     gap, largest = np.abs(stored - scale[:, None] * dense).max(1), np.abs(stored).max(1)
     rounding = _ROUNDING.get(str(array.dtype), _USUAL_ROUNDING)
-    return bool((gap <= rounding * largest + np.finfo(array.dtype).tiny).all() and largest.any())
+    return bool((gap <= rounding * largest + np.finfo(array.dtype).tiny).all())
+
+
+def _is_empty(array: Array, weight: Array) -> bool:
+    """Tell whether an array is all that is left of a weight behind a batch norm whose scales are all zero."""
+    return bool(array.dtype == weight.dtype and not array.any())
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
