@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.evaluate import Metrics, evaluate
     from snows_core.export.compact import Compacted, compact
     from snows_core.export.finetune import finetune
+    from snows_core.export.semi_structured import Converted, to_semi_structured
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
     from snows_core.masks.structured import Structured
@@ -44,6 +45,7 @@ __all__ = [
     "NM",
     "Compacted",
     "Comparison",
+    "Converted",
     "Metrics",
     "NewtonOptions",
     "PerLayer",
@@ -70,6 +72,7 @@ __all__ = [
     "provenance",
     "prune",
     "reestimate_batch_norms",
+    "to_semi_structured",
     "versions",
 ]
 
@@ -78,6 +81,7 @@ _PLACES = {
     "NM": "masks.patterns",
     "Compacted": "export.compact",
     "Comparison": "comparison.results",
+    "Converted": "export.semi_structured",
     "Metrics": "evaluate",
     "NewtonOptions": "settings.recipe",
     "PruneResult": "result",
@@ -103,6 +107,7 @@ _PLACES = {
     "provenance": "provenance",
     "prune": "prune",
     "reestimate_batch_norms": "sweep.corrections",
+    "to_semi_structured": "export.semi_structured",
     "versions": "provenance",
 }
 
