@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.export.model_card import About
     from snows_core.export.onnx import OnnxExport, export_onnx
     from snows_core.export.push import push_to_hub
+    from snows_core.export.semi_structured import Converted, to_semi_structured
     from snows_core.export.sizes import sizes
     from snows_core.export.verification import Verification
     from snows_core.export.verify import verify
@@ -54,6 +55,7 @@ __all__ = [
     "About",
     "Compacted",
     "Comparison",
+    "Converted",
     "Eligibility",
     "Metrics",
     "NewtonOptions",
@@ -89,6 +91,7 @@ __all__ = [
     "push_to_hub",
     "reestimate_batch_norms",
     "sizes",
+    "to_semi_structured",
     "verify",
     "versions",
 ]
@@ -100,6 +103,7 @@ _PLACES = {
     "Compacted": "export.compact",
     "Comparison": "comparison.results",
     "Eligibility": "export.eligibility",
+    "Converted": "export.semi_structured",
     "Metrics": "evaluate",
     "NewtonOptions": "settings.recipe",
     "OnnxExport": "export.onnx",
@@ -134,6 +138,7 @@ _PLACES = {
     "reestimate_batch_norms": "sweep.corrections",
     "sizes": "export.sizes",
     "verify": "export.verify",
+    "to_semi_structured": "export.semi_structured",
     "versions": "provenance",
 }
 

@@ -11,6 +11,7 @@ from snows_core.export.onnx import OnnxExport, export_onnx
 from snows_core.export.promise import METADATA_KEY, promise_of, support_digest
 from snows_core.export.push import push_to_hub
 from snows_core.export.retraining import FinetuneOptions
+from snows_core.export.semi_structured import Converted, to_semi_structured
 from snows_core.export.sizes import size_words, sizes
 from snows_core.export.speed import Speed, compare_speed
 from snows_core.export.verification import Verification
@@ -21,6 +22,7 @@ __all__ = [
     "METADATA_KEY",
     "About",
     "Compacted",
+    "Converted",
     "Eligibility",
     "ExportedWeights",
     "FinetuneOptions",
@@ -46,5 +48,6 @@ __all__ = [
     "sizes",
     "support_digest",
     "to_int8",
+    "to_semi_structured",
     "verify",
 ]
