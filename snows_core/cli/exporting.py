@@ -159,7 +159,7 @@ def export_hub_folder(folder: Path, source: Source, out: Path, options: dict[str
 
     check_folder(out, FILES, options["overwrite"], "out", "hub folder")
     chosen, result = pruned_network(folder, source)
-    about = origin_of(chosen, source.weights is not None, source.num_classes)
+    about = origin_of(chosen, result.module, source.weights is not None)
     about = about if license is None else replace(about, license=license)
     images = torch.randn(EXAMPLE_IMAGES, *chosen.image_shape, generator=torch.Generator().manual_seed(0))
     made = hub_folder(result, out, images=images, about=about, **options)

@@ -88,8 +88,10 @@ def hub_folder(
         config = timm_config(network, target, images)
         if config is None:
             config = other_config(network, target, images, about.build)
-        normal = {"mean": about.mean, "std": about.std}
-        config.get("pretrained_cfg", config).update({key: list(value) for key, value in normal.items() if value})
+        stated = {"license": about.license, "mean": about.mean, "std": about.std}
+        weights_config = config.get("pretrained_cfg", config)
+        weights_config.pop("license", None)  # what timm states of weights that may be others than these
+        weights_config |= {key: value for key, value in stated.items() if value}
         (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         card = model_card(replace(result, state=written.state), config, weights, about, folder_name(folder))
         (target / CARD).write_text(card, encoding="utf-8")

@@ -190,9 +190,7 @@ def _how(manifest: Mapping[str, Any]) -> list[str]:
     made = ", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed")
     command, open_ = made_by(manifest)
     lines = [
-        f"Each layer's kept weights were fitted so that the outputs of the next K = {manifest.get('k', UNKNOWN)}"
-        f" operations stay those of the dense network: recipe `{recipe or UNKNOWN}`, masks by"
-        f" `{manifest.get('mask') or UNKNOWN}`, update by `{manifest.get('update') or UNKNOWN}`.",
+        _method_words(manifest, recipe or UNKNOWN),
         f"Stages: {', then '.join(way)}." if len(way) > 1 else "",
         f"Joint refinement of all kept weights: {refined['steps']} steps." if refined.get("steps") else "",
         "Channels between layers were put in an order in which the pattern keeps more; the function is the same."
@@ -205,6 +203,20 @@ def _how(manifest: Mapping[str, Any]) -> list[str]:
     shown = shlex_wrapped(command) if shell else command
     parts = ["## How", _bullets(filter(None, lines)), "To make it again:"]
     return [*parts, _code([shown], "sh" if shell else "python"), *([" ".join(open_)] if open_ else [])]
+
+
+def _method_words(manifest: Mapping[str, Any], recipe: str) -> str:
+    """Say what chose the masks, and what became of the weights that stay."""
+    mask, update = (manifest.get(name) or UNKNOWN for name in ("mask", "update"))
+    masks = "Masks were given" if manifest.get("pattern") == "given masks" else f"Masks by `{mask}`"
+    if update == "none":
+        return f"{masks}; the weights that stay are those of the dense network."
+    if update != "snows":
+        return f"{masks}; the weights that stay were fitted by `{update}`, with K = {manifest.get('k', UNKNOWN)}."
+    words = (
+        f"{masks}; the weights that stay were fitted, layer by layer, so that the outputs of the layer and of the next"
+    )
+    return f"{words} K = {manifest.get('k', UNKNOWN)} operations stay those of the dense network (recipe `{recipe}`)."
 
 
 def shlex_wrapped(command: str, width: int = 100) -> str:
@@ -241,9 +253,8 @@ def _calibration_words(manifest: Mapping[str, Any]) -> str:
     split = f", drawn from its {sample['split']} split by the seed {sample['seed']}" if "seed" in sample else ""
     seed = "" if split else f", seed {manifest.get('seed', UNKNOWN)}"
     digest = f" (digest {made['digest']})" if made.get("digest") else ""
-    labels = "their labels were used" if manifest.get("labels") == "given" else "without labels"
-    words = f"Calibration: {images} images {where}{split}{seed}{digest}, {labels}."
-    return f"{words} What the dense network was trained on stands with the base model."
+    labels = "with their labels" if str(manifest.get("labels")).startswith("given") else "without labels"
+    return f"Calibration: {images} images {where}{split}{seed}{digest}, {labels}."
 
 
 def _limits(manifest: Mapping[str, Any]) -> list[str]:
@@ -252,8 +263,8 @@ def _limits(manifest: Mapping[str, Any]) -> list[str]:
     images = (manifest.get("calibration") or {}).get("images", UNKNOWN)
     lines = [
         f"{NO_SPEED} {SPEED[kind]}",
-        f"The kept weights were fitted to {images} calibration images: on images unlike them it may have lost more than"
-        " the numbers above say.",
+        f"It was made with {images} calibration images: on images unlike them it may have lost more than the numbers"
+        " above say.",
         "It was not retrained. Whatever the dense network gets wrong, and whatever bias it has, is still there.",
     ]
     if _data_name(manifest) == "imagenet-samples":

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from snows_core.export.model_card import About
 from snows_core.zoo import sources
 from snows_core.zoo.experiment import Experiment
+from snows_core.zoo.heads import outputs_of
 from snows_core.zoo.packaged import PACKAGES
 
 _OWN = "mit"  # of this package, which ships the digits networks
 _OF_PACKAGES = {"vit_small_patch14_saliency": "mit"}  # weights that no hub has; stated by their package
 
 
-def origin_of(chosen: Experiment, own_weights: bool, num_classes: int | None = None) -> About:
+def origin_of(chosen: Experiment, model: nn.Module, own_weights: bool) -> About:
     """Return where the weights of an experiment are from, for a model card.
 
     Args:
         chosen: the experiment.
-        own_weights: whether a file of the user's stood in for the usual weights: then licence and name are unknown.
-        num_classes: outputs of the network, where they are not the usual ones.
+        model: its network, dense or pruned; only its number of outputs counts.
+        own_weights: whether a file of the user's stood in for the usual weights: then licence and name are unknown, and
+            so may be the number of outputs.
     """
     library, name, _ = sources.split_address(chosen.model)
     expected = sources.preprocessing(chosen.model)
-    outputs = "" if num_classes is None else f", num_classes={num_classes}"
+    resizable = own_weights and chosen.model.startswith(sources.RESIZABLE)
+    outputs = f", num_classes={outputs_of(model)}" if resizable else ""
     if library == "torchvision":
         build = ("torchvision", f"torchvision.models.get_model({name!r}{outputs})")
     else:

@@ -136,11 +136,21 @@ def test_a_call_in_python_is_told_as_one():
     ],
 )
 def test_a_licence_is_the_one_of_the_weights_or_unknown(name, own, license, base):
-    about = origin_of(experiment(name), own)
+    model = experiment(name).load_model(pretrained=False)
+    about = origin_of(experiment(name), model, own)
     assert (about.license, about.base_model) == (license, base)
     names = {}
     exec(f"import {about.build[0]}\nmodel = {about.build[1]}", names)
-    assert isinstance(names["model"], torch.nn.Module) and len(about.mean) == len(about.std)
+    names["model"].load_state_dict(model.state_dict())
+    assert len(about.mean) == len(about.std) == experiment(name).image_shape[0]
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet10t"])
+def test_a_fine_tuned_network_is_built_with_its_own_outputs(name, tmp_path):
+    model = experiment(name).load_model(pretrained=False, num_classes=7)
+    about, names = origin_of(experiment(name), model, True), {}
+    exec(f"import {about.build[0]}\nmodel = {about.build[1]}", names)
+    names["model"].load_state_dict(model.state_dict())
 
 
 def test_an_onnx_file_is_compared_on_test_images(pruned, tmp_path):

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import sysconfig
+import venv
+from pathlib import Path
 
 import pytest
 import timm
@@ -9,6 +13,7 @@ import torch
 import torchvision
 from elsewhere import card_lines, run_elsewhere
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from toys import random_images, small_resnet
@@ -16,6 +21,7 @@ from toys import random_images, small_resnet
 import snows_core as snows
 from snows_core.errors import SnowsError
 from snows_core.export import hub
+from snows_core.export.push import on_hub
 from snows_core.loss.intervals import wilson
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*calibration images")
@@ -54,6 +60,26 @@ def test_timm_makes_the_network_from_the_folder_in_one_call(of_timm):
     assert type(again) is type(result.model) and again.num_classes == result.model.num_classes
     config = json.loads((made.path / "config.json").read_text())
     assert {"architecture", "num_classes", "num_features", "pretrained_cfg"} <= config.keys()
+    assert "license" not in config["pretrained_cfg"]  # timm states that of weights which these are not
+
+
+def test_timm_makes_it_from_the_hub_by_the_lines_that_are_uploaded(of_timm, monkeypatch):
+    result, images, made = of_timm
+    asked = []
+
+    def download(repo_id, filename, **options):
+        asked.append(repo_id)
+        if not (made.path / filename).is_file():
+            raise EntryNotFoundError(filename)
+        return str(made.path / filename)
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", download)
+    config = json.loads((made.path / "config.json").read_text())
+    card, names = on_hub((made.path / "README.md").read_text(), config, made.path, "user/net"), {}
+    exec(card_lines(card), names)
+    with torch.no_grad():
+        assert torch.equal(names["model"](images), result.model(images))
+    assert set(asked) == {"user/net"}
 
 
 def test_a_network_changed_by_hand_is_not_said_to_be_timms(tmp_path):
@@ -117,6 +143,20 @@ def test_without_this_package_the_lines_of_the_card_give_the_network(tmp_path):
     assert run_elsewhere(code, tmp_path).split() == ["vit", "own", "plain"]
 
 
+@pytest.mark.slow
+def test_a_fresh_environment_with_the_libraries_alone_loads_it(of_timm, tmp_path):
+    """A virtual environment of its own, whose one .pth file names the folder of the libraries."""
+    result, images, made = of_timm
+    venv.create(tmp_path / "fresh", with_pip=False)
+    python = tmp_path / "fresh" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    there = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "fresh")})
+    (Path(there) / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
+    with torch.no_grad():
+        save_file({"images": images, "outputs": result.model(images)}, made.path.parent / "fresh.safetensors")
+    code = "import safetensors.torch, torch\n" + card_lines((made.path / "README.md").read_text()) + checked("fresh")
+    assert run_elsewhere(code, made.path.parent, (str(python),)).split() == ["fresh"]
+
+
 # As the README has them, for a folder that `snows prune` or result.save wrote.
 PLAIN = """
 import safetensors.torch, timm
@@ -161,8 +201,12 @@ def test_a_card_says_what_was_done_and_measured(result, tmp_path):
     assert "| 0.125 | 500 |" in card and "Images: 500 of the 1,000 of the test split." in card
     for row in result.report.itertuples():
         assert f"{row.layer}" in card and (row.reason in card if row.status == "skipped" else True)
-    assert "`layer1.conv1`" in card and "50.0%" in card and "K = 5" in card and "`2:4`" in card
+    assert "`layer1.conv1`" in card and "50.0%" in card and "`2:4`" in card
     assert f"torch {torch.__version__.split('+')[0]}" in card and "8 images" in card and "seed 0" in card
+    assert "without labels" in card and "those of the dense network." in card  # update="none"
+    fitted = dataclasses.replace(result, manifest=result.manifest | {"update": "snows", "labels": "given, 5"})
+    card = card_of(fitted, tmp_path / "fitted")
+    assert "the next K = 5 operations stay" in card and "with their labels" in card
     assert "sparse tensor cores" in card and "not retrained" in card
 
 
