@@ -27,6 +27,7 @@ MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Un
 """Operations after which values stand elsewhere; none makes more of them."""
 SCALES = frozenset({"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"})
 """Operations that change values one by one."""
+SCALES_SINCE = 19  # the oldest of their versions that onnx can evaluate; it knows all that older ones do
 DOMAINS = ("", "ai.onnx", "com.microsoft")  # the last has older forms of the operations that scale
 LONGEST = 32  # operations between tensors and their reader; exporters write three or four
 SHARED = 16  # how often a byte of the files may be read: several tensors may share one, and many readers one tensor
@@ -196,14 +197,16 @@ def _run(
     copy = type(node)()
     copy.CopyFrom(node)
     copy.domain = ""
-    given = dict(
-        zip([name for name in node.input[1:] if name], [one for one in others if one is not None], strict=True)
-    )
+    rest = (one for one in others if one is not None)
+    given = dict(zip((name for name in node.input[1:] if name), rest, strict=True))
     try:
         infos = [helper.make_empty_tensor_value_info(name) for name in dict.fromkeys([node.input[0], *given])]
         outputs = [helper.make_empty_tensor_value_info(node.output[output])]
         graph = helper.make_graph([copy], "step", infos, outputs)
-        [done] = ReferenceEvaluator(graph, opsets=dict(file.opsets)).run(None, {**given, node.input[0]: values})
+        version = file.opsets[""]
+        if node.op_type in SCALES:
+            version = max(version, SCALES_SINCE)
+        [done] = ReferenceEvaluator(graph, opsets={"": version}).run(None, {**given, node.input[0]: values})
         return np.asarray(done)
     except Exception as error:  # attributes and sizes are anybody's
         raise _damaged(file.path, f"'{node.name[:100]}' ({node.op_type}): {reason_of(error)}") from error

@@ -19,7 +19,18 @@ from snows_core.cli import commands
 from snows_core.errors import SnowsError
 
 FAST = ["--model", "digits-resnet20", "--images", "16", "--layers", "layer3.2.conv2", "--quiet"]
-COMMANDS = ["prune", "compare", "compact", "evaluate", "estimate", "reproduce", "train", "experiments", "methods"]
+COMMANDS = [
+    "prune",
+    "compare",
+    "compact",
+    "evaluate",
+    "estimate",
+    "reproduce",
+    "train",
+    "experiments",
+    "methods",
+    "verify",
+]
 
 
 def run(*arguments):
