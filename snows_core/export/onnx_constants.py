@@ -57,13 +57,14 @@ def read_model(path: Path) -> ModelProto:
         if model.functions:
             model = inliner.inline_local_functions(model)
     except Exception as error:  # a damaged file can fail anywhere in protobuf
-        raise _damaged(path, reason_of(error)) from error
+        raise damaged(path, reason_of(error)) from error
     if not model.graph.node:
-        raise _damaged(path, "no graph in it")
+        raise damaged(path, "no graph in it")
     return model
 
 
-def _damaged(path: Path, reason: str) -> SnowsError:
+def damaged(path: Path, reason: str) -> SnowsError:
+    """Build (not raise) the error for a file that is no ONNX, or contradicts itself."""
     got = f"'{path}', which cannot be read as ONNX ({reason})"
     return cannot_go_on("source", got, _EXPECTED, "Export the network again.")
 
@@ -119,7 +120,7 @@ class File:
                 tensor = copy
             return numpy_helper.to_array(tensor)
         except Exception as error:  # of protobuf, of onnx's checker, of NumPy or the file system
-            raise _damaged(self.path, f"tensor '{tensor.name[:100]}': {reason_of(error)}") from error
+            raise damaged(self.path, f"tensor '{tensor.name[:100]}': {reason_of(error)}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +184,7 @@ class Constant:
             if node.op_type in MOVES:
                 where = None if where is None else _run(file, node, output, where, rest)
             elif values.shape != before:
-                raise _damaged(file.path, f"'{node.name[:100]}' ({node.op_type}) gives {values.shape} for {before}")
+                raise damaged(file.path, f"'{node.name[:100]}' ({node.op_type}) gives {values.shape} for {before}")
         return values, where
 
 
@@ -209,7 +210,7 @@ def _run(
         [done] = ReferenceEvaluator(graph, opsets={"": version}).run(None, {**given, node.input[0]: values})
         return np.asarray(done)
     except Exception as error:  # attributes and sizes are anybody's
-        raise _damaged(file.path, f"'{node.name[:100]}' ({node.op_type}): {reason_of(error)}") from error
+        raise damaged(file.path, f"'{node.name[:100]}' ({node.op_type}): {reason_of(error)}") from error
 
 
 def constants_of(graph: GraphProto, outer: Mapping[str, Constant] | None = None) -> dict[str, Constant]:
