@@ -27,6 +27,7 @@ MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Un
 """Operations after which values stand elsewhere; none makes more of them."""
 SCALES = frozenset({"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"})
 """Operations that change values one by one."""
+SCALES_SINCE = 19  # the oldest of their versions that onnx can evaluate; it knows all that older ones do
 DOMAINS = ("", "ai.onnx", "com.microsoft")  # the last has older forms of the operations that scale
 LONGEST = 32  # operations between tensors and their reader; exporters write three or four
 SHARED = 16  # how often a byte of the files may be read: several tensors may share one, and many readers one tensor
@@ -56,13 +57,14 @@ def read_model(path: Path) -> ModelProto:
         if model.functions:
             model = inliner.inline_local_functions(model)
     except Exception as error:  # a damaged file can fail anywhere in protobuf
-        raise _damaged(path, reason_of(error)) from error
+        raise damaged(path, reason_of(error)) from error
     if not model.graph.node:
-        raise _damaged(path, "no graph in it")
+        raise damaged(path, "no graph in it")
     return model
 
 
-def _damaged(path: Path, reason: str) -> SnowsError:
+def damaged(path: Path, reason: str) -> SnowsError:
+    """Build (not raise) the error for a file that is no ONNX, or contradicts itself."""
     got = f"'{path}', which cannot be read as ONNX ({reason})"
     return cannot_go_on("source", got, _EXPECTED, "Export the network again.")
 
@@ -118,7 +120,7 @@ class File:
                 tensor = copy
             return numpy_helper.to_array(tensor)
         except Exception as error:  # of protobuf, of onnx's checker, of NumPy or the file system
-            raise _damaged(self.path, f"tensor '{tensor.name[:100]}': {reason_of(error)}") from error
+            raise damaged(self.path, f"tensor '{tensor.name[:100]}': {reason_of(error)}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +184,7 @@ class Constant:
             if node.op_type in MOVES:
                 where = None if where is None else _run(file, node, output, where, rest)
             elif values.shape != before:
-                raise _damaged(file.path, f"'{node.name[:100]}' ({node.op_type}) gives {values.shape} for {before}")
+                raise damaged(file.path, f"'{node.name[:100]}' ({node.op_type}) gives {values.shape} for {before}")
         return values, where
 
 
@@ -196,17 +198,19 @@ def _run(
     copy = type(node)()
     copy.CopyFrom(node)
     copy.domain = ""
-    given = dict(
-        zip([name for name in node.input[1:] if name], [one for one in others if one is not None], strict=True)
-    )
+    rest = (one for one in others if one is not None)
+    given = dict(zip((name for name in node.input[1:] if name), rest, strict=True))
     try:
         infos = [helper.make_empty_tensor_value_info(name) for name in dict.fromkeys([node.input[0], *given])]
         outputs = [helper.make_empty_tensor_value_info(node.output[output])]
         graph = helper.make_graph([copy], "step", infos, outputs)
-        [done] = ReferenceEvaluator(graph, opsets=dict(file.opsets)).run(None, {**given, node.input[0]: values})
+        version = file.opsets[""]
+        if node.op_type in SCALES:
+            version = max(version, SCALES_SINCE)
+        [done] = ReferenceEvaluator(graph, opsets={"": version}).run(None, {**given, node.input[0]: values})
         return np.asarray(done)
     except Exception as error:  # attributes and sizes are anybody's
-        raise _damaged(file.path, f"'{node.name[:100]}' ({node.op_type}): {reason_of(error)}") from error
+        raise damaged(file.path, f"'{node.name[:100]}' ({node.op_type}): {reason_of(error)}") from error
 
 
 def constants_of(graph: GraphProto, outer: Mapping[str, Constant] | None = None) -> dict[str, Constant]:

@@ -54,7 +54,7 @@ def _size(one: LayerPromise) -> int | None:
 
 
 def _same_layer(one: LayerPromise, weight: StoredWeight) -> bool:
-    return weight.layer == one.layer and _size(one) == weight.values.numel()
+    return weight.layer in (one.layer, one.weight.rpartition(".")[0]) and _size(one) == weight.values.numel()
 
 
 def _same_zeros(one: LayerPromise, weight: StoredWeight) -> bool:

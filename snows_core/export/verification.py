@@ -62,9 +62,7 @@ class Verification:
 
     def __repr__(self) -> str:
         if not self.promised:
-            words = (
-                f"nothing is promised of {self.source}, so nothing was verified; the table says what its layers have"
-            )
+            words = f"nothing is promised of {self.source}, so nothing was verified; the table says what there is"
             return f"{words}. {self.advice or ADVICE}"
         layers = f"{self.promised} layer{'s' if self.promised > 1 else ''}"
         if self.ok:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from snows_core.export.onnx_constants import Constant, File, constants_of, read_model
+from snows_core.errors import SnowsError, reason_of
+from snows_core.export.onnx_constants import Constant, File, constants_of, damaged, read_model
 from snows_core.export.promise import METADATA_KEY, Promise, read_promise
 from snows_core.export.stored import StoredWeight
 
@@ -54,17 +55,26 @@ def read_onnx(path: Path) -> tuple[list[StoredWeight], Promise | None]:
         SnowsError: when the file is missing or damaged, or onnx is not installed.
     """
     model = read_model(path)
-    file = File.of(path, model)
+    try:
+        weights = _weights(model.graph, File.of(path, model))
+    except (SnowsError, MemoryError):
+        raise
+    except Exception as error:  # a graph may contradict itself in any way
+        raise damaged(path, reason_of(error)) from error
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    return weights, read_promise(texts[METADATA_KEY], str(path)) if METADATA_KEY in texts else None
+
+
+def _weights(graph: GraphProto, file: File) -> list[StoredWeight]:
+    """Return the weights of a graph, each way to read a tensor once."""
     found: dict[str, list[StoredWeight]] = {}
-    uses = {use.way: use for use in reversed(list(_uses(model.graph, {})))}  # the first of those that read alike
+    uses = {use.way: use for use in reversed(list(_uses(graph, {})))}  # the first of those that read alike
     for use in reversed(uses.values()):
         weight = use.read(file)
         known = found.setdefault(f"{weight.weight} along {weight.axis}", [])
         if not any(_same_place(weight, other) for other in known):
             known.append(weight)
-    weights = [weight for known in found.values() for weight in _joined(known)]
-    texts = {entry.key: entry.value for entry in model.metadata_props}
-    return weights, read_promise(texts[METADATA_KEY], str(path)) if METADATA_KEY in texts else None
+    return [weight for known in found.values() for weight in _joined(known)]
 
 
 @dataclass(frozen=True, eq=False)
