@@ -31,6 +31,16 @@ CASES = {"vit_large_patch16_224": (3000, 3), "resnet50": (3000, 30)}
 SMALL = {"vit_tiny_patch16_224": (4, 1), "regnetx_002": (4, 2)}
 
 
+def hardware_of(device: torch.device) -> str:
+    """Return the name of a GPU, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def file_stem(hardware: str) -> str:
+    """Return the beginning of a file's name for a device."""
+    return hardware.replace(" ", "-").lower()
+
+
 def clock(device: torch.device) -> float:
     """Return seconds, once the device has finished what it was given."""
     if device.type == "cuda":
@@ -120,12 +130,12 @@ def main() -> None:
 
 def save(rows: list[dict[str, float | str | int]], ceilings: dict[str, float], device: torch.device, out: Path) -> None:
     """Print what is there so far, and write it to a file named after the device."""
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    hardware = hardware_of(device)
     print(hardware, {precision: f"{rate / 1e12:.1f} TFLOP/s" for precision, rate in ceilings.items()})
     print(pd.DataFrame(rows).to_string(index=False), flush=True)
     out.mkdir(parents=True, exist_ok=True)
     record = snows.provenance(device=hardware, ceilings=ceilings, rows=rows)
-    (out / f"{hardware.replace(' ', '-').lower()}.json").write_text(json.dumps(record, indent=2) + "\n")
+    (out / f"{file_stem(hardware)}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
