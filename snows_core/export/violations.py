@@ -164,8 +164,6 @@ def _rounding(promise: LayerPromise, weight: StoredWeight) -> int:
     """Return how many zeros may be missing: none, unless a mask or digest says where all are.
 
     Methods that rank within an output, as Wanda does, round in each; so do shares of an overall sparsity in a layer.
-    Methods that rank within an output, as Wanda does, round in each output; shares of an overall sparsity are rounded
-    in each layer.
     """
     made = promise.mask is not None or bool(promise.support)
     return -(-len(weight.values) // 2) if made else 0
