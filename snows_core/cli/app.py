@@ -1,4 +1,4 @@
-"""The command `snows`: options, help, exit codes. What the commands do is in commands.py and reproduce.py.
+"""The command `snows`: options, help, exit codes. What the commands do is in the files beside this one.
 
 Exit codes: 0 all is well; 2 an option has to be another one; 1 the run cannot go on; each in one sentence on stderr;
 130 after Ctrl-C, SIGTERM or SIGHUP.
