@@ -212,6 +212,8 @@ FUNCTIONS = {
     "import_masks": ("model", lambda model: snows.import_masks(masks(), model)),
     "permute_channels": ("model", lambda model: snows.permute_channels(model, images(2), "2:4")),
     "compact": ("model", lambda model: snows.compact(model, images(2))),
+    "finetune": ("model", lambda model: snows.finetune(model, images(8), torch.zeros(8).long())),
+    "to_semi_structured": ("model", lambda model: snows.to_semi_structured(model, images(2))),
     "evaluate": ("reference", lambda model: evaluate(reference=model if model is not None else "none")),
     "compare": ("model", lambda model: snows.compare(model, images(), test=images(8))),
     "match_variances": ("reference", lambda model: snows.match_variances(net(), model, images())),
