@@ -214,6 +214,8 @@ FUNCTIONS = {
     "compact": ("model", lambda model: snows.compact(model, images(2))),
     "eligibility": ("model", snows.eligibility),
     "sizes": ("model", snows.sizes),
+    "finetune": ("model", lambda model: snows.finetune(model, images(8), torch.zeros(8).long())),
+    "to_semi_structured": ("model", lambda model: snows.to_semi_structured(model, images(2))),
     "evaluate": ("reference", lambda model: evaluate(reference=model if model is not None else "none")),
     "compare": ("model", lambda model: snows.compare(model, images(), test=images(8))),
     "match_variances": ("reference", lambda model: snows.match_variances(net(), model, images())),

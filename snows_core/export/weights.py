@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from snows_core.errors import cannot_go_on, invalid_argument, one_of, shown
-from snows_core.export.promise import promise_of
+from snows_core.export.promise import METADATA_KEY, promise_of
 from snows_core.files import as_path, write_whole
 from snows_core.files.writing import try_to_write
 from snows_core.result import PruneResult, unshared
@@ -205,14 +205,17 @@ def summary_of(
 
 def write_safetensors(result: PruneResult, path: Path) -> None:
     """Write the state of a ``result`` from :func:`in_type` to ``path``, with what it promises as metadata."""
-    metadata = {"format": "pt", "snows": json.dumps(promise_of(result))}  # "format" is what readers of others ask for
+    metadata = {
+        "format": "pt",
+        METADATA_KEY: json.dumps(promise_of(result)),
+    }  # "format" is what readers of others ask for
     _written(lambda: save_file(result.state, path, metadata))
 
 
 def write_state_dict(result: PruneResult, path: Path) -> None:
     """Write the state of a ``result`` from :func:`in_type` to ``path`` as ``torch.save`` does a model's state dict."""
     state: OrderedDict[str, Tensor] = OrderedDict(result.state)
-    state._metadata = OrderedDict({"": {"snows": json.dumps(promise_of(result))}})  # type: ignore[attr-defined] # PyTorch gives each state dict this attribute
+    state._metadata = OrderedDict({"": {METADATA_KEY: json.dumps(promise_of(result))}})  # type: ignore[attr-defined] # PyTorch gives each state dict this attribute
     _written(lambda: torch.save(state, path))
 
 

@@ -202,6 +202,10 @@ def test_ctrl_c_keeps_the_epochs_that_are_done(monkeypatch):
     record = tuned.manifest["finetune"]
     assert (record["epochs"], record["epochs_asked"], record["interrupted"]) == (1, 9, True) and held(tuned)
     assert not torch.equal(tuned.state["fc.weight"], one.state["fc.weight"])  # the schedule was that of nine
+    calls.clear()
+    monkeypatch.setattr(retraining, "set_to_zero", lambda parameters: interrupted(parameters, 4))
+    earlier = snows.finetune(result, images, labels, **QUICK | {"epochs": 9}).state
+    assert all(torch.equal(value, tuned.state[name]) for name, value in earlier.items()), "part of a pass is kept"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         calls.clear()
         patch.setattr(retraining, "set_to_zero", lambda parameters: interrupted(parameters, 2))
