@@ -12,7 +12,7 @@ from toys import random_images, small_resnet, small_vit, torch_attention
 
 import snows_core as snows
 from snows_core.errors import SnowsError
-from snows_core.export import METADATA_KEY, promise_of, support_digest
+from snows_core.export import METADATA_KEY, export_weights, promise_of, support_digest
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 PATTERNS = {
@@ -80,7 +80,21 @@ def as_hub_folder(result, state, folder):
     return hub
 
 
-FORMS = {"result": as_result, "folder": as_folder, "safetensors": as_file, "hub folder": as_hub_folder}
+def as_state_dict(result, state, folder):
+    path = export_weights(result, folder / "exported.pth", "state-dict", overwrite=True).path
+    written = torch.load(path, weights_only=True)
+    written.update(state)  # what PyTorch keeps beside them, and the promise with it, stays
+    torch.save(written, path)
+    return path
+
+
+FORMS = {
+    "result": as_result,
+    "folder": as_folder,
+    "safetensors": as_file,
+    "state dict": as_state_dict,
+    "hub folder": as_hub_folder,
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
