@@ -156,18 +156,27 @@ def _fault(mask: Tensor | None, row: Mapping[Any, Any] | None) -> str:
 
 
 def _opened_weights(path: Path) -> Opened:
-    """Return a file of weights, with the promise in its metadata where it is of safetensors."""
+    """Return a file of weights, with the promise in its metadata."""
     state = read_checkpoint(path, "source", WRAPPERS)
-    promise = None
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
-        promise = None if text is None else read_promise(text, str(path))
+    else:
+        text = _text_of(state)
+    promise = None if text is None else read_promise(text, str(path))
     beside = all(is_file(path.parent / name) for name in RESULT)
     advice = (
         f"The result in '{path.parent}' has its masks: verify the folder, or the file against it." if beside else ""
     )
     return _opened_state(str(path), state, promise, advice)
+
+
+def _text_of(state: Any) -> str | None:
+    """Return the promise among what PyTorch keeps of its own with a state dict; None where there is none."""
+    kept = getattr(state, "_metadata", None)
+    kept = kept.get("") if isinstance(kept, Mapping) else None
+    text = kept.get(METADATA_KEY) if isinstance(kept, Mapping) else None
+    return text if isinstance(text, str) else None
 
 
 def _opened_state(name: str, state: Any, promise: Promise | None = None, advice: str = "") -> Opened:

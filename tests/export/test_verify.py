@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -72,6 +73,13 @@ def as_file(result, state, folder):
     return path
 
 
+def as_state_dict(result, state, folder):
+    path, state = folder / "exported.pth", OrderedDict(state)
+    state._metadata = OrderedDict({"": {METADATA_KEY: json.dumps(promise_of(result))}})
+    torch.save(state, path)
+    return path
+
+
 def as_hub_folder(result, state, folder):
     hub = folder / "hub"
     hub.mkdir(exist_ok=True)
@@ -81,6 +89,7 @@ def as_hub_folder(result, state, folder):
 
 
 FORMS = {"result": as_result, "folder": as_folder, "safetensors": as_file, "hub folder": as_hub_folder}
+FORMS["state dict"] = as_state_dict
 
 
 @pytest.mark.parametrize("form", FORMS)
