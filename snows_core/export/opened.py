@@ -158,7 +158,11 @@ def _fault(mask: Tensor | None, row: Mapping[Any, Any] | None) -> str:
 def _opened_weights(path: Path) -> Opened:
     """Return a file of weights, with the promise in its metadata."""
     state = read_checkpoint(path, "source", WRAPPERS)
-    text = _promise_text(path, state)
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    else:
+        text = _text_of(state)
     promise = None if text is None else read_promise(text, str(path))
     beside = all(is_file(path.parent / name) for name in RESULT)
     advice = (
@@ -167,15 +171,11 @@ def _opened_weights(path: Path) -> Opened:
     return _opened_state(str(path), state, promise, advice)
 
 
-def _promise_text(path: Path, state: Any) -> str | None:
-    """Return the promise in a file's metadata, as JSON; None where there is none."""
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            text: Any = (file.metadata() or {}).get(METADATA_KEY)
-    else:  # PyTorch keeps versions of modules beside a state dict; export_weights puts the promise there
-        metadata = getattr(state, "_metadata", None)
-        root = metadata.get("") if isinstance(metadata, Mapping) else None
-        text = root.get(METADATA_KEY) if isinstance(root, Mapping) else None
+def _text_of(state: Any) -> str | None:
+    """Return the promise among what PyTorch keeps of its own with a state dict; None where there is none."""
+    kept = getattr(state, "_metadata", None)
+    kept = kept.get("") if isinstance(kept, Mapping) else None
+    text = kept.get(METADATA_KEY) if isinstance(kept, Mapping) else None
     return text if isinstance(text, str) else None
 
 

@@ -1,6 +1,7 @@
 """What a file says of its own zeros, so that it can be verified alone: pattern, count and digest of each weight.
 
-A promise is JSON, under the key :data:`METADATA_KEY` of a .safetensors or .onnx file's metadata::
+A promise is JSON, under the key :data:`METADATA_KEY` of the metadata of a .safetensors or .onnx file, or of those that
+PyTorch keeps with a state dict (``state._metadata[""]``)::
 
     {"pattern": "2:4",
      "layers": {"<weight name>": {"layer": "<layer name>", "pattern": "2:4", "shape": [64, 64, 3, 3], "zeros": 18432,
@@ -182,10 +183,10 @@ def read_promise(text: str, file: str) -> Promise:
 
 
 def _layer_promise(name: str, entry: Any) -> LayerPromise:
-    kinds = {"layer": str, "pattern": str, "shape": list, "zeros": int, "support": str}
     if not isinstance(entry, dict):
         raise ValueError(f"no record of '{name}'")
-    for key, kind in kinds.items():
+    entry = {"layer": name.removesuffix(".weight"), "pattern": "", **entry}
+    for key, kind in {"layer": str, "pattern": str, "shape": list, "zeros": int, "support": str}.items():
         if type(entry.get(key)) is not kind:
             raise ValueError(f"{shown(entry.get(key))[:80]} under '{key}' of '{name}'")
     if not all(type(size) is int and size >= 0 for size in entry["shape"]):

@@ -7,7 +7,6 @@ the tensor and its reader are followed back into the file, so that every place i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ _READERS: dict[str, dict[int, int | None]] = {  # operation: place of a weight a
     "MatMulInteger": {1: 3, 0: 2},
     "QLinearMatMul": {3: 5, 0: 2},
 }
-_SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's newer exporter writes the modules around an operation
+_SCOPES = "namespace"  # where PyTorch's newer exporter writes the modules around an operation
 _TURN = {"Gemm": ("transA", "transB"), "FusedGemm": ("transA", "transB"), "FusedMatMul": ("transA", "transB")}
 
 
@@ -205,8 +204,8 @@ def _layer_of(node: NodeProto, weight: str) -> str:
     if weight.endswith(".weight"):
         return weight.removesuffix(".weight")
     scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), None)
-    if scopes is not None:
-        modules = re.findall(r"'([^']*)'", scopes)[:-1]
+    if scopes is not None:  # each as "path: class", the operation itself behind them
+        modules = [scope.partition(": ")[0] for scope in scopes.split("/")[:-1]]
         return modules[-1] if modules and modules[-1] else weight
     return _path(node.name) or weight
 

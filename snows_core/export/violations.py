@@ -253,7 +253,7 @@ def found_pattern(values: Tensor) -> str:
     Args:
         values: (out, in, *kernel).
 
-    >>> found_pattern(torch.tensor([[1.0, 0.0, 0.0, 2.0], [0.0, 3.0, 4.0, 0.0]]))
+    >>> found_pattern(torch.tensor([[1.0, 2.0, 0.0, 0.0], [0.0, 0.0, 3.0, 4.0]]))
     '2:4'
     """
     zeros = values.numel() - int(torch.count_nonzero(values))

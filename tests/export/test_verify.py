@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from toys import random_images, small_resnet, small_vit, torch_attention
 
 import snows_core as snows
 from snows_core.errors import SnowsError
-from snows_core.export import METADATA_KEY, export_weights, promise_of, support_digest
+from snows_core.export import METADATA_KEY, promise_of, support_digest
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 PATTERNS = {
@@ -72,6 +73,13 @@ def as_file(result, state, folder):
     return path
 
 
+def as_state_dict(result, state, folder):
+    path, state = folder / "exported.pth", OrderedDict(state)
+    state._metadata = OrderedDict({"": {METADATA_KEY: json.dumps(promise_of(result))}})
+    torch.save(state, path)
+    return path
+
+
 def as_hub_folder(result, state, folder):
     hub = folder / "hub"
     hub.mkdir(exist_ok=True)
@@ -80,21 +88,8 @@ def as_hub_folder(result, state, folder):
     return hub
 
 
-def as_state_dict(result, state, folder):
-    path = export_weights(result, folder / "exported.pth", "state-dict", overwrite=True).path
-    written = torch.load(path, weights_only=True)
-    written.update(state)  # what PyTorch keeps beside them, and the promise with it, stays
-    torch.save(written, path)
-    return path
-
-
-FORMS = {
-    "result": as_result,
-    "folder": as_folder,
-    "safetensors": as_file,
-    "state dict": as_state_dict,
-    "hub folder": as_hub_folder,
-}
+FORMS = {"result": as_result, "folder": as_folder, "safetensors": as_file, "hub folder": as_hub_folder}
+FORMS["state dict"] = as_state_dict
 
 
 @pytest.mark.parametrize("form", FORMS)
