@@ -2,8 +2,8 @@
 
 Each network is pruned by the command of `RUNS` into runs/int8, unless a result is there, and quantised with the same
 calibration images by `snows_core.export.to_int8`; 500 other images judge. Needs the images `imagenet-samples` and the
-package with the weights (the extra imagenet-samples). One thread of the CPU; pruning takes some ten minutes a network,
-the rest two.
+package with the weights (the extra imagenet-samples). One thread of the CPU: seven minutes to prune a network, two for
+the rest.
 """
 
 from __future__ import annotations
@@ -22,20 +22,24 @@ from snows_core import zoo
 from snows_core.export import compare_int8
 
 NETWORK, IMAGES, SEED = "efficientnet-lite0", 128, 0
-RUNS = {
-    "2:4": "--pattern 2:4 --effort quick --mask swaps --k 5",
-    "0.5": "--pattern 0.5 --effort quick --k 5",
+RUNS = {  # pattern to the options of its command
+    "2:4": "--effort quick --mask swaps --k 5",
+    "global:0.5:0.95": "--effort quick --k 5",
 }
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "figures" / "int8" / f"{NETWORK}.csv"
 
 
+def words(pattern: str) -> str:
+    """Return the words behind `snows` that prune the network."""
+    return f"prune --model {NETWORK} --pattern {pattern} {RUNS[pattern]} --images {IMAGES} --seed {SEED} --device cpu"
+
+
 def pruned(pattern: str, folder: Path) -> Path:
     """Return the folder of a pruned network, made by its command where it is not there."""
-    target = folder / f"{NETWORK}-{pattern.replace(':', 'of')}"
+    target = folder / f"{NETWORK}-{pattern.replace(':', '-')}"
     if not (target / "manifest.json").is_file():
-        words = [*RUNS[pattern].split(), "--images", str(IMAGES), "--seed", str(SEED), "--out", str(target)]
-        subprocess.run([sys.executable, "-m", "snows_core", "prune", "--model", NETWORK, *words], check=True)
+        subprocess.run([sys.executable, "-m", "snows_core", *words(pattern).split(), "--out", str(target)], check=True)
     return target
 
 
@@ -51,7 +55,7 @@ def measured(pattern: str, folder: Path) -> pd.DataFrame:
     return rows.assign(
         calibration=len(positions),
         seed=SEED,
-        command=f"snows prune --model {NETWORK} {RUNS[pattern]} --images {IMAGES} --seed {SEED}",
+        command=f"snows {words(pattern)}",
         commit=snows.provenance()["commit"],
         **{name: metadata.version(name) for name in ("torch", "torchao", "timm")},
     )

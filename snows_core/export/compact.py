@@ -166,7 +166,7 @@ def _note(rows: dict[str, dict[str, Any]], done: list[Removal]) -> None:
             {"group": group.name, "kind": group.kind, "units": group.units, "removed": 0},
         )
         row["removed"] += removal.count
-        row |= {"idle": removal.idle, "reason": removal.why}
+        row |= {"idle": removal.idle, "reason": removal.why if removal.idle else ""}
 
 
 def _table(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:

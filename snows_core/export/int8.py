@@ -35,7 +35,7 @@ from snows_core.result import PruneResult
 if TYPE_CHECKING:
     import pandas as pd
 
-BATCH = 32  # calibration images that pass at a time
+BATCH = 16  # images that pass at a time: larger activations cost more in fresh memory than they save
 PACKED = NM(2, 4)  # what sparse tensor cores store as half of the values and two bits of index for each
 _WEIGHTS = ("conv1d", "conv2d", "linear")  # operations whose second argument is a weight
 _COLUMNS = ["weight", "outputs", "count", "zeros", "int8_zeros", "filled", "two_of_four", "int8_two_of_four"]

@@ -94,6 +94,16 @@ def test_heads_go_and_the_module_is_its_class_still():
     assert type(attention) is type(model.blocks[0].attn)
 
 
+def test_a_last_head_is_no_reason_where_none_without_use_stays():
+    model, images = small_vit(), random_images(2, size=4)  # two heads of four numbers
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.proj.weight[:, :4] = 0.0
+    table = checked(model, images, 2).table
+    assert table["kind"].tolist() == ["heads"] * 2 and table["idle"].sum() == 0
+    assert table["reason"].tolist() == ["", ""]
+
+
 def test_values_of_zero_weights_are_their_bias_and_reach_the_projection():
     model, images = awake(NETWORKS["vit"]()), random_images(2, size=32)
     with torch.no_grad():
