@@ -17,17 +17,17 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_PLACES` says t
     from snows_core.comparison.results import Comparison
     from snows_core.estimate import estimate
     from snows_core.evaluate import Metrics, evaluate
-    from snows_core.export.compact import Compacted, compact
-    from snows_core.export.eligibility import Eligibility, eligibility
-    from snows_core.export.finetune import finetune
-    from snows_core.export.hub import hub_folder
-    from snows_core.export.model_card import About
-    from snows_core.export.onnx import OnnxExport, export_onnx
-    from snows_core.export.push import push_to_hub
-    from snows_core.export.semi_structured import Converted, to_semi_structured
-    from snows_core.export.sizes import sizes
-    from snows_core.export.verification import Verification
-    from snows_core.export.verify import verify
+    from snows_core.export.compaction.compact import Compacted, compact
+    from snows_core.export.hub.hub_folder import hub_folder
+    from snows_core.export.hub.model_card import About
+    from snows_core.export.hub.push import push_to_hub
+    from snows_core.export.kernels.eligibility import Eligibility, eligibility
+    from snows_core.export.kernels.semi_structured import Converted, to_semi_structured
+    from snows_core.export.onnx.export_onnx import OnnxExport, export_onnx
+    from snows_core.export.storage.sizes import sizes
+    from snows_core.export.tuning.finetune import finetune
+    from snows_core.export.verification.findings import Verification
+    from snows_core.export.verification.verify import verify
     from snows_core.export.weights import export_weights
     from snows_core.masks.patterns import NM, Unstructured
     from snows_core.masks.per_layer import PerLayer
@@ -98,34 +98,34 @@ __all__ = [
 
 # Public name to the module that defines it.
 _PLACES = {
-    "About": "export.model_card",
+    "About": "export.hub.model_card",
     "NM": "masks.patterns",
-    "Compacted": "export.compact",
+    "Compacted": "export.compaction.compact",
     "Comparison": "comparison.results",
-    "Eligibility": "export.eligibility",
-    "Converted": "export.semi_structured",
+    "Eligibility": "export.kernels.eligibility",
+    "Converted": "export.kernels.semi_structured",
     "Metrics": "evaluate",
     "NewtonOptions": "settings.recipe",
-    "OnnxExport": "export.onnx",
+    "OnnxExport": "export.onnx.export_onnx",
     "PruneResult": "result",
     "PruneSettings": "settings.prune_settings",
     "PerLayer": "masks.per_layer",
     "Recipe": "settings.recipe",
     "Structured": "masks.structured",
     "Unstructured": "masks.patterns",
-    "Verification": "export.verification",
+    "Verification": "export.verification.findings",
     "apply_masks": "result",
-    "compact": "export.compact",
+    "compact": "export.compaction.compact",
     "compare": "comparison.grid",
-    "eligibility": "export.eligibility",
+    "eligibility": "export.kernels.eligibility",
     "estimate": "estimate",
     "evaluate": "evaluate",
     "export_weights": "export.weights",
-    "finetune": "export.finetune",
-    "export_onnx": "export.onnx",
+    "finetune": "export.tuning.finetune",
+    "export_onnx": "export.onnx.export_onnx",
     "flip_and_shift": "sweep.augment",
     "get_recipe": "settings.recipe",
-    "hub_folder": "export.hub",
+    "hub_folder": "export.hub.hub_folder",
     "import_masks": "sweep.import_masks",
     "load": "result",
     "make_masks": "prune",
@@ -134,11 +134,11 @@ _PLACES = {
     "permute_channels": "sweep.permute",
     "provenance": "provenance",
     "prune": "prune",
-    "push_to_hub": "export.push",
+    "push_to_hub": "export.hub.push",
     "reestimate_batch_norms": "sweep.corrections",
-    "sizes": "export.sizes",
-    "verify": "export.verify",
-    "to_semi_structured": "export.semi_structured",
+    "sizes": "export.storage.sizes",
+    "verify": "export.verification.verify",
+    "to_semi_structured": "export.kernels.semi_structured",
     "versions": "provenance",
 }
 

@@ -5,7 +5,7 @@ import pytest
 import semi_structured_benchmark as tool
 import torch
 
-from snows_core.export.given import given_result
+from snows_core.export.tuning.given import given_result
 from snows_core.zoo import experiment
 
 

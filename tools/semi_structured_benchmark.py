@@ -30,8 +30,8 @@ from torch.utils import benchmark
 
 import snows_core as snows
 from snows_core.errors import SnowsError, reason_of
-from snows_core.export.semi_structured import Converted, convert
-from snows_core.export.sparse_kernels import Kernel, sparse_device
+from snows_core.export.kernels.semi_structured import Converted, convert
+from snows_core.export.kernels.sparse_kernels import Kernel, sparse_device
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 ROUNDS = 3  # of dense and sparse in turn, so that a clock that changes meets both

@@ -65,7 +65,7 @@ def judged(folder: Path | None, model: str | None, weights: Path | None, options
         options: of :func:`snows_core.eligibility`.
 
     Returns:
-        The :class:`~snows_core.export.eligibility.Eligibility`.
+        The :class:`~snows_core.export.kernels.eligibility.Eligibility`.
     """
     import torch
 

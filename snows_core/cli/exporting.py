@@ -122,7 +122,7 @@ def export_onnx_file(folder: Path, source: Source, out: Path, images: int | None
 
     check_file_target(out, (".onnx",), overwrite, "out")
     chosen, result = pruned_network(folder, source)
-    from snows_core.export.onnx import export_onnx
+    from snows_core.export.onnx.export_onnx import export_onnx
 
     bundle = chosen.load_data(source.data_root, source.data, num_classes=_classes(source, result))
     there = len(bundle.test)
@@ -148,13 +148,13 @@ def export_hub_folder(folder: Path, source: Source, out: Path, options: dict[str
         folder: what `snows prune` wrote.
         source: its network; its images are not read.
         out: the folder.
-        options: ``dtype`` and ``overwrite`` of :func:`snows_core.export.hub.hub_folder`.
+        options: ``dtype`` and ``overwrite`` of :func:`snows_core.export.hub.hub_folder.hub_folder`.
         license: of the weights, or None for that of the dense ones.
     """
     import torch
 
     from snows_core.export.files import check_folder
-    from snows_core.export.hub import FILES, hub_folder
+    from snows_core.export.hub.hub_folder import FILES, hub_folder
     from snows_core.zoo.origins import origin_of
 
     check_folder(out, FILES, options["overwrite"], "out", "hub folder")

@@ -114,7 +114,7 @@ def finetune_to_folder(folder: Path, source: Any, out: Path, options: dict[str, 
     from snows_core.errors import blamed
     from snows_core.evaluate import evaluate, evaluate_both
     from snows_core.export import finetune
-    from snows_core.export.retraining import FinetuneOptions
+    from snows_core.export.tuning.retraining import FinetuneOptions
     from snows_core.interruption import shielded
     from snows_core.result import check_target, load
     from snows_core.tables import table

@@ -30,6 +30,6 @@ def push_command(
     ] = None,
 ) -> None:
     """Upload a hub folder to the Hugging Face hub, where others load it in one call."""
-    from snows_core.export.push import push_to_hub
+    from snows_core.export.hub.push import push_to_hub
 
     typer.echo(f"uploaded to {push_to_hub(folder, repo_id, private=private, token=token)}")

@@ -55,7 +55,7 @@ def verify_command(
     --against. Where nothing is promised, the table says which pattern each layer has, and the exit code is 0. It is 1
     where a promise does not hold.
     """
-    from snows_core.export.verify import verify
+    from snows_core.export.verification.verify import verify
     from snows_core.tables import table
 
     done = verify(source, pattern, layers=layers or None, exclude=exclude or None, against=against)

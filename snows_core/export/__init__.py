@@ -1,21 +1,21 @@
 """What pruned networks become for use elsewhere: smaller ones, files that load without this package, checked."""
 
-from snows_core.export.compact import Compacted, compact
-from snows_core.export.eligibility import Eligibility, checklist, eligibility
+from snows_core.export.compaction.compact import Compacted, compact
+from snows_core.export.compaction.speed import Speed, compare_speed
 from snows_core.export.files import check_compact_target, save
-from snows_core.export.finetune import finetune
-from snows_core.export.hub import HubFolder, hub_folder
-from snows_core.export.int8 import Int8, compare_int8, to_int8
-from snows_core.export.model_card import About
-from snows_core.export.onnx import OnnxExport, export_onnx
+from snows_core.export.hub.hub_folder import HubFolder, hub_folder
+from snows_core.export.hub.model_card import About
+from snows_core.export.hub.push import push_to_hub
+from snows_core.export.kernels.eligibility import Eligibility, checklist, eligibility
+from snows_core.export.kernels.semi_structured import Converted, to_semi_structured
+from snows_core.export.onnx.export_onnx import OnnxExport, export_onnx
 from snows_core.export.promise import METADATA_KEY, promise_of, support_digest
-from snows_core.export.push import push_to_hub
-from snows_core.export.retraining import FinetuneOptions
-from snows_core.export.semi_structured import Converted, to_semi_structured
-from snows_core.export.sizes import size_words, sizes
-from snows_core.export.speed import Speed, compare_speed
-from snows_core.export.verification import Verification
-from snows_core.export.verify import verify
+from snows_core.export.storage.int8 import Int8, compare_int8, to_int8
+from snows_core.export.storage.sizes import size_words, sizes
+from snows_core.export.tuning.finetune import finetune
+from snows_core.export.tuning.retraining import FinetuneOptions
+from snows_core.export.verification.findings import Verification
+from snows_core.export.verification.verify import verify
 from snows_core.export.weights import ExportedWeights, export_weights
 
 __all__ = [

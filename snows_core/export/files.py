@@ -22,7 +22,7 @@ from snows_core.files import as_path, contents, fill_folder, try_to_write
 from snows_core.provenance import versions
 
 if TYPE_CHECKING:
-    from snows_core.export.compact import Compacted
+    from snows_core.export.compaction.compact import Compacted
 
 FILES = ("model.pt2", "model.safetensors", "compact.json")
 
@@ -80,7 +80,7 @@ def save(compacted: Compacted, folder: str | Path, overwrite: bool = False) -> P
     """Write a compacted network into a folder, all files or none.
 
     Args:
-        compacted: from :func:`snows_core.export.compact.compact`.
+        compacted: from :func:`snows_core.export.compaction.compact.compact`.
         folder: new or empty, or one that holds such files.
         overwrite: replace these.
 

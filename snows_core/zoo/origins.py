@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from snows_core.export.model_card import About
+from snows_core.export.hub.model_card import About
 from snows_core.zoo import sources
 from snows_core.zoo.experiment import Experiment
 from snows_core.zoo.heads import outputs_of

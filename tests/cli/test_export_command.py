@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from snows_core.cli import app as cli
 from snows_core.cli import commands
-from snows_core.export.again import made_by
+from snows_core.export.hub.again import made_by
 from snows_core.settings import PruneSettings, settings_of
 from snows_core.sweep.augment import flip_and_shift
 from snows_core.zoo import experiment
@@ -154,7 +154,7 @@ def test_a_fine_tuned_network_is_built_with_its_own_outputs(name, tmp_path):
 
 
 def test_an_onnx_file_is_compared_on_test_images(pruned, tmp_path):
-    pytest.importorskip("snows_core.export.onnx")
+    pytest.importorskip("snows_core.export.onnx.export_onnx")
     done = run("export", pruned, "--to", "onnx", "--out", tmp_path / "net.onnx", "--images", 20)
     assert done.exit_code == 0, done.output
     assert "agreement 100" in done.output and "20 images" in done.output and (tmp_path / "net.onnx").is_file()

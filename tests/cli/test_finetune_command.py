@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import snows_core as snows
 from snows_core.cli import app as cli
-from snows_core.export import retraining
+from snows_core.export.tuning import retraining
 
 
 def run(*arguments):

@@ -13,9 +13,10 @@ from toys import torch_attention
 
 import snows_core as snows
 from snows_core.errors import SnowsError
-from snows_core.export import checklist, rule_file
-from snows_core.export.held_pattern import held_by, held_pattern
-from snows_core.export.weighted_layers import weighted_layers
+from snows_core.export import checklist
+from snows_core.export.kernels import rule_file
+from snows_core.export.kernels.held_pattern import held_by, held_pattern
+from snows_core.export.kernels.weighted_layers import weighted_layers
 from snows_core.masks.patterns import NM, Unstructured
 from snows_core.network.graph import Network
 from snows_core.network.positions import output_positions

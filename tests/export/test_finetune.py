@@ -10,8 +10,8 @@ from toys import random_images, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.errors import SnowsError
-from snows_core.export import retraining
-from snows_core.export.given import given_result
+from snows_core.export.tuning import retraining
+from snows_core.export.tuning.given import given_result
 from snows_core.network.saved_files import Saved
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")

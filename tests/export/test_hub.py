@@ -20,8 +20,8 @@ from toys import random_images, small_resnet
 
 import snows_core as snows
 from snows_core.errors import SnowsError
-from snows_core.export import hub
-from snows_core.export.push import on_hub
+from snows_core.export.hub import hub_folder as hub
+from snows_core.export.hub.push import on_hub
 from snows_core.loss.intervals import wilson
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*calibration images")

@@ -8,8 +8,8 @@ from toys import awake
 import snows_core as snows
 from snows_core import zoo
 from snows_core.errors import SnowsError
-from snows_core.export import int8
-from snows_core.export.int8 import compare_int8, to_int8
+from snows_core.export.storage import int8
+from snows_core.export.storage.int8 import compare_int8, to_int8
 from snows_core.masks.patterns import NM
 from snows_core.provenance import state_digest
 

@@ -16,8 +16,9 @@ from toys import random_images, small_resnet
 
 import snows_core as snows
 from snows_core.errors import SnowsError
-from snows_core.export import onnx as exporting
-from snows_core.export import onnx_exporters, onnx_files
+from snows_core.export.onnx import export_onnx as exporting
+from snows_core.export.onnx import exporters as onnx_exporters
+from snows_core.export.onnx import files as onnx_files
 from snows_core.export.promise import support_digest
 
 FAST = "torchscript"  # a tenth of a second where the other exporter takes seconds

@@ -11,8 +11,8 @@ import yaml
 from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructuredTensorCUTLASS
 
 from snows_core.errors import SnowsError
-from snows_core.export.rule_file import RULE_FILE, read_rules, rules
-from snows_core.export.rules import DTYPES, Facts, Target
+from snows_core.export.kernels.rule_file import RULE_FILE, read_rules, rules
+from snows_core.export.kernels.rules import DTYPES, Facts, Target
 
 AMPERE, TURING, HOPPER = (8, 0), (7, 5), (9, 0)
 GOOD = {"kind": "linear", "outputs": 256, "inputs": 256, "patterns": ("2:4", "1:2"), "held": "it is 1:4"}

@@ -10,10 +10,10 @@ from toys import random_images, small_resnet, small_vit
 
 import snows_core as snows
 from snows_core.errors import SnowsError
-from snows_core.export import sparse_kernels
-from snows_core.export.pointwise import PointwiseLinear, pointwise_as_linear
-from snows_core.export.semi_structured import convert
-from snows_core.export.sparse_kernels import Kernel, kernels
+from snows_core.export.kernels import sparse_kernels
+from snows_core.export.kernels.pointwise import PointwiseLinear, pointwise_as_linear
+from snows_core.export.kernels.semi_structured import convert
+from snows_core.export.kernels.sparse_kernels import Kernel, kernels
 
 pytestmark = pytest.mark.usefixtures("few_images_are_fine")
 CPU = torch.device("cpu")

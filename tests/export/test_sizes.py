@@ -17,7 +17,8 @@ from toys import random_images, small_resnet
 
 import snows_core as snows
 from snows_core.errors import SnowsError
-from snows_core.export import packing, size_words
+from snows_core.export import size_words
+from snows_core.export.storage import packing
 from snows_core.masks.patterns import NM, Unstructured
 
 

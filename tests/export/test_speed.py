@@ -41,7 +41,7 @@ def test_the_ratio_is_that_of_the_seconds():
 
 
 def test_no_round_is_begun_when_time_is_over(monkeypatch):
-    monkeypatch.setattr("snows_core.export.speed.ENOUGH", 0.0)
+    monkeypatch.setattr("snows_core.export.compaction.speed.ENOUGH", 0.0)
     slow = Busy(0.0)
     compare_speed(slow, Busy(0.0), torch.zeros(1, 1, 1, 1), 100)
     assert slow.calls == 3

@@ -14,7 +14,7 @@ from toys import random_images
 import snows_core as snows
 from snows_core.errors import SnowsError
 from snows_core.export import METADATA_KEY, support_digest
-from snows_core.export.verify_onnx import read_onnx
+from snows_core.export.verification.onnx_file import read_onnx
 from snows_core.masks.patterns import NM
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from snows_core.export.stored import StoredWeight
-from snows_core.export.violations import Checked, Finding, found_pattern
+from snows_core.export.verification.stored import StoredWeight
+from snows_core.export.verification.violations import Checked, Finding, found_pattern
 
 if TYPE_CHECKING:
     import pandas as pd

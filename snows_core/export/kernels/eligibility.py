@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.errors import closest, integer, invalid_argument, one_of, shown
-from snows_core.export.held_pattern import Held, held_by, held_pattern
-from snows_core.export.rule_file import rules
-from snows_core.export.rules import DTYPES, Backend, Facts, Rule, Target
-from snows_core.export.weighted_layers import LINEAR, ONE_BY_ONE, WeightedLayer, weighted_layers
+from snows_core.export.kernels.held_pattern import Held, held_by, held_pattern
+from snows_core.export.kernels.rule_file import rules
+from snows_core.export.kernels.rules import DTYPES, Backend, Facts, Rule, Target
+from snows_core.export.kernels.weighted_layers import LINEAR, ONE_BY_ONE, WeightedLayer, weighted_layers
 from snows_core.masks.patterns import NM, parse_pattern
 from snows_core.result import PruneResult
 from snows_core.settings import SparsityPattern

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from snows_core.errors import SnowsError, require_extra
-from snows_core.export.rules import CHECKS, DTYPES, NOTES, PATTERNS, WORDS, Backend, Rule, Rules
-from snows_core.export.weighted_layers import KINDS
+from snows_core.export.kernels.rules import CHECKS, DTYPES, NOTES, PATTERNS, WORDS, Backend, Rule, Rules
+from snows_core.export.kernels.weighted_layers import KINDS
 
 RULE_FILE = Path(__file__).with_name("eligibility.yaml")
 

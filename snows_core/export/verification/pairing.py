@@ -9,8 +9,8 @@ from typing import Any
 
 from snows_core.errors import closest, invalid_argument, shown
 from snows_core.export.promise import LayerPromise, Promise, share_text, support_digest
-from snows_core.export.stored import StoredWeight
-from snows_core.export.violations import check_weight
+from snows_core.export.verification.stored import StoredWeight
+from snows_core.export.verification.violations import check_weight
 from snows_core.masks.names import Names
 from snows_core.masks.patterns import Pattern, PerLayer, Structured, Unstructured, parse_pattern
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from snows_core.export.promise import LayerPromise, known_pattern, support_digest
-from snows_core.export.stored import StoredWeight
+from snows_core.export.verification.stored import StoredWeight
 from snows_core.masks.lowest import exactly
 from snows_core.masks.patterns import NM, Pattern, Unstructured
 

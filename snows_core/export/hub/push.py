@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from snows_core.errors import SnowsError, cannot_go_on, invalid_argument, reason_of, require_extra, switch
-from snows_core.export.hub import CARD, FILES
-from snows_core.export.model_card import folder_name
-from snows_core.export.reloading import CONFIG, WEIGHTS, loading_lines, weights_lines
+from snows_core.export.hub.hub_folder import CARD, FILES
+from snows_core.export.hub.model_card import folder_name
+from snows_core.export.hub.reloading import CONFIG, WEIGHTS, loading_lines, weights_lines
 from snows_core.files import as_path, is_file
 from snows_core.files.bounded import read_json, read_text
 
@@ -19,7 +19,7 @@ _NEEDED = (WEIGHTS, CONFIG, CARD)
 
 
 def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-    """Upload a folder that :func:`snows_core.export.hub.hub_folder` wrote; the card then loads it from the hub.
+    """Upload a folder that :func:`.hub_folder` wrote; the card then loads it from the hub.
 
     Only the files of such a folder are uploaded. A repository that is not there is made; one that is there is updated
     by one commit.

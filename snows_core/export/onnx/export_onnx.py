@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from snows_core.activations.calibration import calibration_parts, first_images
 from snows_core.errors import cannot_go_on, integer, invalid_argument, number, one_of, require_extra, switch, users_code
-from snows_core.export.onnx_exporters import (
+from snows_core.export.onnx.exporters import (
     EXPORTERS,
     UnfitFileError,
     exportable,
@@ -22,9 +22,9 @@ from snows_core.export.onnx_exporters import (
     tensors_of,
     why_it_failed,
 )
-from snows_core.export.onnx_files import check_onnx_target, place_file, read_file, write_file
-from snows_core.export.onnx_parity import Parity, compare
-from snows_core.export.onnx_weights import FoundWeight, clean, name_weights, read_weight
+from snows_core.export.onnx.files import check_onnx_target, place_file, read_file, write_file
+from snows_core.export.onnx.parity import Parity, compare
+from snows_core.export.onnx.weights import FoundWeight, clean, name_weights, read_weight
 from snows_core.export.promise import METADATA_KEY, promise_of
 from snows_core.network.check_model import LAYERS, check_model, check_tensors
 from snows_core.network.copies import plain_copy, unwrap

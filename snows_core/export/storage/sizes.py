@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.errors import invalid_argument, require_extra
-from snows_core.export import packing
-from snows_core.export.held_pattern import Held, held_pattern
-from snows_core.export.weighted_layers import weighted_layers
+from snows_core.export.kernels.held_pattern import Held, held_pattern
+from snows_core.export.kernels.weighted_layers import weighted_layers
+from snows_core.export.storage import packing
 from snows_core.network.check_model import check_tensors
 from snows_core.network.copies import plain_copy, unwrap
 from snows_core.result import PruneResult
@@ -54,8 +54,8 @@ def sizes(model: nn.Module | PruneResult) -> pd.DataFrame:
     """Return what a pruned network takes in bytes, by way of storing it.
 
     Compressed sizes are measured: all tensors really go through the compressor. The others are formulas
-    (:mod:`snows_core.export.packing`). Only 2:4 packed is read by hardware; every other form is unpacked to a dense
-    network first, which then runs as fast as a dense one.
+    (:mod:`snows_core.export.storage.packing`). Only 2:4 packed is read by hardware; every other form is unpacked to a
+    dense network first, which then runs as fast as a dense one.
 
     Args:
         model: a network, or a result of prune, also one that was loaded without a model; not changed.

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from snows_core.errors import SnowsError, reason_of
-from snows_core.export.onnx_constants import Constant, File, constants_of, damaged, read_model
 from snows_core.export.promise import METADATA_KEY, Promise, read_promise
-from snows_core.export.stored import StoredWeight
+from snows_core.export.verification.onnx_constants import Constant, File, constants_of, damaged, read_model
+from snows_core.export.verification.stored import StoredWeight
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from snows_core.export.rules import PATTERNS
+from snows_core.export.kernels.rules import PATTERNS
 from snows_core.masks.patterns import NM
 
 _LENGTHS = (2, 4, 8, 16, 32)  # groups that are looked for

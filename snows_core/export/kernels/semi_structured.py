@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 
 from snows_core.activations.calibration import calibration_parts, first_images
 from snows_core.errors import invalid_argument, one_of, reason_of, switch
-from snows_core.export.pointwise import pointwise_as_linear
-from snows_core.export.sparse_kernels import (
+from snows_core.export.kernels.pointwise import pointwise_as_linear
+from snows_core.export.kernels.sparse_kernels import (
     DTYPES,
     Backend,
     Kernel,

@@ -1,7 +1,7 @@
 """What the rules of eligibility.yaml mean, and which of them decides about a layer.
 
 The file says for each backend what a layer must meet, in the order in which it is asked, and cites a source for each
-rule (:mod:`snows_core.export.rule_file` reads it); the first rule that is not met decides.
+rule (:mod:`snows_core.export.kernels.rule_file` reads it); the first rule that is not met decides.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Facts:
     """What of a layer the rules look at.
 
     Attributes:
-        kind: one of the kinds of :mod:`snows_core.export.weighted_layers`.
+        kind: one of the kinds of :mod:`snows_core.export.kernels.weighted_layers`.
         outputs: rows of its weight.
         inputs: input channels or features that an output reads (of its group).
         patterns: which of ``PATTERNS`` the weight holds.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snows_core.export.onnx_exporters import PREFIX
+from snows_core.export.onnx.exporters import PREFIX
 from snows_core.export.promise import support_digest
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from snows_core.activations.calibration import calibration_parts, first_images
 from snows_core.errors import SnowsError, invalid_argument
-from snows_core.export.narrow import narrow
-from snows_core.export.removal import Removal, removals
+from snows_core.export.compaction.narrow import narrow
+from snows_core.export.compaction.removal import Removal, removals
 from snows_core.network.check_model import check_tensors
 from snows_core.network.copies import plain_copy, unwrap
 from snows_core.network.example import run_on_example, same_function

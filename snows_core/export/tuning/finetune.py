@@ -15,8 +15,8 @@ from snows_core.activations.labelled import checked_batches
 from snows_core.devices import resolve_device
 from snows_core.errors import closest, invalid_argument, shown
 from snows_core.evaluate import evaluate, in_eval_mode
-from snows_core.export.given import given_result
-from snows_core.export.retraining import FinetuneOptions, Lesson, Retrained, retrain
+from snows_core.export.tuning.given import given_result
+from snows_core.export.tuning.retraining import FinetuneOptions, Lesson, Retrained, retrain
 from snows_core.interruption import interruptible
 from snows_core.loss.features import gives_features, holds_features
 from snows_core.network.copies import compute_dtype, in_full_precision, plain_copy, snapshot, unwrap

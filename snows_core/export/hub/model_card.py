@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from snows_core.errors import require_extra
-from snows_core.export.again import made_by
-from snows_core.export.measured import measured_lines, of_features
-from snows_core.export.reloading import CONFIG, PROGRAM, loading_lines, weights_lines
+from snows_core.export.hub.again import made_by
+from snows_core.export.hub.measured import measured_lines, of_features
+from snows_core.export.hub.reloading import CONFIG, PROGRAM, loading_lines, weights_lines
 from snows_core.export.weights import ExportedWeights, underflow_words
 from snows_core.result import PruneResult
 from snows_core.tables import table

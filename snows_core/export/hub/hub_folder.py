@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from snows_core.errors import require_extra
 from snows_core.export.files import check_folder
-from snows_core.export.model_card import About, folder_name, model_card
-from snows_core.export.reloading import CONFIG, PROGRAM, WEIGHTS, loading_lines, other_config, timm_config
+from snows_core.export.hub.model_card import About, folder_name, model_card
+from snows_core.export.hub.reloading import CONFIG, PROGRAM, WEIGHTS, loading_lines, other_config, timm_config
 from snows_core.export.weights import ExportedWeights, finished, in_type, summary_of, write_safetensors
 from snows_core.files import fill_folder
 from snows_core.network.copies import plain_copy, unwrap

@@ -2,7 +2,7 @@
 
 A promise comes from a saved result (masks and manifest), from the metadata that an exported file carries
 (:mod:`snows_core.export.promise`), or from the caller. Each layer's weight is held against it along the axis of its
-inputs, which for ONNX depends on the operation that reads it (:mod:`snows_core.export.verify_onnx`).
+inputs, which for ONNX depends on the operation that reads it (:mod:`snows_core.export.verification.onnx_file`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from snows_core.errors import invalid_argument
-from snows_core.export.opened import open_source, result_folder
-from snows_core.export.pairing import Layers, are_chosen, paired, read_pattern, with_pattern
 from snows_core.export.promise import LayerPromise, Promise
-from snows_core.export.verification import Verification, layer_table
-from snows_core.export.violations import Checked, check_together, check_weight
+from snows_core.export.verification.findings import Verification, layer_table
+from snows_core.export.verification.opened import open_source, result_folder
+from snows_core.export.verification.pairing import Layers, are_chosen, paired, read_pattern, with_pattern
+from snows_core.export.verification.violations import Checked, check_together, check_weight
 from snows_core.files import as_path
 from snows_core.masks.patterns import PerLayer
 from snows_core.result import PruneResult

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from snows_core.activations.calibration import near_equal
-from snows_core.export.onnx_exporters import INPUT, OUTPUT, UnfitFileError, tensors_of
+from snows_core.export.onnx.exporters import INPUT, OUTPUT, UnfitFileError, tensors_of
 from snows_core.network.example import run_on_example
 
 LARGEST_BATCH = 32

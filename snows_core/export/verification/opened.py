@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from snows_core.errors import cannot_go_on, invalid_argument
 from snows_core.export.promise import METADATA_KEY, LayerPromise, Promise, layer_patterns, read_promise
-from snows_core.export.stored import StoredWeight, weights_of_state
+from snows_core.export.verification.stored import StoredWeight, weights_of_state
 from snows_core.files import as_path, contents, is_file, read_checkpoint
 from snows_core.masks.computed_state import computed_state
 from snows_core.network.saved_files import Saved, read_saved
@@ -80,7 +80,7 @@ def _opened_path(path: Path) -> Opened:
         raise invalid_argument("source", f"'{path}', which does not exist or is no file", SOURCES, "Check the path.")
     suffix = path.suffix.lower()
     if suffix == ".onnx":
-        from snows_core.export.verify_onnx import read_onnx
+        from snows_core.export.verification.onnx_file import read_onnx
 
         weights, promise = read_onnx(path)
         if not weights:

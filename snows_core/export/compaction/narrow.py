@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snows_core.export.removal import Removal
+from snows_core.export.compaction.removal import Removal
 from snows_core.network.operations import CONVOLUTIONS
 from snows_core.network.unit_group import Reading
 

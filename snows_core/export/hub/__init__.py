@@ -1,0 +1,1 @@
+"""Folders for model hubs, their cards, and how strangers load them."""

@@ -1,0 +1,1 @@
+"""A pruned network as an ONNX file that was compared with PyTorch."""

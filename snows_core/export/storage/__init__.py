@@ -1,0 +1,1 @@
+"""Bytes of a pruned network by way of storing it, and eight-bit numbers."""

@@ -1,0 +1,1 @@
+"""A little training behind pruning, with the zeros held."""

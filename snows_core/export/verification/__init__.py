@@ -1,0 +1,1 @@
+"""Whether zeros are where they were promised to be, in whatever file it is."""
