@@ -201,6 +201,7 @@ def test_sparsities_that_are_asked_for_are_counted():
     assert snows.verify(half, "a=0.25,b=0.75").ok
     assert set(snows.verify(half, 0.5).violations["layer"]) == {"a"}
     assert set(snows.verify(half, "a=0.5").violations["layer"]) == {"a"}
+    assert snows.verify({"a.weight": torch.ones(3, 0), "b.weight": torch.zeros(2, 4)}, "2:4").ok  # of no inputs at all
     capped = snows.verify(half, "global:0.5:0.6").violations
     assert capped["kind"].tolist() == ["cap"] and capped["layer"].tolist() == ["b"]
     assert "fewer than" in snows.verify(half, "global:0.6").violations["words"][0]
@@ -235,7 +236,7 @@ FOUND = {
     "2:4": PAIRS.repeat(2, 2),
     "1:4": torch.eye(4).repeat(1, 2),
     "4:8": torch.tensor([[1.0] * 4 + [0.0] * 4, [0.0] * 4 + [1.0] * 4]),
-    "unstructured": torch.tensor([[1.0] * 7, [0.0, *[1.0] * 6]]),
+    "unstructured": (torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.4).float(),
     "all zero": torch.zeros(2, 4),
     "1 of 2 outputs zero": torch.tensor([[1.0, 1.0], [0.0, 0.0]]),
     "2:4, 1 of 3 outputs zero, 2 of 8 inputs zero": torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]).repeat(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from snows_core.masks.patterns import NM, Pattern, Unstructured
 
 GROUP_SIZES = (2, 4, 8, 16, 32)
 """Sizes of groups that are looked for in a weight of which nothing is known."""
+BY_CHANCE = 0.1  # share of zeros beyond those that N:M asks for; with more, N:M holds by chance or not on purpose
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +189,7 @@ def _full_groups(promise: LayerPromise, weight: StoredWeight, pattern: NM) -> Fi
 def group_counts(values: Tensor, m: int) -> Tensor:
     """Return how many of every ``m`` consecutive inputs are not zero, (out, *kernel, in / m)."""
     last = (values != 0).movedim(1, -1)  # (out, *kernel, in)
-    return last.reshape(*last.shape[:-1], -1, m).sum(-1)
+    return last.reshape(*last.shape[:-1], last.shape[-1] // m, m).sum(-1)
 
 
 def _other_support(promise: LayerPromise, weight: StoredWeight) -> Finding | None:
@@ -268,10 +268,12 @@ def found_pattern(values: Tensor) -> str:
     inner = there[rows][:, columns]
     if inner.all():
         return ", ".join(words)
-    full = [(_fullest(values, m), m) for m in GROUP_SIZES if values.shape[1] % m == 0 and values.shape[1]]
-    groups = min(((n, m) for n, m in full if n < m), key=lambda pair: (pair[0] / pair[1], pair[1]), default=None)
-    return ", ".join([f"{groups[0]}:{groups[1]}" if groups else "unstructured", *words])
+    share = 1 - float(there[rows].float().mean())
+    full = [(_fullest(values, m), m) for m in GROUP_SIZES if values.shape[1] % m == 0]
+    groups = [(n, m) for n, m in full if n < m and share - (1 - n / m) < BY_CHANCE]
+    n, m = min(groups, key=lambda pair: (pair[0] / pair[1], pair[1]), default=(0, 0))
+    return ", ".join([f"{n}:{m}" if groups else "unstructured", *words])
 
 
 def _fullest(values: Tensor, m: int) -> int:
-    return int(group_counts(values, m).max()) if math.prod(values.shape) else 0
+    return int(group_counts(values, m).max())
