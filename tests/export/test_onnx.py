@@ -138,7 +138,7 @@ def test_of_several_outputs_each_has_a_name_and_parameters_keep_theirs(exporter,
     export = snows.export_onnx(Several().eval(), images_of(3, 2), tmp_path / "net.onnx", exporter=exporter)
     outputs = [value.name for value in onnx.load(str(export.path)).graph.output]
     assert outputs == ["outputs_hidden_0", "outputs_logits"]
-    assert {"body.weight", "head.weight"} <= set(weights_in(export.path))
+    assert {"body.weight", "head.weight", "body.bias", "head.bias"} <= set(weights_in(export.path))
     assert [value.shape for value in run(export.path, images_of(5, 2))] == [(5, 8), (5, 4)]
 
 
