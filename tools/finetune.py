@@ -27,28 +27,50 @@ STARTS: dict[str, dict[str, Any]] = {
 OUT = Path(__file__).resolve().parent.parent / "figures" / "finetune" / f"{NETWORK}.csv"
 
 
-def rows_of(pattern: str, seed: int, epochs: int) -> list[dict[str, Any]]:
-    """Return what one set of calibration images gives: every start, as pruned and after either kind of training."""
+KEYS = ["pattern", "seed", "start", "training", "lr"]
+
+
+class Record:
+    """The table on disk: rows that are there are not made again, and each new one is written at once."""
+
+    def __init__(self, path: Path, common: dict[str, Any]) -> None:
+        self.path, self.common = path, common
+        self.rows = pd.read_csv(path).to_dict("records") if path.is_file() else []
+        self.there = {tuple(row[key] for key in KEYS) for row in self.rows}
+
+    def lacks(self, *key: Any) -> bool:
+        """Tell whether the row of a key (pattern, seed, start, training, lr) is not there."""
+        return key not in self.there
+
+    def note(self, key: tuple[Any, ...], found: snows.Metrics) -> None:
+        """Write a row."""
+        numbers = {"accuracy": found.accuracy, "agreement": found.agreement, "kl": found.kl}
+        print(*key, numbers, flush=True)
+        self.rows.append({**dict(zip(KEYS, key, strict=True)), **numbers, **self.common})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(self.rows).sort_values(KEYS[:2], kind="stable").to_csv(self.path, index=False)
+
+
+def measure(record: Record, pattern: str, seed: int, epochs: int, rates: list[float]) -> None:
+    """Prune with one set of calibration images and train: every start, as pruned and after each kind of training."""
     experiment = zoo.experiment(NETWORK)
     dense, data = experiment.load_model(), experiment.load_data()
     calibration, _, _ = data.train.sample(IMAGES, seed)
     train, labels = data.train.tensors()
-    test = data.test_tensors()
-    rows = []
-
-    def note(start: str, training: str, result: snows.PruneResult) -> None:
-        found = snows.evaluate(result.module, *test, reference=dense)
-        numbers = {"accuracy": found.accuracy, "agreement": found.agreement, "kl": found.kl}
-        print(pattern, seed, start, training, numbers, flush=True)
-        rows.append({"pattern": pattern, "seed": seed, "start": start, "training": training, **numbers})
-
+    lessons = {"labels": {"labels": labels}, "dense network": {"teacher": dense}}
     for start, options in STARTS.items():
+        keys = [(pattern, seed, start, "none", 0.0)]
+        keys += [(pattern, seed, start, lesson, rate) for rate in rates for lesson in lessons]
+        if not any(record.lacks(*key) for key in keys):
+            continue
         result = snows.prune(dense, calibration, pattern, exclude=experiment.exclude, progress=False, **options)
-        note(start, "none", result)
-        common = {"epochs": epochs, "seed": seed, "augment": snows.flip_and_shift, "progress": False}
-        note(start, "labels", snows.finetune(result, train, labels, **common))
-        note(start, "dense network", snows.finetune(result, train, teacher=dense, **common))
-    return rows
+        for key in filter(lambda key: record.lacks(*key), keys):
+            _, _, _, lesson, rate = key
+            trained = result
+            if lesson != "none":
+                common = {"epochs": epochs, "lr": rate, "seed": seed, "augment": snows.flip_and_shift}
+                trained = snows.finetune(result, train, **lessons[lesson], **common, progress=False)
+            record.note(key, snows.evaluate(trained.module, *data.test_tensors(), reference=dense))
 
 
 def main() -> None:
@@ -57,18 +79,15 @@ def main() -> None:
     parser.add_argument("--patterns", nargs="+", default=["1:4"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.001])
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    found = [row for pattern in asked.patterns for seed in asked.seeds for row in rows_of(pattern, seed, asked.epochs)]
-    record = {
-        "epochs": asked.epochs,
-        "images": IMAGES,
-        "torch": torch.__version__,
-        "commit": snows.provenance()["commit"],
-    }
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(found).assign(**record).to_csv(asked.out, index=False)
+    versions = {"torch": torch.__version__, "commit": snows.provenance()["commit"]}
+    record = Record(asked.out, {"epochs": asked.epochs, "images": IMAGES, **versions})
+    for pattern in asked.patterns:
+        for seed in asked.seeds:
+            measure(record, pattern, seed, asked.epochs, asked.rates)
 
 
 if __name__ == "__main__":
