@@ -97,6 +97,14 @@ class Processes:
         """Return the sum of every process's ``number``."""
         return float(self.total(torch.tensor(number, dtype=torch.float64))) if self.several else number
 
+    def total_with_number(self, number: float, tensor: Tensor) -> tuple[float, Tensor]:
+        """Return the sums of every process's ``number`` and ``tensor``, in one exchange and double precision."""
+        if not self.several:
+            return number, tensor
+        both = torch.cat([tensor.new_tensor([number], dtype=torch.float64), tensor.detach().flatten().double()])
+        both = self.total(both)
+        return float(both[0]), both[1:].to(tensor.dtype).view(tensor.shape)
+
     def least(self, number: float) -> float:
         """Return the least ``number`` of any process."""
         if not self.several:

@@ -1,24 +1,27 @@
 """Small parts of neighbouring batches run together.
 
 Of several processes each has a part of every batch only. A call on few images costs almost as much as one on many, so
-this process's parts of neighbouring batches run as one, up to as many images as a batch has in all processes together.
+this process's parts of as many neighbouring batches as there are processes run as one.
 Sums over batches stay what they are, and so does where a sample of the first batches ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from snows_core.activations.cache import LazyBatches
 from snows_core.distributed import Share
 
 
 def pieces(share: Share, batches: Sequence[int], ends: Sequence[int] = ()) -> list[list[int]]:
-    """Group batches so that this process has at most as many images of a group as the largest batch has in all.
+    """Group as many neighbouring batches as there are processes: this one has about as many images of them as of one.
+
+    Where a group begins depends on the numbers of batches alone, so that the same groups come again.
 
     Args:
         share: whose images.
@@ -29,20 +32,39 @@ def pieces(share: Share, batches: Sequence[int], ends: Sequence[int] = ()) -> li
         The groups, in order; of one process each batch is a group of its own.
 
     >>> from snows_core.distributed import Processes
-    >>> share = Share([4, 4, 4], Processes(0, 2))
-    >>> pieces(share, [0, 1, 2]), pieces(share, [0, 1, 2], [1])
-    ([[0, 1], [2]], [[0], [1, 2]])
+    >>> share = Share([4, 4, 4, 4], Processes(0, 2))
+    >>> pieces(share, [0, 1, 2, 3]), pieces(share, [0, 1, 2, 3], [1])
+    ([[0, 1], [2, 3]], [[0], [1], [2, 3]])
     """
-    groups: list[list[int]] = []
-    most = max(share.sizes, default=0)
+    groups: dict[tuple[int, ...], list[int]] = {}
     for batch in batches:
-        last = groups[-1] if groups else []
-        fits = sum(share.own[i] for i in last) + share.own[batch] <= most
-        if last and share.processes.several and fits and not any(last[-1] < end <= batch for end in ends):
-            last.append(batch)
-        else:
-            groups.append([batch])
-    return groups
+        behind = sum(batch >= end for end in ends)
+        groups.setdefault((batch // share.processes.world, behind), []).append(batch)
+    return list(groups.values())
+
+
+class LazyPieces:
+    """Contexts and targets of neighbouring batches in one, made when they are first read.
+
+    Args:
+        contexts: per batch what a segment reads.
+        targets: per batch the outputs that it is to have. Where either rests elsewhere until it is read, so do these.
+    """
+
+    def __init__(self, contexts: Sequence[Any], targets: Sequence[Any]) -> None:
+        self.contexts, self.targets = contexts, targets
+        self.keep = all(not isinstance(one, LazyBatches) or one.keep for one in (contexts, targets))
+        self.kept: dict[tuple[int, ...], Any] = {}
+
+    def read(self, share: Share, batches: Sequence[int]) -> tuple[Any, Any] | None:
+        """Return context and targets of several batches; None where they cannot be joined."""
+        key = tuple(batches)
+        if key in self.kept:
+            return cast("tuple[Any, Any] | None", self.kept[key])
+        found = joined([(self.contexts[batch], list(self.targets[batch])) for batch in batches], share, batches)
+        if self.keep or found is None:
+            self.kept[key] = found
+        return cast("tuple[Any, Any] | None", found)
 
 
 def joined(items: Sequence[Any], share: Share, batches: Sequence[int]) -> Any:

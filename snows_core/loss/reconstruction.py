@@ -22,7 +22,7 @@ from snows_core.loss.batch_loss import BatchLoss
 from snows_core.loss.curvature import BatchCurvature, Product, linearise, random_signs, row_squares, weight_squares
 from snows_core.loss.empirical_fisher import empirical_fisher
 from snows_core.loss.folded_segment import FoldedSegment
-from snows_core.loss.joined import joined, pieces
+from snows_core.loss.joined import LazyPieces, pieces
 from snows_core.loss.options import LossOptions
 from snows_core.loss.precision import tensor_cores
 from snows_core.network.derivatives import is_piecewise_linear
@@ -66,6 +66,7 @@ class ReconstructionLoss:
         self.contexts, self.targets = contexts, targets
         self.options = LossOptions() if options is None else options
         self.retain = self.options.retained(len(contexts))
+        self._joined = LazyPieces(contexts, targets)
         self.folded = FoldedSegment(network, segment, self.options.tap_rule)
         # With piecewise linear operations only, Hessian and Gauss-Newton are one matrix; the latter is cheaper.
         self.by_fisher = False
@@ -103,8 +104,7 @@ class ReconstructionLoss:
     def _parts(self, batches: Sequence[int], ends: Sequence[int] = ()) -> Iterator[tuple[list[int], BatchLoss]]:
         """Yield the losses of batches, small neighbours together up to where some ``ends``, with their numbers."""
         for numbers in pieces(self.share, batches, ends):
-            several = [(self.contexts[number], list(self.targets[number])) for number in numbers if len(numbers) > 1]
-            if several and (found := joined(several, self.share, numbers)) is not None:
+            if len(numbers) > 1 and (found := self._joined.read(self.share, numbers)) is not None:
                 yield numbers, BatchLoss(self.folded, found[0], found[1], self.tap_weights)
             else:
                 yield from (([number], self.batch(number)) for number in numbers)
@@ -138,10 +138,9 @@ class ReconstructionLoss:
         return loss, torch.where(self.mask, slope, 0.0)
 
     def _summed(self, losses: Sequence[Tensor], slope: Tensor) -> tuple[float, Tensor]:
-        """Return the loss and the gradient of all processes, from those of this one's batches."""
-        processes = self.share.processes
+        """Return the loss and the gradient of all processes, from those of this one's batches, in one exchange."""
         loss = sum(torch.stack(list(losses)).tolist()) if losses else 0.0
-        return processes.total_number(loss), processes.total(slope)
+        return self.share.processes.total_with_number(loss, slope)
 
     def linearise(self, weight: Tensor, curvature_images: int | None = None) -> Linearisation:
         """Return loss, gradient and curvature products at a weight (zero off the mask).
@@ -213,7 +212,8 @@ class ReconstructionLoss:
                 continue
             squares, places = row_squares(self.batch(number), weight, generator)
             total, count = total + squares, count + places
-        scale = self.share.processes.total(total) / self.share.processes.total_number(count)
+        all_places, total = self.share.processes.total_with_number(count, total)
+        scale = total / all_places
         return torch.clamp(scale, min=float(scale.mean()) * 1e-6 + torch.finfo(scale.dtype).tiny)
 
     def diagonal(self, weight: Tensor, generator: torch.Generator, probes: int = 1) -> Tensor:

@@ -174,7 +174,10 @@ class LayerProblem:
         else:  # other processes have the images of these batches
             own = rows.new_zeros(self.geometry.groups, rows.shape[1], rows.shape[1])
             response = None if self.values.dense is self.values.pruned else torch.zeros_like(rows)
-        return processes.total(own), None if response is None else processes.total(response)
+        if response is None:
+            return processes.total(own), None
+        own, response = processes.totals([own, response])
+        return own, response
 
     def _inputs(self, batches: Sequence[int]) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield, batch by batch, the layer's input and the dense network's output on its own input, without bias."""
