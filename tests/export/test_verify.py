@@ -286,45 +286,6 @@ def test_a_digest_says_where_weights_are_and_nothing_else():
     assert support_digest(weight) != support_digest(weight.roll(1, 1) * (torch.arange(15).view(3, 5) > 0))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "no JSON",
-        "[" * 100 + "]" * 100,
-        "{}",
-        '{"pattern": "2:4", "layers": {"fc.weight": 3}}',
-        '{"pattern": "2:4", "layers": {"fc.weight": {"layer": "fc", "pattern": "2:4", "shape": [-1], "zeros": 1,'
-        ' "support": ""}}}',
-    ],
-)
-def test_a_damaged_promise_is_one_error(text, tmp_path):
-    save_file({"fc.weight": torch.ones(2, 4)}, tmp_path / "a.safetensors", metadata={METADATA_KEY: text})
-    with pytest.raises(SnowsError, match="whose metadata 'snows' cannot be read"):
-        snows.verify(tmp_path / "a.safetensors")
-
-
-def test_what_cannot_be_verified_is_refused(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text.pth").write_text("nothing")
-    (tmp_path / "model.pt2").write_bytes(b"PK")
-    torch.save([1, 2], tmp_path / "list.pth")
-    for source, words in {
-        3: "source: got a int",
-        tmp_path / "no.safetensors": "does not exist",
-        tmp_path / "empty": "no result and no model.safetensors",
-        tmp_path / "text.pth": "which cannot be read",
-        tmp_path / "model.pt2": "is not opened here",
-        tmp_path / "list.pth": "which holds no weight",
-    }.items():
-        with pytest.raises(SnowsError, match=words):
-            snows.verify(source)
-    state = {"fc.weight": torch.ones(2, 4)}
-    with pytest.raises(SnowsError, match=r"pattern: got 'structured 0\.5'"):
-        snows.verify(state, "structured:0.5")
-    with pytest.raises(SnowsError, match="against: got"):
-        snows.verify(state, against=tmp_path / "empty")
-
-
 def test_a_compacted_folder_shows_its_layers(tmp_path):
     result = pruned("structured:0.5")
     folder = snows.compact(result, random_images(2)).save(tmp_path / "small")
