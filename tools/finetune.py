@@ -9,6 +9,7 @@ may be used for the training; the test images judge, and nothing was chosen by t
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import snows_core as snows
 from snows_core import zoo
 
 NETWORK, IMAGES = "resnet20", 256
+NORMS = ("frozen", "train")  # statistics of batch norms
 STARTS: dict[str, dict[str, Any]] = {
     "magnitude": {"update": "none", "effort": "quick"},
     "SNOWS, quick": {"k": 5, "effort": "quick"},
@@ -27,7 +29,7 @@ STARTS: dict[str, dict[str, Any]] = {
 OUT = Path(__file__).resolve().parent.parent / "figures" / "finetune" / f"{NETWORK}.csv"
 
 
-KEYS = ["pattern", "seed", "start", "training", "lr"]
+KEYS = ["pattern", "seed", "start", "training", "batch_norm", "lr"]
 
 
 class Record:
@@ -35,11 +37,11 @@ class Record:
 
     def __init__(self, path: Path, common: dict[str, Any]) -> None:
         self.path, self.common = path, common
-        self.rows = pd.read_csv(path).to_dict("records") if path.is_file() else []
+        self.rows = pd.read_csv(path, keep_default_na=False).to_dict("records") if path.is_file() else []
         self.there = {tuple(row[key] for key in KEYS) for row in self.rows}
 
     def lacks(self, *key: Any) -> bool:
-        """Tell whether the row of a key (pattern, seed, start, training, lr) is not there."""
+        """Tell whether the row of a key (pattern, seed, start, training, batch_norm, lr) is not there."""
         return key not in self.there
 
     def note(self, key: tuple[Any, ...], found: snows.Metrics) -> None:
@@ -59,17 +61,19 @@ def measure(record: Record, pattern: str, seed: int, epochs: int, rates: list[fl
     train, labels = data.train.tensors()
     lessons = {"labels": {"labels": labels}, "dense network": {"teacher": dense}}
     for start, options in STARTS.items():
-        keys = [(pattern, seed, start, "none", 0.0)]
-        keys += [(pattern, seed, start, lesson, rate) for rate in rates for lesson in lessons]
+        keys = [(pattern, seed, start, "none", "", 0.0)]
+        keys += [(pattern, seed, start, *rest) for rest in itertools.product(lessons, NORMS, rates)]
         if not any(record.lacks(*key) for key in keys):
             continue
         result = snows.prune(dense, calibration, pattern, exclude=experiment.exclude, progress=False, **options)
         for key in filter(lambda key: record.lacks(*key), keys):
-            _, _, _, lesson, rate = key
+            _, _, _, lesson, norm, rate = key
             trained = result
             if lesson != "none":
-                common = {"epochs": epochs, "lr": rate, "seed": seed, "augment": snows.flip_and_shift}
-                trained = snows.finetune(result, train, **lessons[lesson], **common, progress=False)
+                common = {"epochs": epochs, "lr": rate, "seed": seed, "batch_norm": norm}
+                trained = snows.finetune(
+                    result, train, **lessons[lesson], **common, augment=snows.flip_and_shift, progress=False
+                )
             record.note(key, snows.evaluate(trained.module, *data.test_tensors(), reference=dense))
 
 
@@ -77,9 +81,9 @@ def main() -> None:
     """Prune, train, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patterns", nargs="+", default=["1:4"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.001])
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.01])
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
     torch.set_num_threads(1)

@@ -49,8 +49,14 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
     ),
     "batch_norm": (
-        "train",
-        Annotated[str, typer.Option(help="train: by each batch, statistics taken anew at the end; frozen: they stay.")],
+        "auto",
+        Annotated[
+            str,
+            typer.Option(
+                help="train: by each batch, statistics taken anew at the end; frozen: they stay; auto: frozen behind a"
+                " re-fit, train behind zeros alone."
+            ),
+        ],
     ),
     "augment": (
         False,

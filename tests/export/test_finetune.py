@@ -116,6 +116,18 @@ def test_batch_norm_statistics_are_those_of_the_images_or_stay():
     assert not torch.equal(anew.state["bn1.running_mean"], result.state["bn1.running_mean"])
 
 
+@pytest.mark.parametrize(("update", "how"), [("snows", "frozen"), ("none", "train"), (None, "train")])
+def test_batch_norm_is_frozen_behind_a_re_fit_alone(update, how):
+    _, result = pruned()
+    result.manifest["update"] = update
+    if update is None:
+        del result.manifest["update"]  # masks from elsewhere
+    images, labels = task()
+    tuned, chosen = (snows.finetune(result, images, labels, **more, **QUICK) for more in ({}, {"batch_norm": how}))
+    assert tuned.manifest["finetune"]["batch_norm"] == how
+    assert all(torch.equal(tuned.state[name], value) for name, value in chosen.state.items())
+
+
 def test_a_record_is_saved_and_read_again(tmp_path):
     _, result = pruned()
     result.manifest["evaluation"] = {"pruned": {"accuracy": 1.0}}

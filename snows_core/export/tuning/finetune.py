@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -42,9 +42,9 @@ def finetune(
 
     All other parameters learn, those of layers that were left dense and of norms included: by cross-entropy on labels,
     or without labels by the divergence KL(teacher || network) from the dense network; where outputs are features, by
-    one minus their cosine. SGD with momentum; the rate falls along half a cosine. Batch norm normalises by each batch,
-    and its statistics are taken anew over all images at the end, unless ``batch_norm="frozen"``. On one machine the
-    same seed gives the same weights (on a GPU as far as its kernels do). Ctrl-C keeps the epochs that are done.
+    one minus their cosine. SGD with momentum; the rate falls along half a cosine. Statistics of batch norms stay where
+    a method has re-fitted the weights, and are taken anew where zeros alone were set (``batch_norm``). On one machine
+    the same seed gives the same weights (on a GPU as far as its kernels do). Ctrl-C keeps the epochs that are done.
 
     To keep zeros in a training loop of your own, with any optimiser, these lines stand before it:
 
@@ -66,7 +66,7 @@ def finetune(
         test: images to measure accuracy on before and after: a pair (images, labels) of tensors, or a loader that can
             be read twice.
         **options: fields of :class:`FinetuneOptions`: epochs (3), lr (0.01), batch_size (64), momentum (0.9),
-            weight_decay (1e-4), batch_norm ("train" or "frozen"), augment, seed (0), device, progress.
+            weight_decay (1e-4), batch_norm ("auto", "train" or "frozen"), augment, seed (0), device, progress.
 
     Returns:
         A new result with the same masks; ``manifest["finetune"]`` says how it was trained, with the loss of each epoch
@@ -75,8 +75,11 @@ def finetune(
     Raises:
         SnowsError: on arguments that cannot work, or a loss that does not stay finite; nothing is changed then.
     """
-    chosen = _read_options(options)
     before = _result_of(model, masks)
+    chosen = _read_options(options)
+    if chosen.batch_norm == "auto":
+        refitted = before.manifest.get("update", "none") != "none"
+        chosen = replace(chosen, batch_norm="frozen" if refitted else "train")
     student = plain_copy(unwrap(before.module))
     dtypes = {name: value.dtype for name, value in snapshot(student).items()}
     in_full_precision(student)

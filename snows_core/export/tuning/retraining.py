@@ -39,7 +39,8 @@ class FinetuneOptions:
         weight_decay: of SGD, on all parameters.
         batch_norm: "train" normalises by each batch, as in training, and at the end takes the statistics anew as means
             over all images: running ones would lag behind in so few steps. "frozen" normalises by the statistics that
-            are there, and keeps them.
+            are there, and keeps them; "auto" is "frozen" where a method has re-fitted the weights to these statistics,
+            and "train" where zeros alone were set, which moves them.
         augment: changes a batch at random: a function of (images, generator), for instance ``flip_and_shift``.
         seed: of the order of the images, and of all that is random in the network.
         device: where to compute; default: where the network is.
@@ -51,7 +52,7 @@ class FinetuneOptions:
     batch_size: int = 64
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    batch_norm: Literal["train", "frozen"] = "train"
+    batch_norm: Literal["auto", "train", "frozen"] = "auto"
     augment: Augment | None = None
     seed: int = 0
     device: torch.device | str | None = None
@@ -64,7 +65,7 @@ class FinetuneOptions:
         integer("batch_size", self.batch_size, 1, "a number of images")
         number("momentum", self.momentum, below=1.0)
         number("weight_decay", self.weight_decay)
-        one_of("batch_norm", self.batch_norm, ["train", "frozen"])
+        one_of("batch_norm", self.batch_norm, ["auto", "train", "frozen"])
         if self.augment is not None and not callable(self.augment):
             got = f"a {type(self.augment).__name__}"
             raise invalid_argument("augment", got, "a function of (images, generator), or None")
