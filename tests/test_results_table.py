@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 import results_table
 
+TABLES = ["results", "twins", "recipes", "efforts", "real", "grids", "solvers", "image-size", "int8"]
 
-@pytest.mark.parametrize("name", ["results", "twins", "recipes", "efforts", "real", "grids", "solvers", "image-size"])
+
+@pytest.mark.parametrize("name", TABLES)
 def test_readme_shows_the_recorded_results(name):
     readme = (results_table.ROOT / "README.md").read_text()
     table = {name: results_table.tables()[name]}

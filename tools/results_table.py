@@ -187,6 +187,22 @@ def solvers() -> str:
     return "\n".join(lines) + "\n"
 
 
+def eight_bits(frame: pd.DataFrame) -> str:
+    """Return the Markdown table of dense and pruned networks in single precision and in eight bits."""
+    lines = [
+        "| pattern | network | top-1 (%) | agreement (%) | KL (nats) | zeros (%) | zeros filled | MB "
+        "| MB, 2:4 packed |",
+        "|---" * 9 + "|",
+    ]
+    for row in frame.to_dict("records"):
+        lines.append(
+            f"| {shown_pattern(row['pattern'])} | {row['network']} | {row['accuracy']:.1f} | {row['agreement']:.1f} "
+            f"| {row['kl']:.3f} | {row['zeros']:.1f} | {row['filled']} | {row['bytes'] / 1e6:.2f} "
+            f"| {row['packed_bytes'] / 1e6:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def image_size(record: dict) -> str:
     """Return the Markdown table of cost by size of the image."""
     lines = ["| pixels a side | CPU seconds | GB added | products (times images) |", "|---" * 4 + "|"]
@@ -209,6 +225,7 @@ def tables() -> dict[str, str]:
         "real": real_networks(),
         "grids": grids(),
         "solvers": solvers(),
+        "int8": eight_bits(pd.read_csv(FIGURES / "int8" / "efficientnet-lite0.csv")),
         "image-size": image_size(json.loads((performance / "image-size.json").read_text())),
         "efforts": efforts(pd.read_csv(FIGURES / "steps" / "resnet20.csv")),
     }

@@ -1,5 +1,8 @@
 """INT8 by PyTorch's current path: integers are folded weights, rounded; zeros stay zeros; the function stays near."""
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -12,6 +15,8 @@ from snows_core.export.storage import int8
 from snows_core.export.storage.int8 import compare_int8, to_int8
 from snows_core.masks.patterns import NM
 from snows_core.provenance import state_digest
+
+RECORDED = Path(__file__).resolve().parents[2] / "figures" / "int8" / "efficientnet-lite0.csv"
 
 
 def small_network(*more):
@@ -134,6 +139,20 @@ def test_the_shipped_resnet20_pruned_and_quantised():
     assert rows.loc["dense INT8", "kl"] < 0.01 and rows["filled"].eq(0).all()
     inner = 2304 * 6 + 4608 + 9216 * 5 + 18432 + 36864 * 5  # all but the first, the shortcuts and the classifier
     assert rows.loc["pruned", "zeros"] == pytest.approx(100 * inner / 2 / 270608, abs=0.01)  # few were zero before
+
+
+def test_the_recorded_table_keeps_its_promises():
+    """EfficientNet-Lite0: eight bits fill no zero, keep 2:4, and cost a point or two of agreement where they begin."""
+    rows = pd.read_csv(RECORDED)
+    assert rows["filled"].eq(0).all() and rows["images"].eq(500).all()
+    for _, group in rows.groupby("pattern"):
+        found = group.set_index("network")
+        assert found.index.tolist() == ["dense", "pruned", "dense INT8", "pruned INT8"]
+        assert found.loc["dense INT8", "agreement"] > 97
+        assert abs(found.loc["pruned INT8", "agreement"] - found.loc["pruned", "agreement"]) < 2
+        assert found.loc["pruned INT8", "zeros"] >= found.loc["pruned", "zeros"]
+    packed = rows.set_index(["pattern", "network"])["packed_bytes"]
+    assert packed["2:4", "pruned INT8"] < 0.8 * packed["2:4", "dense INT8"]
 
 
 class Undecided(nn.Module):
