@@ -57,7 +57,7 @@ def test_every_section_has_its_diff():
         "snows_core/methods/scaled.py",
         "snows_core/methods/taylor.py",
         "snows_core/zoo/registry.py",
-        "notebooks/09_small_weights.ipynb",
+        "notebooks/10_small_weights.ipynb",
     ]
 
 
@@ -122,9 +122,9 @@ def test_the_network(checkout):
 
 
 def test_the_notebook(checkout):
-    apply(checkout, "notebooks/09_small_weights.ipynb")
+    apply(checkout, "notebooks/10_small_weights.ipynb")
     subprocess.run([sys.executable, "tools/links.py"], cwd=checkout, check=True, capture_output=True)
-    path = checkout / "notebooks/09_small_weights.ipynb"
+    path = checkout / "notebooks/10_small_weights.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert "snows-core[cells] @ git+" in "".join(cells[1]["source"])
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
@@ -135,9 +135,9 @@ def test_the_notebook(checkout):
         "from snows_core.book.checks import check_before, find_notebooks\n"
         "from snows_core.book.profiles import profiles_of\n"
         "folder = Path('notebooks')\n"
-        "(notebook,) = find_notebooks(folder, ['9'])\n"
+        "(notebook,) = find_notebooks(folder, ['10'])\n"
         "check_before(notebook, {'limit': 0.2})\n"
         "assert 'digits' in profiles_of(notebook.stem, folder)",
     )
-    metrics = json.loads((checkout / "figures/09_small_weights/metrics.json").read_text())
+    metrics = json.loads((checkout / "figures/10_small_weights/metrics.json").read_text())
     assert 0 < metrics["metrics"]["small_percent"] < 100
