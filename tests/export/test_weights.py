@@ -90,7 +90,7 @@ def test_a_narrower_type_keeps_zeros_and_tells_of_new_ones(result, tmp_path):
     state = {name: value.clone() for name, value in result.state.items()}
     layer, name = next(iter(result.weight_names.items()))
     kept = result.masks[layer].nonzero()[:3]
-    state[name][tuple(kept.T)] = 1e-9  # below half of float16's smallest number, 6e-8
+    state[name][tuple(kept.T)] = torch.tensor([1e-9, -1e-9, 1e-9])  # below half of float16's smallest number, 6e-8
     state["bn1.running_var"][0] = 1e-9
     changed = dataclasses.replace(result, state=state)
     made = snows.export_weights(changed, tmp_path / "half.safetensors", dtype="float16")
