@@ -181,6 +181,17 @@ def test_whatever_is_not_zero_breaks_a_mask():
     assert list(found.loc[found["kind"] == "mask", "index"]) == [tuple(place) for place in places.tolist()]
 
 
+def test_whole_numbers_may_have_more_zeros_and_not_fewer(tmp_path):
+    result = pruned()
+    state = tensors(result.state)
+    whole = state["layer1.conv1.weight"] = state["layer1.conv1.weight"].sign().to(torch.int8)
+    kept, zeros = whole.nonzero(), (whole == 0).nonzero()
+    whole[tuple(kept[0])] = 0  # rounding
+    assert snows.verify(as_file(result, state, tmp_path)).ok
+    whole[tuple(zeros[:2].T)] = 1
+    assert "support" in list(snows.verify(as_file(result, state, tmp_path)).violations["kind"])
+
+
 def test_a_folder_whose_records_contradict_each_other_is_found(tmp_path):
     folder = pruned(0.5).save(tmp_path / "result")
     masks, report = folder / "masks.safetensors", folder / "report.csv"
