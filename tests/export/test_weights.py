@@ -101,6 +101,7 @@ def test_a_narrower_type_keeps_zeros_and_tells_of_new_ones(result, tmp_path):
     assert half["bn1.num_batches_tracked"].dtype == torch.int64
     for layer, name in result.weight_names.items():
         assert bool((half[name][~result.masks[layer]] == 0).all())
+    assert made.zeros == sum(int((half[name] == 0).sum()) for name in result.weight_names.values())
     assert not snows.export_weights(changed, tmp_path / "b.safetensors", dtype="bfloat16").underflows
 
 
