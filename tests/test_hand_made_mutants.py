@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ def mutated(mutant, text):
 
 def test_every_room_that_the_numbers_come_from_has_mistakes_in_it():
     rooms = {mutant["file"].split("/")[0] for mutant in MUTANTS.values()}
-    assert len(MUTANTS) >= 20 and rooms >= {"solvers", "masks", "loss", "distributed", "sweep", "files"}
+    assert len(MUTANTS) >= 20 and rooms >= {"solvers", "masks", "loss", "distributed", "sweep", "files", "export"}
+    inner = Counter(mutant["file"].rpartition("/")[0] for mutant in MUTANTS.values())
+    assert all(inner[f"export/{folder.parent.name}"] >= 2 for folder in (PACKAGE / "export").glob("*/__init__.py"))
 
 
 @pytest.mark.parametrize("name", MUTANTS)

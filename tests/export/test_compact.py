@@ -241,6 +241,61 @@ def test_a_forward_pass_that_expects_a_number_keeps_that_group_and_no_other():
     assert table.loc["first", "idle"] == 1 and "expects" in table.loc["first", "reason"]
 
 
+class Counted(Fixed):
+    """A forward pass that divides by a number of channels, whatever it is."""
+
+    def forward(self, x):
+        x = self.second(self.first(x).mean((2, 3))) / self.first.out_channels
+        return self.fourth(self.third(x).relu())
+
+
+def test_a_forward_pass_that_counts_its_channels_keeps_them():
+    model, images = awake(Counted()), random_images(2)
+    with torch.no_grad():
+        model.second.weight[:, 0] = 0.0
+        model.fourth.weight[:, 1] = 0.0
+    table = checked(model, images, 1).table.set_index("group")
+    assert table.loc["third", "removed"] == 1
+    assert table.loc["first", "idle"] == 1 and "expects" in table.loc["first", "reason"]
+
+
+class TwoReaders(nn.Module):
+    """Neurons that two layers read."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.left, self.right = nn.Linear(12, 6), nn.Linear(6, 2), nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = self.first(x.flatten(1)).relu()
+        return self.left(x) + self.right(x)
+
+
+def test_a_unit_goes_where_none_of_its_readers_needs_it():
+    model = awake(TwoReaders())
+    with torch.no_grad():
+        model.left.weight[:, 1:3] = 0.0
+        model.right.weight[:, 2:4] = 0.0
+    small = checked(model, random_images(2, size=2), 1)
+    assert torch.equal(small.model.first.weight, model.first.weight[[0, 1, 3, 4, 5]])
+
+
+class Drawing(nn.Module):
+    """Dropout that knows of no eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x):
+        return nn.functional.dropout(self.fc(x.flatten(1)))
+
+
+def test_a_network_that_answers_otherwise_each_time_is_refused():
+    with pytest.raises(SnowsError, match=r"model: got outputs that differ by .*is it in eval mode\?"):
+        snows.compact(awake(Drawing()), random_images(2, size=2))
+
+
 def test_groups_of_channels_keep_their_size():
     model = awake(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 3, 1)))
     with torch.no_grad():

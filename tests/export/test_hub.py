@@ -109,6 +109,24 @@ def test_a_network_of_ones_own_is_a_program_beside_its_weights(tmp_path):
     assert "(...)" in plain.loading[1] and len(plain.loading) == 3
 
 
+class Recorded(nn.Module):
+    """A network that notices that it is recorded as a program, and is another one then."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1)) * (2 if torch.compiler.is_compiling() else 1)
+
+
+def test_a_program_that_answers_otherwise_is_not_in_the_folder(tmp_path):
+    images = random_images(4, size=2).float()
+    made = snows.hub_folder(pruned(Recorded(), images, layers=["fc"]), tmp_path / "hub", images=images)
+    assert sorted(path.name for path in made.path.iterdir()) == FILES
+    assert "program" not in json.loads((made.path / "config.json").read_text())
+
+
 def test_a_network_of_a_library_needs_no_program(tmp_path):
     model = torchvision.models.get_model("squeezenet1_1", num_classes=4)
     images = random_images(2, size=32).float()

@@ -19,6 +19,8 @@ from snows_core.errors import SnowsError
 from snows_core.export.onnx import export_onnx as exporting
 from snows_core.export.onnx import exporters as onnx_exporters
 from snows_core.export.onnx import files as onnx_files
+from snows_core.export.onnx import parity
+from snows_core.export.onnx.weights import name_weights
 from snows_core.export.promise import support_digest
 
 FAST = "torchscript"  # a tenth of a second where the other exporter takes seconds
@@ -192,6 +194,93 @@ def test_a_weight_that_the_file_lacks_is_refused(result, tmp_path, monkeypatch):
     with pytest.raises(SnowsError, match=r"the weight 'layer1.conv2.weight' and its zeros are not in the file"):
         snows.export_onnx(result, images_of(), tmp_path / "net.onnx", exporter=FAST)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_zero_that_is_filled_when_the_file_is_written_is_noticed(result, tmp_path, monkeypatch):
+    whole = exporting.write_file
+
+    def filled(file, path):
+        whole(file, path)
+        written = onnx.load(str(path))
+        [tensor] = [one for one in written.graph.initializer if one.name == "layer1.conv2.weight"]
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        values[values == 0] = 1e-12  # too little for the outputs
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        onnx.save(written, str(path))
+
+    monkeypatch.setattr(exporting, "write_file", filled)
+    with pytest.raises(SnowsError, match=r"the zeros of 'layer1.conv2.weight' were moved when the file was written"):
+        snows.export_onnx(result, images_of(), tmp_path / "net.onnx", exporter=FAST)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folded_weight_with_a_filled_zero_is_none():
+    weight = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 4.0]])
+    stored = weight * torch.tensor([[2.0], [3.0]])
+
+    def found():
+        tensor = onnx.numpy_helper.from_array(stored.numpy(), "w")
+        model = onnx.helper.make_model(onnx.helper.make_graph([], "graph", [], [], [tensor]))
+        return name_weights(model, {"fc.weight": weight})
+
+    assert found()["fc.weight"].scaled
+    stored[0, 1] = 1e-9  # rounding, if it were no zero
+    assert not found()
+
+
+class Session:
+    """What stands in for ONNX Runtime: it flattens images, and changes what it is asked to."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def run(self, names, given):
+        answers = given["images"].reshape(len(given["images"]), -1).copy()
+        self.change(given["images"], answers)
+        return [answers]
+
+
+def compared(monkeypatch, images, change):
+    monkeypatch.setattr(parity, "session_of", lambda path: Session(change))
+    return parity.compare(Path("net.onnx"), nn.Flatten().eval(), [images[:25], images[25:]], torch.float32)
+
+
+@pytest.mark.parametrize("number", [0, 1, 24, 25, 39])
+def test_every_image_is_compared_alone_or_in_a_batch(number, monkeypatch):
+    images = images_of(40, 2)
+
+    def change(given, answers):
+        answers[(given == images[number].numpy()).all((1, 2, 3))] += 1
+
+    found = compared(monkeypatch, images, change)
+    assert found.difference == pytest.approx(1, abs=1e-6) and found.images == 40 and found.relative > 0.1
+
+
+def test_nan_is_as_far_as_can_be_from_any_number(monkeypatch):
+    images = images_of(40, 2)
+
+    def change(given, answers):
+        answers[0, 0] = np.nan
+
+    assert compared(monkeypatch, images, change).relative == float("inf")
+    images[:, 0, 0, 0] = torch.nan
+    assert compared(monkeypatch, images, change).relative == 0
+
+
+def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path, monkeypatch):
+    made, path = tmp_path / "made" / "net.onnx", tmp_path / "net.onnx"
+    made.parent.mkdir()
+    made.write_text("a new file")
+    path.write_text("mine")
+
+    def half(source, target):
+        Path(target).write_text("a new")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx_files.shutil, "copyfile", half)
+    with pytest.raises(OSError, match="No space"):
+        onnx_files.place_file(made, path)
+    assert path.read_text() == "mine" and sorted(os.listdir(tmp_path)) == ["made", "net.onnx"]
 
 
 def test_zeros_that_were_trained_away_are_refused(result, tmp_path):

@@ -69,6 +69,15 @@ def test_every_rule_can_decide_and_says_why(backend):
         assert note.is_met(*asked(positions=200))
 
 
+@pytest.mark.parametrize("backend", rules().backends, ids=lambda backend: backend.key)
+def test_where_there_is_no_hardware_nothing_else_is_said(backend):
+    first, *others = backend.rules
+    assert first.id == "architecture" and others
+    for other in others:
+        changes = DECIDED[backend.key, other.id] | DECIDED[backend.key, first.id]
+        assert backend.decide(*asked(**changes)) is first
+
+
 @pytest.mark.parametrize(
     ("key", "tensor"),
     [("cusparselt", SparseSemiStructuredTensorCUSPARSELT), ("cutlass", SparseSemiStructuredTensorCUTLASS)],

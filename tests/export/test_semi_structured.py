@@ -90,6 +90,15 @@ def test_the_table_says_which_layers_are_converted_and_why_others_are_not():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the model is changed"
 
 
+def test_one_weight_too_many_keeps_a_layer_dense():
+    model = net()
+    with torch.no_grad():
+        model.good.weight[5, 8] = 0.25  # three of four
+    done = run(model, random_images(4))
+    assert reasons(done)["good"] == "1 of 1,024 groups of four inputs have more than two weights"
+    assert done.table["converted"].sum() == 1
+
+
 def refuses(weight):
     raise RuntimeError("Supported only on GPUs with\ncompute capability 8.x")
 

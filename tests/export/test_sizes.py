@@ -166,6 +166,10 @@ def test_other_nm_and_wide_rows():
     assert frame.loc["CSR, int16 columns", "pruned_weights"] == (64 * 4 + 4 * 9) + (
         40_000 * 6 + 4 * 3
     )  # too wide for 16
+    widest = nn.Linear(32_768, 1)  # columns 0 to 32,767
+    with torch.no_grad():
+        widest.weight.mul_(Unstructured(0.5).mask(widest.weight.abs()))
+    assert snows.sizes(widest).set_index("storage").loc["CSR, int16 columns", "pruned_weights"] == 16_384 * 4 + 4 * 2
 
 
 def test_sentences_say_who_wins():

@@ -171,6 +171,27 @@ def test_each_kind_of_breakage_is_said_in_words(kind, tmp_path):
     assert "missing" in done.table["note"].tolist() or kind != "missing"
 
 
+def test_whatever_is_not_zero_breaks_a_mask():
+    result = pruned()
+    state = tensors(result.state)
+    weight = state["layer1.conv1.weight"]
+    places = (weight == 0).nonzero()[:4]
+    weight[tuple(places.T)] = torch.tensor([-1e-30, 1e-30, math.nan, -math.inf]).to(weight)
+    found = snows.verify(as_result(result, state, None)).violations
+    assert list(found.loc[found["kind"] == "mask", "index"]) == [tuple(place) for place in places.tolist()]
+
+
+def test_whole_numbers_may_have_more_zeros_and_not_fewer(tmp_path):
+    result = pruned()
+    state = tensors(result.state)
+    whole = state["layer1.conv1.weight"] = state["layer1.conv1.weight"].sign().to(torch.int8)
+    kept, zeros = whole.nonzero(), (whole == 0).nonzero()
+    whole[tuple(kept[0])] = 0  # rounding
+    assert snows.verify(as_file(result, state, tmp_path)).ok
+    whole[tuple(zeros[:2].T)] = 1
+    assert "support" in list(snows.verify(as_file(result, state, tmp_path)).violations["kind"])
+
+
 def test_a_folder_whose_records_contradict_each_other_is_found(tmp_path):
     folder = pruned(0.5).save(tmp_path / "result")
     masks, report = folder / "masks.safetensors", folder / "report.csv"
@@ -204,6 +225,7 @@ def test_sparsities_that_are_asked_for_are_counted():
     assert snows.verify({"a.weight": torch.ones(3, 0), "b.weight": torch.zeros(2, 4)}, "2:4").ok  # of no inputs at all
     capped = snows.verify(half, "global:0.5:0.6").violations
     assert capped["kind"].tolist() == ["cap"] and capped["layer"].tolist() == ["b"]
+    assert snows.verify(half, "global:0.5:0.75").ok  # a layer may reach the cap
     assert "fewer than" in snows.verify(half, "global:0.6").violations["words"][0]
 
 
@@ -282,8 +304,10 @@ def test_shares_of_an_allocation_are_the_promise_of_each_layer():
 
 def test_a_digest_says_where_weights_are_and_nothing_else():
     weight = torch.randn(3, 5)
-    assert support_digest(weight) == support_digest(weight.to(torch.float16) * 2)
+    assert support_digest(weight) == support_digest(weight.to(torch.float16) * 2) == support_digest(-weight)
     assert support_digest(weight) != support_digest(weight.roll(1, 1) * (torch.arange(15).view(3, 5) > 0))
+    kernels = (torch.arange(48) % 5 > 1).float().view(4, 3, 2, 2)
+    assert support_digest(kernels) == support_digest(kernels.to(memory_format=torch.channels_last))
 
 
 def test_a_compacted_folder_shows_its_layers(tmp_path):

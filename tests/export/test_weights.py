@@ -90,7 +90,7 @@ def test_a_narrower_type_keeps_zeros_and_tells_of_new_ones(result, tmp_path):
     state = {name: value.clone() for name, value in result.state.items()}
     layer, name = next(iter(result.weight_names.items()))
     kept = result.masks[layer].nonzero()[:3]
-    state[name][tuple(kept.T)] = 1e-9  # below half of float16's smallest number, 6e-8
+    state[name][tuple(kept.T)] = torch.tensor([1e-9, -1e-9, 1e-9])  # below half of float16's smallest number, 6e-8
     state["bn1.running_var"][0] = 1e-9
     changed = dataclasses.replace(result, state=state)
     made = snows.export_weights(changed, tmp_path / "half.safetensors", dtype="float16")
@@ -101,6 +101,7 @@ def test_a_narrower_type_keeps_zeros_and_tells_of_new_ones(result, tmp_path):
     assert half["bn1.num_batches_tracked"].dtype == torch.int64
     for layer, name in result.weight_names.items():
         assert bool((half[name][~result.masks[layer]] == 0).all())
+    assert made.zeros == sum(int((half[name] == 0).sum()) for name in result.weight_names.values())
     assert not snows.export_weights(changed, tmp_path / "b.safetensors", dtype="bfloat16").underflows
 
 
