@@ -11,6 +11,7 @@ from snows_core.errors import require_extra
 if TYPE_CHECKING:
     from snows_core.book import plots
     from snows_core.book.family_tree import family_tree
+    from snows_core.book.method_picture import method_picture
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -37,6 +38,7 @@ __all__ = [
     "family_tree",
     "is_recorded",
     "load_profile",
+    "method_picture",
     "plots",
     "published_resnet20",
     "read_grids",
@@ -59,6 +61,7 @@ _PLACES = {
     ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
     "family_tree": "family_tree",
+    "method_picture": "method_picture",
     "published_resnet20": "published",
     "slider": "slider",
 }
