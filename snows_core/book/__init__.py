@@ -10,6 +10,7 @@ from snows_core.errors import require_extra
 
 if TYPE_CHECKING:
     from snows_core.book import plots
+    from snows_core.book.animations import animation
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
     from snows_core.book.method_picture import method_picture
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NotebookOutputs",
+    "animation",
     "by_update",
     "check_needs",
     "count_improved",
@@ -57,6 +59,7 @@ require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
 
 _PLACES = {
     "NotebookOutputs": "page",
+    "animation": "animations",
     **dict.fromkeys(("say", "shown_file"), "files_shown"),
     **dict.fromkeys(("check_needs", "load_profile"), "profiles"),
     **dict.fromkeys(("read_records", "read_runs", "record_missing", "recorded_in"), "real_networks"),
