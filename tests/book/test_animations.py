@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -48,6 +49,22 @@ def test_the_first_frame_shows_the_most_and_every_frame_is_another(name):
     shown = frames(COMMITTED / f"{name}.png")
     assert (shown[0] < 128).any(axis=-1).mean() > 0.02  # ink: it is not blank
     assert all(np.abs(one - other).mean() > 0.02 for one, other in zip(shown, [*shown[1:], shown[0]], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "colours"),
+    [
+        ("error-travels", (encode.BLUE, encode.ORANGE)),
+        ("conjugate-gradients", (encode.BLUE, encode.ORANGE)),
+        ("segment-grows", (encode.BLUE, encode.ORANGE, encode.GREEN)),
+        ("mask-forms", (encode.BLUE, encode.ORANGE, encode.GREEN)),
+    ],
+)
+def test_few_colours_still_hold_those_that_mean_something(name, colours):
+    first = frames(COMMITTED / f"{name}.png")[0]
+    for colour in colours:
+        away = np.abs(first - 255 * np.array(to_rgb(colour))).max(axis=-1)
+        assert (away < 24).sum() > 20  # pixels of it, of 256 steps a channel
 
 
 @pytest.mark.parametrize("name", NAMES)
