@@ -1,4 +1,4 @@
-"""The notebooks that run in a web page: NumPy and Matplotlib alone, the committed numbers, the package's mathematics."""
+"""The notebooks for a web page: NumPy and Matplotlib alone, the committed numbers, the package's mathematics."""
 
 from __future__ import annotations
 
