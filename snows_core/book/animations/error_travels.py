@@ -41,8 +41,8 @@ class Travel:
 
     Attributes:
         errors: squared error relative to the squared activation, over all test images, (repairs, places).
-        maps: for the first of them, the root mean square over channels of the error, relative to that of the activation over
-            the whole map; a tensor (height, width) for each repair and place.
+        maps: for the first of them, the root mean square over channels of the error, relative to that of the activation
+            over the whole map; a tensor (height, width) for each repair and place.
     """
 
     errors: Tensor
