@@ -11,6 +11,7 @@ from snows_core.errors import require_extra
 if TYPE_CHECKING:
     from snows_core.book import plots
     from snows_core.book.family_tree import family_tree
+    from snows_core.book.layer_loss import LayerLoss, layer_loss
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from snows_core.book.slider import slider
 
 __all__ = [
+    "LayerLoss",
     "NotebookOutputs",
     "by_update",
     "check_needs",
@@ -36,6 +38,7 @@ __all__ = [
     "draw_updates",
     "family_tree",
     "is_recorded",
+    "layer_loss",
     "load_profile",
     "plots",
     "published_resnet20",
@@ -59,6 +62,7 @@ _PLACES = {
     ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
     "family_tree": "family_tree",
+    **dict.fromkeys(("LayerLoss", "layer_loss"), "layer_loss"),
     "published_resnet20": "published",
     "slider": "slider",
 }
