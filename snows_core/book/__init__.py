@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from snows_core.book import plots
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
-    from snows_core.book.layer_loss import LayerLoss, layer_loss
+    from snows_core.book.kept_weights import LayerLoss, layer_loss
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -66,7 +66,7 @@ _PLACES = {
     ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
     "family_tree": "family_tree",
-    **dict.fromkeys(("LayerLoss", "layer_loss"), "layer_loss"),
+    **dict.fromkeys(("LayerLoss", "layer_loss"), "kept_weights"),
     "published_resnet20": "published",
     "slider": "slider",
 }
