@@ -10,9 +10,11 @@ from snows_core.errors import require_extra
 
 if TYPE_CHECKING:
     from snows_core.book import plots
+    from snows_core.book.animations import animation
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
     from snows_core.book.kept_weights import LayerLoss, layer_loss
+    from snows_core.book.method_picture import method_picture
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LayerLoss",
     "NotebookOutputs",
+    "animation",
     "by_update",
     "check_needs",
     "count_improved",
@@ -41,6 +44,7 @@ __all__ = [
     "is_recorded",
     "layer_loss",
     "load_profile",
+    "method_picture",
     "plots",
     "published_resnet20",
     "read_grids",
@@ -58,6 +62,7 @@ require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
 
 _PLACES = {
     "NotebookOutputs": "page",
+    "animation": "animations",
     **dict.fromkeys(("say", "shown_file"), "files_shown"),
     **dict.fromkeys(("check_needs", "load_profile"), "profiles"),
     **dict.fromkeys(("read_records", "read_runs", "record_missing", "recorded_in"), "real_networks"),
@@ -67,6 +72,7 @@ _PLACES = {
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
     "family_tree": "family_tree",
     **dict.fromkeys(("LayerLoss", "layer_loss"), "kept_weights"),
+    "method_picture": "method_picture",
     "published_resnet20": "published",
     "slider": "slider",
 }
