@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from snows_core.book.animations import animation
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
+    from snows_core.book.kept_weights import LayerLoss, layer_loss
     from snows_core.book.method_picture import method_picture
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from snows_core.book.slider import slider
 
 __all__ = [
+    "LayerLoss",
     "NotebookOutputs",
     "animation",
     "by_update",
@@ -40,6 +42,7 @@ __all__ = [
     "draw_updates",
     "family_tree",
     "is_recorded",
+    "layer_loss",
     "load_profile",
     "method_picture",
     "plots",
@@ -68,6 +71,7 @@ _PLACES = {
     ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
     "family_tree": "family_tree",
+    **dict.fromkeys(("LayerLoss", "layer_loss"), "kept_weights"),
     "method_picture": "method_picture",
     "published_resnet20": "published",
     "slider": "slider",
