@@ -1,11 +1,15 @@
-"""A folder of one's own: one part of it alone, parts under other names, and how many images are kept for testing."""
+"""What is one's own: a folder of images, one part of it alone or under other names, and a network with its weights."""
 
 import os
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
 
+import snows_core
 from snows_core.errors import SnowsError
-from snows_core.zoo import load_data
+from snows_core.zoo import experiment, load_data, load_weights
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -93,3 +97,55 @@ def test_a_val_of_loose_images_has_no_labels(tmp_path, make_images):
 
 def test_images_of_a_train_alone_were_not_held_out(own):
     assert not own("train").held_out
+
+
+def test_an_experiment_hands_the_share_on(own, tmp_path):
+    own("val")
+    bundle = experiment("mobilenetv2").load_data(data=f"folder:{tmp_path}", test_share=0.8)
+    assert (len(bundle.train), len(bundle.test)) == (6, 24)
+
+
+class Own(nn.Module):
+    """A class of somebody's: a skip connection, one activation for all, and a head without a layer."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.act = nn.SiLU()
+        self.stem, self.conv = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.narrow, self.skip = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(8, 6, 1)
+        self.uneven = nn.Conv2d(6, 8, 3, padding=1)
+        self.classes = nn.Linear(8, classes)
+
+    def forward(self, x):
+        x = self.act(self.stem(x))
+        x = self.act(x + self.conv(x))
+        x = self.act(self.uneven(self.act(self.narrow(x) + self.skip(x))))
+        return F.linear(F.normalize(x.amax((2, 3))), F.normalize(self.classes.weight))
+
+
+def test_an_own_class_with_own_weights_on_an_own_val_goes_from_file_to_file(own, tmp_path):
+    torch.manual_seed(0)
+    trained, file = Own(3), tmp_path / "own.pth"
+    torch.save(
+        {"epoch": 9, "state_dict": {f"module.{name}": value for name, value in trained.state_dict().items()}}, file
+    )
+    dense = load_weights(Own(3), file)
+    assert not dense.training and all(map(torch.equal, dense.state_dict().values(), trained.state_dict().values()))
+    with pytest.raises(SnowsError, match=rf"weights: got '{file}' with .* 2 wrongly shaped tensors \('classes.weight'"):
+        load_weights(Own(5), file)
+
+    bundle = own("val", num_classes=3, test_share=0.8)
+    images, labels = bundle.test_tensors()
+    result = snows_core.prune(dense, bundle.train.tensors()[0], "1:4", k=2, effort="quick", progress=False)
+    reasons = dict(zip(result.report["layer"], result.report["reason"], strict=True))
+    assert [name for name, reason in reasons.items() if not reason] == ["conv", "narrow", "skip"]
+    assert reasons["stem"] == "first layer (reads the image)"
+    assert reasons["uneven"] == "6 inputs do not divide into groups of 4"
+    assert reasons["classes"] == "used in 'normalize', not as the weight of a layer"
+    found = snows_core.evaluate(result.model, images, labels, reference=dense)
+    assert found.images == 24 and found.kl is not None and found.accuracy is not None
+
+    result.save(tmp_path / "pruned")
+    plain = load_weights(Own(3), tmp_path / "pruned" / "model.safetensors")
+    with torch.no_grad():
+        assert torch.equal(plain(images), result.model(images))
