@@ -10,9 +10,12 @@ from snows_core.errors import require_extra
 
 if TYPE_CHECKING:
     from snows_core.book import plots
+    from snows_core.book.animations import animation
     from snows_core.book.ctrl_c import ctrl_c_after
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
+    from snows_core.book.kept_weights import LayerLoss, layer_loss
+    from snows_core.book.method_picture import method_picture
     from snows_core.book.own_example import train_example, write_example_folder
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
     from snows_core.book.slider import slider
 
 __all__ = [
+    "LayerLoss",
     "NotebookOutputs",
+    "animation",
     "by_update",
     "check_needs",
     "count_improved",
@@ -40,7 +45,9 @@ __all__ = [
     "draw_updates",
     "family_tree",
     "is_recorded",
+    "layer_loss",
     "load_profile",
+    "method_picture",
     "plots",
     "published_resnet20",
     "read_grids",
@@ -60,6 +67,7 @@ require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
 
 _PLACES = {
     "NotebookOutputs": "page",
+    "animation": "animations",
     **dict.fromkeys(("say", "shown_file"), "files_shown"),
     **dict.fromkeys(("check_needs", "load_profile"), "profiles"),
     **dict.fromkeys(("read_records", "read_runs", "record_missing", "recorded_in"), "real_networks"),
@@ -69,6 +77,8 @@ _PLACES = {
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
     "ctrl_c_after": "ctrl_c",
     "family_tree": "family_tree",
+    **dict.fromkeys(("LayerLoss", "layer_loss"), "kept_weights"),
+    "method_picture": "method_picture",
     "published_resnet20": "published",
     "slider": "slider",
     **dict.fromkeys(("train_example", "write_example_folder"), "own_example"),
