@@ -19,7 +19,7 @@ from sphinx.cmd.build import build_main
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from docstrings import gaps, public_modules
 from links import ROOT
-from site_check import broken_links, foreign_resources
+from site_check import broken_links, foreign_resources, raw_formulas
 from site_reference import write_reference
 from site_sources import collect
 
@@ -56,7 +56,8 @@ def build(root: Path = ROOT, site: Path | None = None, reference: bool = False) 
         reference: add the API reference of the package that is imported, which is that of this checkout.
 
     Returns:
-        What is wrong with it: Sphinx's warnings, broken links, resources on other hosts, undocumented public names.
+        What is wrong with it: Sphinx's warnings, undocumented public names, broken links, raw formulas, resources on
+        other hosts.
     """
     site = root / "site" if site is None else site
     shutil.rmtree(site, ignore_errors=True)
@@ -69,6 +70,7 @@ def build(root: Path = ROOT, site: Path | None = None, reference: bool = False) 
     print(f"{count} documents{' and the API reference' * reference} in {site.name}/")
     found += [f"not documented: {line}" for line in (gaps(public_modules()) if reference else [])]
     found += [f"leads nowhere: {line}" for line in broken_links(site, root)]
+    found += [f"not set: {line}" for line in raw_formulas(site)]
     return found + [f"on another host: {line}" for line in foreign_resources(site)]
 
 

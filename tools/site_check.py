@@ -1,4 +1,4 @@
-"""Checks of a built site: every link leads somewhere, and no page loads anything from another host."""
+"""Checks of a built site: every link leads somewhere, formulas are set, and nothing is loaded from another host."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ from urllib.parse import unquote, urldefrag
 
 from links import address
 
-LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "link": "href", "object": "data"}
+LOADED = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "link": "href",
+    "object": "data",
+}
 NOT_LOADED = {"canonical", "next", "prev", "index", "search", "author", "license"}  # a link element with one of these
+VERBATIM = {"code", "pre", "script", "style", "textarea"}
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+_FORMULA = re.compile(r"\$[^$\s](?:[^$\n]{0,60}[^$\s])?\$")
 _STYLE = re.compile(r"url\(\s*['\"]?((?:https?:)?//[^)'\"]+)|@import\s+['\"]((?:https?:)?//[^'\"]+)")
 
 
@@ -21,6 +32,7 @@ class Page(HTMLParser):
         links: targets of its links and images.
         anchors: ids and names in it.
         loaded: addresses that a browser loads to show it.
+        formulas: formulas between dollar signs that nothing will set.
     """
 
     def __init__(self) -> None:
@@ -28,10 +40,14 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.anchors: set[str] = set()
         self.loaded: list[str] = []
+        self.formulas: list[str] = []
+        self._verbatim: list[str] = []  # open tags inside which a dollar sign is one
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note one tag."""
         values = {name: value or "" for name, value in attrs}
+        if tag in VERBATIM or self._verbatim or "math" in values.get("class", "").split():
+            self._verbatim += [tag] * (tag not in VOID)
         self.anchors |= {values[name] for name in ("id", "name") if values.get(name)}
         self.loaded += _styled(values.get("style", ""))
         if tag == "a" and values.get("href"):
@@ -41,6 +57,17 @@ class Page(HTMLParser):
                 self.loaded.append(source)
             if tag == "img":
                 self.links.append(source)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Note the end of a tag."""
+        if tag in self._verbatim:
+            while self._verbatim.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        """Look for formulas in a text."""
+        if not self._verbatim:
+            self.formulas += _FORMULA.findall(data)
 
 
 def _styled(style: str) -> list[str]:
@@ -88,6 +115,12 @@ def broken_links(site: Path, root: Path) -> list[str]:
             if not other.is_file() or (fragment and known and not {fragment, unquote(fragment)} & anchors):
                 broken.append(f"{path.relative_to(site.resolve()).as_posix()}: {link}")
     return broken
+
+
+def raw_formulas(site: Path) -> list[str]:
+    """Return every formula of the site that stands there with its dollar signs, one line each."""
+    pages = read_pages(site).items()
+    return [f"{path.relative_to(site.resolve()).as_posix()}: {text}" for path, page in pages for text in page.formulas]
 
 
 def foreign_resources(site: Path) -> list[str]:
