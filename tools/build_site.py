@@ -3,7 +3,7 @@
     python tools/build_site.py
 
 Sphinx makes the pages (tools/site/conf.py). Notebooks are shown as committed, nothing is run; the reference is made of
-docstrings, and a public name without one fails the build. Works offline, and so do the pages: formulas, fonts, badges and
+docstrings, and a public name without one fails the build. Works offline, and so do the pages: formulas, badges and
 search are in the site, and nothing that a page loads lies on another host.
 """
 

@@ -5,8 +5,8 @@
     python tools/links.py --address https://github.com/O/R   change the address, then write them
 
 The address is ``[project.urls] Repository``; the tag is ``v`` and the package's version. Rewritten are README.md,
-CITATION.cff, CONTRIBUTING.md, CHANGELOG.md, every notebook and the texts beside them: Colab and Binder addresses, ``git+https`` requirements,
-links into the repository, and the code of cells tagged ``install``.
+CITATION.cff, CONTRIBUTING.md, CHANGELOG.md, every notebook and the texts beside them: Colab and Binder addresses,
+``git+https`` requirements, links into the repository, and the code of cells tagged ``install``.
 """
 
 from __future__ import annotations

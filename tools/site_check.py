@@ -9,15 +9,7 @@ from urllib.parse import unquote, urldefrag
 
 from links import address
 
-LOADED = {
-    "script": "src",
-    "img": "src",
-    "iframe": "src",
-    "source": "src",
-    "video": "src",
-    "link": "href",
-    "object": "data",
-}
+LOADED = dict.fromkeys(("script", "img", "iframe", "source", "video"), "src") | {"link": "href", "object": "data"}
 NOT_LOADED = {"canonical", "next", "prev", "index", "search", "author", "license"}  # a link element with one of these
 VERBATIM = {"code", "pre", "script", "style", "textarea"}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}

@@ -1,8 +1,8 @@
 """What the site is made of, collected in a folder of its own: notebooks, texts, and the pictures that they show.
 
-The folder repeats the places of the repository, so that a link between two documents stays as it is. A link to any other
-file of the repository leads to its public address at the tag of the version. Cells tagged ``install``, ``check`` or
-``record`` are folded; badges are shown from pictures of the site's own.
+The folder repeats the places of the repository, so that a link between two documents stays as it is. A link to any
+other file of the repository leads to its public address at the tag of the version. Cells tagged ``install``, ``check``
+or ``record`` are folded; badges are shown from pictures of the site's own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LINK = re.compile(r"(\]\()([^)\s]+)((?:\s*\"[^\"]*\")?\))")
 
 
 def documents(root: Path) -> list[Path]:
-    """Return the files of a checkout that become pages: the texts at its top, all notebooks and the texts among them."""
+    """Return the files of a checkout that become pages: the texts at its top, notebooks and texts among them."""
     below = (root / "notebooks").rglob("*")
     found = [*root.glob("*.md"), *(path for path in below if path.suffix in (".ipynb", ".md"))]
     return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
