@@ -10,8 +10,10 @@ from snows_core.errors import require_extra
 
 if TYPE_CHECKING:
     from snows_core.book import plots
+    from snows_core.book.animations import animation
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
+    from snows_core.book.method_picture import method_picture
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NotebookOutputs",
+    "animation",
     "by_update",
     "check_needs",
     "count_improved",
@@ -38,6 +41,7 @@ __all__ = [
     "family_tree",
     "is_recorded",
     "load_profile",
+    "method_picture",
     "plots",
     "published_resnet20",
     "read_grids",
@@ -55,6 +59,7 @@ require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
 
 _PLACES = {
     "NotebookOutputs": "page",
+    "animation": "animations",
     **dict.fromkeys(("say", "shown_file"), "files_shown"),
     **dict.fromkeys(("check_needs", "load_profile"), "profiles"),
     **dict.fromkeys(("read_records", "read_runs", "record_missing", "recorded_in"), "real_networks"),
@@ -63,6 +68,7 @@ _PLACES = {
     ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
     "family_tree": "family_tree",
+    "method_picture": "method_picture",
     "published_resnet20": "published",
     "slider": "slider",
 }
