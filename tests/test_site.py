@@ -115,6 +115,8 @@ def test_badges_and_pictures_are_files_of_the_site(built):
     assert {Path(image).name for image in images} >= {"colab.svg", "binder.svg"} and len(images) == 3
     for image in images:
         assert (built[0] / "notebooks" / image).resolve().is_file(), image
+    (shown,) = [image for image in images if image.endswith(".png")]
+    assert (built[0] / "notebooks" / shown).read_bytes() == base64.b64decode(DOT)  # so animations stay animated
     assert f"colab.research.google.com/github/{links.address()[0]}" in text
 
 
