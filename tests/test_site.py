@@ -46,11 +46,13 @@ def checkout(tmp_path_factory):
         new_code_cell("say(1)", outputs=[new_output("display_data", {"text/markdown": "It is $\\lambda = 2$."})]),
     ]
     part = [new_markdown_cell("# B\n\n## A part\n\n[back](index.ipynb)")]
-    (root / "notebooks/solutions").mkdir(parents=True)
+    for folder in ("solutions", "browser"):
+        (root / "notebooks" / folder).mkdir(parents=True)
     for name, cells in {
         "index": [new_markdown_cell("# The notebooks\n\n[first](01_a.ipynb)")],
         "01_a": first,
         "02_b": part,
+        "browser/01_a": [new_markdown_cell("# A in the browser")],
         "solutions/01_a": [new_markdown_cell("# Why $K$ matters\n\n[the notebook](../01_a.ipynb)")],
     }.items():
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

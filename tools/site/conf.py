@@ -40,7 +40,6 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 6  # links to headings work as on GitHub
 myst_dmath_double_inline = True
 suppress_warnings = [
-    "toc.empty_glob",  # a small book has no notebooks of some kind
     "ref.python",  # two rooms may use one short name; the page of each says which
     "myst.header",  # a notebook of one cell may begin with a lower heading
     "mystnb.unknown_mime_type",  # a widget beside its picture
