@@ -18,6 +18,7 @@ pytest.importorskip("sphinx", reason="the extra \"site\" is missing: pip install
 import build_site
 import site_check
 import site_sources
+from site_live import add_live_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -204,3 +205,15 @@ def test_the_whole_site_is_built_without_a_complaint(tmp_path):
     assert done.stdout.strip().splitlines()[1:] == []
     assert 'id="snows_core.prune"' in (tmp_path / "site/api/snows_core.html").read_text(encoding="utf-8")
     assert not list((tmp_path / "site").rglob("*.ipynb"))
+
+
+def test_the_small_notebooks_run_live_behind_a_link_on_their_page(built):
+    site = built[0]
+    assert 'href="../../lite/notebooks/index.html?path=01_a.ipynb"' in page(built, "notebooks/browser/01_a.html")
+    assert (site / "lite/notebooks/index.html").is_file() and (site / "lite/files/01_a.ipynb").is_file()
+    assert not any("lite" in path.relative_to(site.resolve()).parts for path in site_check.read_pages(site))
+
+
+def test_a_notebook_that_is_no_notebook_is_said(tmp_path):
+    (tmp_path / "a.ipynb").mkdir()  # what JupyterLite copies are files
+    assert add_live_pages(tmp_path, tmp_path / "site") == ["JupyterLite left out a.ipynb"]

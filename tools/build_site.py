@@ -4,7 +4,7 @@
 
 Sphinx makes the pages (tools/site/conf.py). Notebooks are shown as committed, nothing is run; the reference is made of
 docstrings, and a public name without one fails the build. Works offline, and so do the pages: formulas, badges and
-search are in the site, and nothing that a page loads lies on another host.
+search are in the site, and nothing that a page loads lies on another host, but for the live notebooks (site_live.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from docstrings import gaps, public_modules
 from links import ROOT
 from site_check import broken_links, foreign_resources, raw_formulas
+from site_live import add_live_pages
 from site_reference import write_reference
 from site_sources import collect
 
@@ -67,6 +68,8 @@ def build(root: Path = ROOT, site: Path | None = None, reference: bool = False) 
         if reference:
             write_reference(source / "api")
         found = warnings_of(source, site)
+    live = root / "notebooks" / "browser"
+    found += add_live_pages(live, site) if live.is_dir() else []
     print(f"{count} documents{' and the API reference' * reference} in {site.name}/")
     found += [f"not documented: {line}" for line in (gaps(public_modules()) if reference else [])]
     found += [f"leads nowhere: {line}" for line in broken_links(site, root)]

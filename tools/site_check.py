@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 from links import address
+from site_live import FOLDER
 
 LOADED = dict.fromkeys(("script", "img", "iframe", "source", "video"), "src") | {"link": "href", "object": "data"}
 NOT_LOADED = {"canonical", "next", "prev", "index", "search", "author", "license"}  # a link element with one of these
@@ -71,7 +72,7 @@ def read_pages(site: Path) -> dict[Path, Page]:
     """Return path to content of every page of a site."""
     pages = {}
     for path in sorted(site.rglob("*.html")):
-        if "_static" not in path.relative_to(site).parts:
+        if not {"_static", FOLDER} & set(path.relative_to(site).parts):  # not our pages
             pages[path.resolve()] = page = Page()
             page.feed(path.read_text(encoding="utf-8"))
     return pages
@@ -97,6 +98,7 @@ def broken_links(site: Path, root: Path) -> list[str]:
     for path, page in pages.items():
         for link in page.links:
             target, fragment = urldefrag(link)
+            target = target if ":" in target else target.partition("?")[0]
             if re.match(r"[a-z]+:", target):
                 if (found := own.search(target)) and not (root / unquote(found[1])).exists():
                     broken.append(f"{path.relative_to(site.resolve()).as_posix()}: {link}")
@@ -124,7 +126,7 @@ def foreign_resources(site: Path) -> list[str]:
         addresses = [*page.loaded, *(link for sheet in sheets for link in _styled(sheet))]
         name = path.relative_to(site.resolve()).as_posix()
         found += [f"{name}: {link}" for link in addresses if re.match(r"(?:https?:)?//", link)]
-    for sheet in sorted(site.rglob("*.css")):
+    for sheet in sorted(path for path in site.rglob("*.css") if FOLDER not in path.relative_to(site).parts):
         links = _styled(sheet.read_text(encoding="utf-8"))
         found += [f"{sheet.relative_to(site).as_posix()}: {link}" for link in links]
     return found

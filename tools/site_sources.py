@@ -15,6 +15,7 @@ from urllib.parse import unquote, urldefrag
 
 import nbformat
 from links import address
+from site_live import live_address
 
 HERE = Path(__file__).resolve().parent / "site"
 FOLDED = {"install", "check", "record"}
@@ -81,6 +82,9 @@ def write_notebook(notebook: Path, root: Path, target: Path) -> None:
     if notebook.parent.name == "solutions":  # else search and navigation show two pages of one name
         for cell in content.cells[:1]:
             cell.source = re.sub(r"^(# (?!.*solutions).*)$", r"\1: solutions", cell.source, count=1, flags=re.MULTILINE)
+    if notebook.parent == root / "notebooks" / "browser":
+        link = f'<a href="../../{live_address(notebook)}">Run this notebook in your browser</a>'
+        content.cells.insert(1, nbformat.v4.new_markdown_cell(link))
     for cell in content.cells:
         if cell.cell_type == "markdown":
             cell.source = fitted(cell.source, notebook, root, target)
