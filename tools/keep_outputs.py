@@ -5,8 +5,8 @@
 
 Code and text stay those of the committed notebook. Dropped are widget views (their state is not kept, so they would
 show nothing), timings and other metadata of the run. Pictures become PNGs of 128 colours, or 256 for maps of colours,
-about a third of the size; animated ones stay as they are, and so do the files in figures/. The executed notebook must come from the
-committed one as it is now.
+about a third of the size; animated ones stay as they are, and so do the files in figures/. The executed notebook must
+come from the committed one as it is now.
 """
 
 from __future__ import annotations
