@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from snows_core.book import plots
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
+    from snows_core.book.lanczos import ritz_values
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
         is_recorded,
         read_grids,
     )
+    from snows_core.book.recorded_order import order_by_interval
     from snows_core.book.recorded_plot import draw_records, shown_table
+    from snows_core.book.repair_plot import draw_repairs
+    from snows_core.book.segment_plot import draw_segment, segment_legend
     from snows_core.book.slider import slider
 
 __all__ = [
@@ -34,10 +38,13 @@ __all__ = [
     "count_improved",
     "draw_grids",
     "draw_records",
+    "draw_repairs",
+    "draw_segment",
     "draw_updates",
     "family_tree",
     "is_recorded",
     "load_profile",
+    "order_by_interval",
     "plots",
     "published_resnet20",
     "read_grids",
@@ -45,7 +52,9 @@ __all__ = [
     "read_runs",
     "record_missing",
     "recorded_in",
+    "ritz_values",
     "say",
+    "segment_legend",
     "shown_file",
     "shown_table",
     "slider",
@@ -62,8 +71,12 @@ _PLACES = {
         ("by_update", "count_improved", "draw_grids", "draw_updates", "is_recorded", "read_grids"), "recorded_grids"
     ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
+    **dict.fromkeys(("draw_segment", "segment_legend"), "segment_plot"),
+    "draw_repairs": "repair_plot",
     "family_tree": "family_tree",
+    "order_by_interval": "recorded_order",
     "published_resnet20": "published",
+    "ritz_values": "lanczos",
     "slider": "slider",
 }
 

@@ -81,7 +81,7 @@ def draw_records(frame: pd.DataFrame) -> Figure:
     if "1:4" in patterns:  # the harder one behind the easier
         patterns.remove("1:4")
         patterns.insert(patterns.index("2:4") + 1 if "2:4" in patterns else 0, "1:4")
-    figure, axes = plt.subplots(1, len(columns), figsize=(4.4 * len(columns), 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(columns), figsize=(min(4.4 * len(columns), 9.6), 3.8), squeeze=False)
     for ax, (name, words) in zip(axes[0], columns.items(), strict=True):
         for number, method in enumerate(METHODS):
             rows = best[best["method"] == method].set_index("pattern")
