@@ -86,7 +86,7 @@ def _label(network: Network, node: fx.Node) -> str:
     if kind is None:
         return "+"
     if kind is Kind.CONVOLUTION and node.op == "call_module":
-        height, width = network.module.get_submodule(target).weight.shape[-2:]
+        height, width = network.module.get_parameter(f"{target}.weight").shape[-2:]
         return f"{height} × {width}"
     if kind is Kind.ACTIVATION:
         module = node.op == "call_module"
