@@ -61,7 +61,8 @@ def draw_segment(ax: Axes, network: Network, layer: str, k: int, count: int = 30
         dark = "white" if state == "compared" else "black"
         ax.text(x, y, _label(network, node), rotation=90, ha="center", va="center", fontsize=8, color=dark)
         _draw_arcs(ax, [_origin(network, source, place, shown[0]) for source in node.all_input_nodes], node, x, y)
-    ax.set(xlim=(-1.6, count - 0.4), ylim=(-2.0, 2.0), yticks=[], xticks=[], title=f"{layer}, K = {k}")
+    top = 2.0 if any(y for _, y in place.values()) else 0.9
+    ax.set(xlim=(-1.6, count - 0.4), ylim=(-2.0, top), yticks=[], xticks=[], title=f"{layer}, K = {k}")
     ax.set_frame_on(False)
     return ax
 
