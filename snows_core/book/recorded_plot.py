@@ -97,6 +97,7 @@ def draw_records(frame: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(patterns)), [shown_pattern(pattern).replace(", ", ",\n") for pattern in patterns])
         ax.set_xlim(-0.5, len(patterns) - 0.5)
         ax.grid(False, axis="x")
-        plots.labelled(ax, "pattern (N:M, or share removed)", words, legend=False)
+        along = "pattern (N:M, or share removed)" if len(columns) < 3 else "pattern, or share removed"
+        plots.labelled(ax, along, words, legend=False)
     figure.legend(*axes[0][0].get_legend_handles_labels(), ncols=len(METHODS) + 1, loc="outside lower center")
     return figure
