@@ -11,6 +11,7 @@ from snows_core.errors import require_extra
 if TYPE_CHECKING:
     from snows_core.book import plots
     from snows_core.book.family_tree import family_tree
+    from snows_core.book.files_shown import say, shown_file
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -44,6 +45,8 @@ __all__ = [
     "read_runs",
     "record_missing",
     "recorded_in",
+    "say",
+    "shown_file",
     "shown_table",
     "slider",
 ]
@@ -52,6 +55,7 @@ require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
 
 _PLACES = {
     "NotebookOutputs": "page",
+    **dict.fromkeys(("say", "shown_file"), "files_shown"),
     **dict.fromkeys(("check_needs", "load_profile"), "profiles"),
     **dict.fromkeys(("read_records", "read_runs", "record_missing", "recorded_in"), "real_networks"),
     **dict.fromkeys(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from snows_core.errors import SnowsError, cannot_go_on, closest, invalid_argumen
 from snows_core.files.bounded import NOTEBOOK_BYTES, read_json
 
 KERNEL = "python3"
+NUMBERED = re.compile(r"\d\d[a-z]?_")
 _SLACK_S = 1.0  # clocks of file systems are coarse
 
 
@@ -38,7 +40,7 @@ class Notebook:
 
     @property
     def number(self) -> str:
-        """The digits that its name begins with."""
+        """What its name begins with: two digits, and a letter where it continues another one, as in "02b"."""
         return self.stem.split("_")[0]
 
     def tagged(self, tag: str) -> list[int]:
@@ -72,7 +74,7 @@ def find_notebooks(folder: Path, names: Iterable[str] = ()) -> list[Notebook]:
 
     Args:
         folder: where ``01_....ipynb`` and so on stand.
-        names: which of them: a number ("3" or "03"), or a name; none means all.
+        names: which of them: a number ("3", "03", or "02b" for the second part of 02), or a name; none means all.
 
     Returns:
         The notebooks, read.
@@ -80,7 +82,7 @@ def find_notebooks(folder: Path, names: Iterable[str] = ()) -> list[Notebook]:
     Raises:
         SnowsError: when there are none, or a name fits none.
     """
-    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb")) if folder.is_dir() else []
+    paths = sorted(p for p in folder.glob("*.ipynb") if NUMBERED.match(p.name)) if folder.is_dir() else []
     if not paths:
         raise invalid_argument(
             "notebooks",
@@ -91,7 +93,7 @@ def find_notebooks(folder: Path, names: Iterable[str] = ()) -> list[Notebook]:
     chosen = []
     for name in names:
         wanted = Path(name).name.removesuffix(".ipynb")
-        fits = [p for p in paths if p.stem == wanted or p.stem.split("_")[0] == wanted.zfill(2)]
+        fits = [p for p in paths if p.stem == wanted or p.stem.split("_")[0] in (wanted, f"0{wanted}")]
         if not fits:
             stems = [p.stem for p in paths]
             raise invalid_argument("notebook", f"'{name}'", f"one of {', '.join(stems)}", closest(name, stems))

@@ -14,9 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from snows_core.book.contents import Recorded
+from snows_core.book.files_shown import CHECKOUT, shown_file
+from snows_core.book.schemas import by_schema
 from snows_core.devices import peak_memory
 from snows_core.errors import SnowsError, invalid_argument
 from snows_core.files import write_text, write_whole
+from snows_core.files.bounded import read_json
 from snows_core.provenance import provenance
 
 if TYPE_CHECKING:
@@ -30,8 +34,7 @@ def figures_root() -> Path:
     """Return the folder of all figures: ``SNOWS_FIGURES``, or ``figures/`` of the checkout, or of this folder."""
     if os.environ.get(FIGURES_VARIABLE):
         return Path(os.environ[FIGURES_VARIABLE]).expanduser().resolve()
-    checkout = Path(__file__).resolve().parents[2]
-    return (checkout if (checkout / "notebooks").is_dir() else Path.cwd()) / "figures"
+    return (CHECKOUT if (CHECKOUT / "notebooks").is_dir() else Path.cwd()) / "figures"
 
 
 def figure_dir(stem: str, profile: str = DEFAULT_PROFILE, root: Path | None = None) -> Path:
@@ -140,6 +143,28 @@ class NotebookOutputs:
         text = _compact(json.dumps(record, indent=2, default=_plain, allow_nan=False)) + "\n"
         write_text(self.folder / "metrics.json", text)
         return pd.DataFrame({"value": clean}).rename_axis("metric")
+
+    def recorded(self, profile: str) -> dict[str, float]:
+        """Return the metrics that the repository holds of this notebook at some profile.
+
+        Args:
+            profile: for instance "cifar".
+
+        Returns:
+            Name to number; empty where there is no record, as without a checkout.
+        """
+        path = figure_dir(self.stem, profile, CHECKOUT / "figures") / "metrics.json"
+        if not path.is_file():
+            return {}
+        return by_schema(read_json(path), Recorded, str(path), "what save_metrics writes").metrics
+
+    def show_expected(self, name: str) -> None:
+        """Show the picture that an exercise should end in; ``tools/exercise_pictures.py`` takes it from the solution.
+
+        Args:
+            name: for instance "exercise-1".
+        """
+        shown_file(f"figures/exercises/{self.stem}/{name}.png")
 
 
 def _device_name(device: torch.device) -> str:

@@ -64,3 +64,21 @@ def test_an_executed_notebook_that_does_not_belong_is_refused(spoil):
         executed.cells[0].outputs = [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]
     with pytest.raises(SystemExit, match="error: "):
         keep_outputs.merge(executed, notebook("a"))
+
+
+def test_a_picture_that_moves_stays_as_it_is():
+    frames = [Image.fromarray(np.full((8, 8, 3), shade, dtype=np.uint8)) for shade in (0, 120, 240)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:], duration=100, loop=0)
+    moving = base64.b64encode(buffer.getvalue()).decode()
+    assert keep_outputs.small_png(moving) == moving
+
+
+def test_a_map_of_colours_is_not_banded():
+    shades = np.linspace(0, 255, 64, dtype=np.uint8)
+    image = np.stack(np.broadcast_arrays(shades[:, None], shades[None, :], np.uint8(90)), axis=-1)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=0)
+    small = keep_outputs.small_png(base64.b64encode(buffer.getvalue()).decode())
+    after = np.asarray(Image.open(io.BytesIO(base64.b64decode(small))).convert("RGB"), dtype=float)
+    assert np.abs(after - image).mean() < 6  # 48 colours: more than 12

@@ -18,7 +18,7 @@ from snows_core.book.reproduce import reproduce
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER, FIGURES = ROOT / "notebooks", ROOT / "figures"
-NUMBERED = find_notebooks(FOLDER) if list(FOLDER.glob("[0-9][0-9]_*.ipynb")) else []
+NUMBERED = find_notebooks(FOLDER) if list(FOLDER.glob("0*_*.ipynb")) else []
 OTHERS = [p for p in [FOLDER / "index.ipynb", *sorted((FOLDER / "solutions").glob("*.ipynb"))] if p.is_file()]
 OTHER_NAMES = [p.stem if p.stem == "index" else f"solutions/{p.stem}" for p in OTHERS]
 EXPECTED = load_expected(FIGURES / "expected.yaml")

@@ -102,3 +102,23 @@ def test_plots():
     shown = plots.mask_image(mask, title="a mask").images[0].get_array()
     assert shown.shape == (4, 64) and shown[0, 8] == 1  # kernel positions outside, input channels inside
     plt.close("all")
+
+
+def test_metrics_of_another_profile_are_those_of_the_repository(page, tmp_path, monkeypatch):
+    monkeypatch.setattr("snows_core.book.page.CHECKOUT", tmp_path / "checkout")
+    assert page.recorded("cifar") == {}
+    figure = plt.figure()
+    page.save_figure(figure, "a")
+    plt.close(figure)
+    page.save_metrics({"accuracy": 98.5}, seed=0)
+    target = tmp_path / "checkout" / "figures" / "03_x" / "cifar"
+    target.mkdir(parents=True)
+    (page.folder / "metrics.json").rename(target / "metrics.json")
+    assert page.recorded("cifar") == {"accuracy": 98.5} and page.recorded("digits") == {}
+
+
+def test_the_picture_of_an_exercise_is_that_of_its_notebook(page, monkeypatch):
+    asked = []
+    monkeypatch.setattr("snows_core.book.page.shown_file", asked.append)
+    page.show_expected("exercise-2")
+    assert asked == ["figures/exercises/03_x/exercise-2.png"]
