@@ -10,8 +10,24 @@ from snows_core.errors import require_extra
 
 if TYPE_CHECKING:
     from snows_core.book import plots
+    from snows_core.book.contest import (
+        Tuned,
+        adam_arm,
+        arms,
+        curves,
+        fisher_arm,
+        gradient_arm,
+        layer_table,
+        newton_arm,
+        race,
+        summary,
+    )
+    from snows_core.book.contest_plot import draw_curves, draw_layers, draw_units
+    from snows_core.book.directions import direction_quality, mixed_direction
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
+    from snows_core.book.fits import LayerFit, image_gradients, layer_fits, layer_losses, split_images
+    from snows_core.book.meter import Meter, clock, seconds_of
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -26,34 +42,66 @@ if TYPE_CHECKING:
     )
     from snows_core.book.recorded_plot import draw_records, shown_table
     from snows_core.book.slider import slider
+    from snows_core.book.two_profiles import TwoProfiles
 
 __all__ = [
+    "LayerFit",
+    "Meter",
     "NotebookOutputs",
+    "Tuned",
+    "TwoProfiles",
+    "adam_arm",
+    "arms",
     "by_update",
     "check_needs",
+    "clock",
     "count_improved",
+    "curves",
+    "direction_quality",
+    "draw_curves",
     "draw_grids",
+    "draw_layers",
     "draw_records",
+    "draw_units",
     "draw_updates",
     "family_tree",
+    "fisher_arm",
+    "gradient_arm",
+    "image_gradients",
     "is_recorded",
+    "layer_fits",
+    "layer_losses",
+    "layer_table",
     "load_profile",
+    "mixed_direction",
+    "newton_arm",
     "plots",
     "published_resnet20",
+    "race",
     "read_grids",
     "read_records",
     "read_runs",
     "record_missing",
     "recorded_in",
     "say",
+    "seconds_of",
     "shown_file",
     "shown_table",
     "slider",
+    "split_images",
+    "summary",
 ]
 
 require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
 
 _PLACES = {
+    **dict.fromkeys(("direction_quality", "mixed_direction"), "directions"),
+    **dict.fromkeys(("LayerFit", "image_gradients", "layer_fits", "layer_losses", "split_images"), "fits"),
+    **dict.fromkeys(("Meter", "clock", "seconds_of"), "meter"),
+    **dict.fromkeys(("Tuned", "adam_arm", "arms", "curves", "fisher_arm", "gradient_arm"), "contest"),
+    **dict.fromkeys(("layer_table", "newton_arm", "race", "summary"), "contest"),
+    **dict.fromkeys(("draw_curves", "draw_layers", "draw_units"), "contest_plot"),
+    "TwoProfiles": "two_profiles",
     "NotebookOutputs": "page",
     **dict.fromkeys(("say", "shown_file"), "files_shown"),
     **dict.fromkeys(("check_needs", "load_profile"), "profiles"),

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from snows_core.book.layer_fits import LayerFit, image_gradients
+from snows_core.book.fits import LayerFit, image_gradients
 from snows_core.solvers import conjugate_gradients
 
 Solve = Callable[[Tensor], Tensor]
@@ -68,7 +68,7 @@ def direction_quality(fit: LayerFit, shares: Sequence[float]) -> pd.DataFrame:
         d = direction.view_as(at.gradient)
         return float((at.gradient * d).sum() ** 2 / (2 * (d * at.product(d)).sum()) / -newton)
 
-    found = [("gradient", None, g), ("signs of the gradient", None, g.sign())]
+    found: list[tuple[str, float | None, Tensor]] = [("gradient", None, g), ("signs of the gradient", None, g.sign())]
     found.append(("preconditioned gradient", None, with_m(g)))
     for name, solve in (("Fisher with M", with_m), ("Fisher with I", lambda vector: vector)):
         found += [(name, share, mixed_direction(rows, g, solve, share)) for share in shares]

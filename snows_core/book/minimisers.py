@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snows_core.book.layer_fits import LayerFit, split_images
+from snows_core.book.fits import LayerFit, split_images
 from snows_core.book.meter import GRADIENT, PRODUCT, VALUE, Meter
 from snows_core.solvers import Objective, armijo, conjugate_gradients
 
@@ -24,9 +24,9 @@ def descend(
 ) -> Tensor:
     """Take truncated Newton steps from the layer's start until the budget is spent.
 
-    Each solves ``B d = -g`` by conjugate gradients (B: the objective's products), ended by Martens' rule, and backtracks
-    along d. Unlike :func:`snows_core.solvers.newton` it does not stop where little is gained, so that all arms of a
-    race spend the same.
+    Each solves ``B d = -g`` by conjugate gradients (B: the objective's products), ended by Martens' rule, and then
+    backtracks along d. Unlike :func:`snows_core.solvers.newton` it does not stop where little is gained, so that all
+    arms of a race spend the same.
 
     Args:
         objective: the meter itself, or a curvature made from it.

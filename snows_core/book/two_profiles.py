@@ -15,8 +15,8 @@ from snows_core.files.bounded import read_json
 class TwoProfiles:
     """This run and the record of another profile.
 
-    The record is the committed ``metrics.json`` of that profile, with its tables; without a checkout, or where the other
-    profile has never been run, there is only this run, and figures have one panel fewer.
+    The record is the committed ``metrics.json`` of that profile, with its tables. Without a checkout, or where the
+    other profile has never been run, there is only this run, and figures have one panel fewer.
 
     Args:
         page: of this run.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from snows_core.book.layer_fits import LayerFit
+from snows_core.book.fits import LayerFit
 from snows_core.book.meter import PROBE, Meter, Uncurved
 from snows_core.book.minimisers import adam_descend, descend
 from snows_core.solvers.mixed_curvature import MixedCurvature
@@ -45,7 +45,9 @@ class Tuned:
     share: float
 
 
-def newton_arm(fit: LayerFit, budget: float, preconditioned: bool = True, progress: float = 5e-3) -> tuple[Meter, Tensor]:
+def newton_arm(
+    fit: LayerFit, budget: float, preconditioned: bool = True, progress: float = 5e-3
+) -> tuple[Meter, Tensor]:
     """Run Newton-CG on a layer.
 
     Args:
@@ -53,6 +55,9 @@ def newton_arm(fit: LayerFit, budget: float, preconditioned: bool = True, progre
         budget: in units.
         preconditioned: by the layer's M, whose scale takes one probe.
         progress: tolerance of CG, see :func:`.descend`.
+
+    Returns:
+        What it spent, and where it ended.
     """
     meter = Meter(fit, paid=PROBE if preconditioned else 0.0)
     return meter, descend(meter, fit, meter, budget, preconditioned=preconditioned, progress=progress)
@@ -71,6 +76,9 @@ def fisher_arm(fit: LayerFit, budget: float, share: float) -> tuple[Meter, Tenso
         fit: the layer.
         budget: in units.
         share: of the Fisher in its mixture with M, below 1.
+
+    Returns:
+        What it spent, and where it ended.
     """
     meter = Meter(fit, fit.loss.with_fisher(), paid=PROBE)
     mixed = MixedCurvature(meter, fit.times, fit.solve, share)
@@ -86,6 +94,9 @@ def adam_arm(fit: LayerFit, budget: float, rate: float, parts: int, falling: boo
         rate: relative to the size of the kept weights.
         parts: mini-batches in a pass over the images.
         falling: whether the rate falls to nothing over the budget.
+
+    Returns:
+        What it spent, and where it ended.
     """
     meter = Meter(fit)
     return meter, adam_descend(fit, meter, budget, rate=rate, parts=parts, falling=falling)
@@ -137,14 +148,13 @@ def race(
     return pd.DataFrame(rows), ends
 
 
-def lowest(points: pd.DataFrame) -> pd.Series:
+def lowest(points: pd.DataFrame) -> dict[Hashable, float]:
     """Return the lowest loss that any arm reached, by seed and layer.
 
     Args:
         points: of :func:`race`, seeds one below the other.
     """
-    found: pd.Series = points.groupby(["seed", "layer"], sort=False)["loss"].min()
-    return found
+    return points.groupby(["seed", "layer"], sort=False)["loss"].min().to_dict()
 
 
 def layer_table(points: pd.DataFrame) -> pd.DataFrame:
@@ -162,7 +172,7 @@ def layer_table(points: pd.DataFrame) -> pd.DataFrame:
     rows = []
     floor = lowest(points)
     for key, part in points.groupby(["seed", "layer", "method"], sort=False):
-        seed, layer, method = key if isinstance(key, tuple) else (key, "", "")
+        seed, layer, method = cast("tuple[int, str, str]", key)
         best = part["loss"].min()
         reached = (1 - part["loss"]) / (1 - floor[seed, layer])
         row = {"seed": seed, "layer": layer, "method": method, "end": reached.max(), "end_loss": best}

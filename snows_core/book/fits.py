@@ -19,7 +19,7 @@ from snows_core.masks import parse_pattern
 from snows_core.methods.layerwise import least_squares
 from snows_core.methods.problem import LayerProblem, LayerValues
 from snows_core.network import Network
-from snows_core.settings import Recipe
+from snows_core.settings import get_recipe
 from snows_core.solvers import RowFactors
 
 
@@ -112,7 +112,7 @@ def layer_fits(
         The fits, front to back.
     """
     for problem, loss in layer_losses(network, names, pattern, k, images, weights, batch):
-        factors, start = least_squares(problem, Recipe().ridge)
+        factors, start = least_squares(problem, get_recipe("fast").ridge)
         factors.scale = loss.row_curvature(start, problem.generator)
         yield LayerFit(problem.name, loss, start, factors)
 
