@@ -176,6 +176,7 @@ def layer_table(points: pd.DataFrame) -> pd.DataFrame:
         best = part["loss"].min()
         reached = (1 - part["loss"]) / (1 - floor[seed, layer])
         row = {"seed": seed, "layer": layer, "method": method, "end": reached.max(), "end_loss": best}
+        row["first"] = reached.iloc[min(1, len(reached) - 1)]
         for percent in (90, 99):
             there = part[reached >= percent / 100]
             first = there.iloc[0] if len(there) else pd.Series(dtype=float)

@@ -68,7 +68,7 @@ def draw_units(sides: Mapping[str, pd.DataFrame], budgets: Mapping[str, float]) 
         ax.set_ylim(0, never + 1)
         plots.labelled(ax, "layer, front to back", "", title, legend=False)
     axes[0][0].set_ylabel("units until nine tenths")
-    ticks = np.arange(0, min(budgets.values()) + 1, 4)
+    ticks = np.arange(0, min(budgets.values()) - 1, 4)
     axes[0][0].set_yticks([*ticks, never], [*(f"{tick:g}" for tick in ticks), "not\nreached"])
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
