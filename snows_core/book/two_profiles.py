@@ -12,6 +12,16 @@ from snows_core.book.page import DEFAULT_PROFILE, NotebookOutputs, figure_dir
 from snows_core.files.bounded import read_json
 
 
+def short_title(title: str) -> str:
+    """Return a title of a panel: what is before the first comma of a longer one, and what is behind the last.
+
+    >>> short_title("ResNet-20 on CIFAR-10, the published dense network, 1:4")
+    'ResNet-20 on CIFAR-10, 1:4'
+    """
+    first, _, rest = title.partition(", ")
+    return ", ".join(filter(None, [first, rest.rpartition(", ")[2]]))
+
+
 class TwoProfiles:
     """This run and the record of another profile.
 
@@ -20,7 +30,7 @@ class TwoProfiles:
 
     Args:
         page: of this run.
-        title: what this run is on, as "handwritten digits, 1:16"; the record has its own.
+        title: what this run is on, as "ResNet-20 on digits, 1:16"; the record has its own. Both are made short.
         other: the other profile.
         figures: the folder of all committed figures; default that of the checkout.
 
@@ -33,14 +43,14 @@ class TwoProfiles:
     def __init__(self, page: NotebookOutputs, title: str, other: str, figures: Path | None = None) -> None:
         root = Path(__file__).resolve().parents[2] / "figures" if figures is None else figures
         path = figure_dir(page.stem, other, root) / "metrics.json"
-        self.title, self.first = title, other != DEFAULT_PROFILE
+        self.title, self.first = short_title(title), other != DEFAULT_PROFILE
         self.tables: dict[str, pd.DataFrame] = {}
         self.record: Mapping[str, Any] = read_json(path) if path.is_file() else {}
 
     @property
     def other_title(self) -> str:
         """What the record is on; empty where there is none."""
-        return str(self.provenance.get("title", ""))
+        return short_title(str(self.provenance.get("title", "")))
 
     @property
     def provenance(self) -> Mapping[str, Any]:
