@@ -10,6 +10,7 @@ from snows_core.errors import require_extra
 
 if TYPE_CHECKING:
     from snows_core.book import plots
+    from snows_core.book.animations import animation
     from snows_core.book.contest import (
         Tuned,
         adam_arm,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from snows_core.book.files_shown import say, shown_file
     from snows_core.book.fits import LayerFit, image_gradients, layer_fits, layer_losses, split_images
     from snows_core.book.meter import Meter, clock, seconds_of
+    from snows_core.book.method_picture import method_picture
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -51,6 +53,7 @@ __all__ = [
     "Tuned",
     "TwoProfiles",
     "adam_arm",
+    "animation",
     "arms",
     "by_update",
     "check_needs",
@@ -73,6 +76,7 @@ __all__ = [
     "layer_losses",
     "layer_table",
     "load_profile",
+    "method_picture",
     "mixed_direction",
     "newton_arm",
     "plots",
@@ -103,6 +107,7 @@ _PLACES = {
     **dict.fromkeys(("draw_curves", "draw_layers", "draw_units"), "contest_plot"),
     "TwoProfiles": "two_profiles",
     "NotebookOutputs": "page",
+    "animation": "animations",
     **dict.fromkeys(("say", "shown_file"), "files_shown"),
     **dict.fromkeys(("check_needs", "load_profile"), "profiles"),
     **dict.fromkeys(("read_records", "read_runs", "record_missing", "recorded_in"), "real_networks"),
@@ -111,6 +116,7 @@ _PLACES = {
     ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
     "family_tree": "family_tree",
+    "method_picture": "method_picture",
     "published_resnet20": "published",
     "slider": "slider",
 }

@@ -211,7 +211,7 @@ def step_arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], l
 
 
 def pixel_row(images: list[Tensor], titles: list[str], label: str) -> Figure:
-    """Draw small signed images in a row on one diverging scale, white at zero.
+    """Draw small signed images in a row on one diverging scale of 15 steps, white around zero.
 
     Args:
         images: tensors (height, width).
@@ -224,7 +224,7 @@ def pixel_row(images: list[Tensor], titles: list[str], label: str) -> Figure:
     figure, axes = plt.subplots(1, len(images), figsize=(1.9 * len(images) + 1, 2.4), squeeze=False)
     limit = max(float(image.abs().max()) for image in images) or 1.0
     for ax, image, title in zip(axes[0], images, titles, strict=True):
-        shown = ax.imshow(image.cpu().numpy(), cmap="PuOr", vmin=-limit, vmax=limit)
+        shown = ax.imshow(image.cpu().numpy(), cmap=plt.get_cmap("PuOr", 15), vmin=-limit, vmax=limit)
         ax.set(xticks=[], yticks=[], title=title)
         ax.grid(False)
     figure.colorbar(shown, ax=axes[0], label=label, shrink=0.8)
