@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         read_grids,
     )
     from snows_core.book.recorded_plot import draw_records, shown_table
+    from snows_core.book.recorded_tables import recorded_table
     from snows_core.book.slider import slider
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "read_runs",
     "record_missing",
     "recorded_in",
+    "recorded_table",
     "say",
     "shown_file",
     "shown_table",
@@ -70,6 +72,7 @@ _PLACES = {
     "family_tree": "family_tree",
     "method_picture": "method_picture",
     "published_resnet20": "published",
+    "recorded_table": "recorded_tables",
     "slider": "slider",
 }
 
