@@ -11,9 +11,12 @@ from snows_core.errors import require_extra
 if TYPE_CHECKING:
     from snows_core.book import plots
     from snows_core.book.animations import animation
+    from snows_core.book.ctrl_c import ctrl_c_after
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
+    from snows_core.book.kept_weights import LayerLoss, layer_loss
     from snows_core.book.method_picture import method_picture
+    from snows_core.book.own_example import train_example, write_example_folder
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -31,16 +34,19 @@ if TYPE_CHECKING:
     from snows_core.book.slider import slider
 
 __all__ = [
+    "LayerLoss",
     "NotebookOutputs",
     "animation",
     "by_update",
     "check_needs",
     "count_improved",
+    "ctrl_c_after",
     "draw_grids",
     "draw_records",
     "draw_updates",
     "family_tree",
     "is_recorded",
+    "layer_loss",
     "load_profile",
     "method_picture",
     "plots",
@@ -55,6 +61,8 @@ __all__ = [
     "shown_file",
     "shown_table",
     "slider",
+    "train_example",
+    "write_example_folder",
 ]
 
 require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
@@ -69,11 +77,14 @@ _PLACES = {
         ("by_update", "count_improved", "draw_grids", "draw_updates", "is_recorded", "read_grids"), "recorded_grids"
     ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
+    "ctrl_c_after": "ctrl_c",
     "family_tree": "family_tree",
+    **dict.fromkeys(("LayerLoss", "layer_loss"), "kept_weights"),
     "method_picture": "method_picture",
     "published_resnet20": "published",
     "recorded_table": "recorded_tables",
     "slider": "slider",
+    **dict.fromkeys(("train_example", "write_example_folder"), "own_example"),
 }
 
 
