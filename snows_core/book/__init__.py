@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
     from snows_core.book.kept_weights import LayerLoss, layer_loss
+    from snows_core.book.lanczos import ritz_values
     from snows_core.book.method_picture import method_picture
     from snows_core.book.own_example import train_example, write_example_folder
     from snows_core.book.page import NotebookOutputs
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
         is_recorded,
         read_grids,
     )
+    from snows_core.book.recorded_order import order_by_interval
     from snows_core.book.recorded_plot import draw_records, shown_table
     from snows_core.book.recorded_tables import recorded_table
+    from snows_core.book.repair_plot import draw_repairs
+    from snows_core.book.segment_plot import draw_segment, segment_legend
     from snows_core.book.slider import slider
 
 __all__ = [
@@ -43,12 +47,15 @@ __all__ = [
     "ctrl_c_after",
     "draw_grids",
     "draw_records",
+    "draw_repairs",
+    "draw_segment",
     "draw_updates",
     "family_tree",
     "is_recorded",
     "layer_loss",
     "load_profile",
     "method_picture",
+    "order_by_interval",
     "plots",
     "published_resnet20",
     "read_grids",
@@ -57,7 +64,9 @@ __all__ = [
     "record_missing",
     "recorded_in",
     "recorded_table",
+    "ritz_values",
     "say",
+    "segment_legend",
     "shown_file",
     "shown_table",
     "slider",
@@ -77,12 +86,16 @@ _PLACES = {
         ("by_update", "count_improved", "draw_grids", "draw_updates", "is_recorded", "read_grids"), "recorded_grids"
     ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
+    **dict.fromkeys(("draw_segment", "segment_legend"), "segment_plot"),
+    "draw_repairs": "repair_plot",
+    "order_by_interval": "recorded_order",
     "ctrl_c_after": "ctrl_c",
     "family_tree": "family_tree",
     **dict.fromkeys(("LayerLoss", "layer_loss"), "kept_weights"),
     "method_picture": "method_picture",
     "published_resnet20": "published",
     "recorded_table": "recorded_tables",
+    "ritz_values": "lanczos",
     "slider": "slider",
     **dict.fromkeys(("train_example", "write_example_folder"), "own_example"),
 }
