@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     )
     from snows_core.book.recorded_order import order_by_interval
     from snows_core.book.recorded_plot import draw_records, shown_table
+    from snows_core.book.recorded_tables import recorded_table
     from snows_core.book.repair_plot import draw_repairs
     from snows_core.book.segment_plot import draw_segment, segment_legend
     from snows_core.book.slider import slider
@@ -100,6 +101,7 @@ __all__ = [
     "read_runs",
     "record_missing",
     "recorded_in",
+    "recorded_table",
     "ritz_values",
     "say",
     "seconds_of",
@@ -140,6 +142,7 @@ _PLACES = {
     **dict.fromkeys(("LayerLoss", "layer_loss"), "kept_weights"),
     "method_picture": "method_picture",
     "published_resnet20": "published",
+    "recorded_table": "recorded_tables",
     "ritz_values": "lanczos",
     "slider": "slider",
     **dict.fromkeys(("train_example", "write_example_folder"), "own_example"),
