@@ -27,6 +27,7 @@ run has not seen; products and gradients times images; seconds of one CPU thread
 help stay.
 """
 METHODS = ("magnitude", "layer-wise", "SNOWS")
+KINDS = ("accuracy", "agreement")
 EFFORTS = ("quick", "standard", "best")
 REAL = (("accuracy", 1), ("agreement", 1), ("kl", 3), ("cosine", 3), ("cka", 3), ("neighbours", 1))  # and digits
 GRIDS = ("nm", "global", "uniform", STAGED)
@@ -39,12 +40,11 @@ def results(record: dict) -> str:
     cells = {(row["pattern"], row["method"]): row for row in record["tables"]["patterns"]}
     patterns = list(dict.fromkeys(pattern for pattern, _ in cells))
     lines = [
-        "| pattern | " + " | ".join(f"{method}: accuracy, agreement (%)" for method in METHODS) + " |",
-        "|---" * (1 + len(METHODS)) + "|",
+        "| pattern | " + " | ".join(f"{method}: {kind} (%)" for kind in KINDS for method in METHODS) + " |",
+        "|---" * (1 + len(KINDS) * len(METHODS)) + "|",
     ]
     for pattern in patterns:
-        rows = [cells[pattern, method] for method in METHODS]
-        values = " | ".join(f"{row['accuracy']:.1f}, {row['agreement']:.1f}" for row in rows)
+        values = " | ".join(f"{cells[pattern, method][kind]:.1f}" for kind in KINDS for method in METHODS)
         lines.append(f"| {pattern} | {values} |")
     return "\n".join(lines) + "\n"
 

@@ -11,9 +11,13 @@ from snows_core.errors import require_extra
 if TYPE_CHECKING:
     from snows_core.book import plots
     from snows_core.book.animations import animation
+    from snows_core.book.ctrl_c import ctrl_c_after
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
+    from snows_core.book.kept_weights import LayerLoss, layer_loss
+    from snows_core.book.lanczos import ritz_values
     from snows_core.book.method_picture import method_picture
+    from snows_core.book.own_example import train_example, write_example_folder
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -26,22 +30,31 @@ if TYPE_CHECKING:
         is_recorded,
         read_grids,
     )
+    from snows_core.book.recorded_order import order_by_interval
     from snows_core.book.recorded_plot import draw_records, shown_table
+    from snows_core.book.repair_plot import draw_repairs
+    from snows_core.book.segment_plot import draw_segment, segment_legend
     from snows_core.book.slider import slider
 
 __all__ = [
+    "LayerLoss",
     "NotebookOutputs",
     "animation",
     "by_update",
     "check_needs",
     "count_improved",
+    "ctrl_c_after",
     "draw_grids",
     "draw_records",
+    "draw_repairs",
+    "draw_segment",
     "draw_updates",
     "family_tree",
     "is_recorded",
+    "layer_loss",
     "load_profile",
     "method_picture",
+    "order_by_interval",
     "plots",
     "published_resnet20",
     "read_grids",
@@ -49,10 +62,14 @@ __all__ = [
     "read_runs",
     "record_missing",
     "recorded_in",
+    "ritz_values",
     "say",
+    "segment_legend",
     "shown_file",
     "shown_table",
     "slider",
+    "train_example",
+    "write_example_folder",
 ]
 
 require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
@@ -67,10 +84,17 @@ _PLACES = {
         ("by_update", "count_improved", "draw_grids", "draw_updates", "is_recorded", "read_grids"), "recorded_grids"
     ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
+    **dict.fromkeys(("draw_segment", "segment_legend"), "segment_plot"),
+    "draw_repairs": "repair_plot",
+    "order_by_interval": "recorded_order",
+    "ctrl_c_after": "ctrl_c",
     "family_tree": "family_tree",
+    **dict.fromkeys(("LayerLoss", "layer_loss"), "kept_weights"),
     "method_picture": "method_picture",
     "published_resnet20": "published",
+    "ritz_values": "lanczos",
     "slider": "slider",
+    **dict.fromkeys(("train_example", "write_example_folder"), "own_example"),
 }
 
 

@@ -61,7 +61,7 @@ def method_picture(highlight: int | None = None, width: float = WIDTH) -> Figure
         raise invalid_argument("highlight", highlight, f"a whole number from 0 to {far}, or None")
     if not width > 0:
         raise invalid_argument("width", width, "a positive number of inches")
-    figure = Figure(figsize=(width, width * (TOP - BOTTOM) / WIDTH))
+    figure = Figure(figsize=(width, width * (TOP - BOTTOM) / WIDTH), layout="none")
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, WIDTH), ylim=(BOTTOM, TOP))
     ax.axis("off")

@@ -9,6 +9,7 @@ from snows_core.zoo.experiment import Experiment, Record
 from snows_core.zoo.registry import EXPERIMENTS, experiment
 from snows_core.zoo.resnet_cifar import ResNetCIFAR, resnet20, resnet56
 from snows_core.zoo.train import train
+from snows_core.zoo.weights import load_weights
 
 __all__ = [
     "DATASETS",
@@ -20,6 +21,7 @@ __all__ = [
     "Split",
     "experiment",
     "load_data",
+    "load_weights",
     "resnet20",
     "resnet56",
     "train",

@@ -45,6 +45,7 @@ def load_data(
     image_size: int | None = None,
     transform: Callable[[Any], Tensor] | None = None,
     num_classes: int | None = None,
+    test_share: float | None = None,
     download: bool = True,
 ) -> DataBundle:
     """Return a data set, its images normalised for a network.
@@ -60,6 +61,9 @@ def load_data(
             normalisation; ``mean``, ``std`` and ``image_size`` then only describe it.
         num_classes: classes that the network tells apart. Folders named by WordNet ids get ImageNet's labels 0 to 999,
             unless there are exactly so many of them: then they are numbered in alphabetical order, as in fine-tuning.
+        test_share: of "folder:<path>" alone, where nobody has divided it: share of the images to set aside for testing,
+            spread evenly over the classes; default 0.2. A few hundred images are enough to calibrate on, and many to
+            test on make intervals narrow: of a small ``val`` 0.8 is a good share.
         download: whether the network may be used; archives are checked by md5 in any case.
 
     Returns:
@@ -69,7 +73,8 @@ def load_data(
         SnowsError: on an unknown name, a missing root or tree, a checksum mismatch, no network, or images that do not
             fit.
     """
-    return load_prepared(name, root, Preparation(mean, std, image_size, transform, num_classes), download)
+    wanted = Preparation(mean, std, image_size, transform, num_classes, test_share=test_share)
+    return load_prepared(name, root, wanted, download)
 
 
 def load_prepared(name: str, root: str | Path | None, wanted: Preparation, download: bool = True) -> DataBundle:
@@ -87,6 +92,8 @@ def load_prepared(name: str, root: str | Path | None, wanted: Preparation, downl
     kind = "folder:<path>" if str(name).startswith("folder:") else name
     if not isinstance(name, str) or kind not in LOADERS:
         raise _unknown(str(name))
+    if wanted.test_share is not None and kind != "folder:<path>":
+        raise invalid_argument("test_share", wanted.test_share, f"None, as '{name}' is divided already")
     return LOADERS[kind](name, root, wanted, download)
 
 
