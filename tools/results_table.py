@@ -88,14 +88,14 @@ def efforts(frame: pd.DataFrame) -> str:
     means = rows.groupby(["pattern", "effort", "images"], sort=False)[MEASURED].mean().reset_index()
     means["sets"] = rows.groupby(["pattern", "effort", "images"], sort=False).size().to_numpy()
     lines = [
-        "| pattern | effort | images (sets) | accuracy (%) | agreement (%) | KL (nats) | image products "
+        "| pattern | effort | images | sets | accuracy (%) | agreement (%) | KL (nats) | image products "
         "| CPU seconds |",
-        "|---" * 8 + "|",
+        "|---" * 9 + "|",
     ]
     means["rank"] = [EFFORTS.index(effort.split(",")[0]) for effort in means["effort"]]
     for row in means.sort_values(["pattern", "rank"]).to_dict("records"):
         lines.append(
-            f"| {row['pattern']} | {row['effort']} | {row['images']:,} ({row['sets']}) | {row['accuracy']:.1f} "
+            f"| {row['pattern']} | {row['effort']} | {row['images']:,} | {row['sets']} | {row['accuracy']:.1f} "
             f"| {row['agreement']:.1f} | {row['kl']:.3f} | {row['image_products']:,.0f} | {row['cpu_seconds']:.0f} |"
         )
     return "\n".join(lines) + "\n"
@@ -203,11 +203,11 @@ def eight_bits(frame: pd.DataFrame) -> str:
 
 def image_size(record: dict) -> str:
     """Return the Markdown table of cost by size of the image."""
-    lines = ["| pixels a side | CPU seconds | GB added | products (times images) |", "|---" * 4 + "|"]
+    lines = ["| pixels a side | CPU seconds | GB added | products | products times images |", "|---" * 5 + "|"]
     for row in record["rows"]:
         lines.append(
             f"| {row['size']} | {row['cpu_seconds']:.0f} | {row['gb_added']:.1f} "
-            f"| {row['products']} ({row['image_products']:,}) |"
+            f"| {row['products']} | {row['image_products']:,} |"
         )
     return "\n".join(lines) + "\n"
 
