@@ -11,11 +11,27 @@ from snows_core.errors import require_extra
 if TYPE_CHECKING:
     from snows_core.book import plots
     from snows_core.book.animations import animation
+    from snows_core.book.contest import (
+        Tuned,
+        adam_arm,
+        arms,
+        curves,
+        fisher_arm,
+        gradient_arm,
+        layer_table,
+        newton_arm,
+        race,
+        summary,
+    )
+    from snows_core.book.contest_plot import draw_curves, draw_layers, draw_units
     from snows_core.book.ctrl_c import ctrl_c_after
+    from snows_core.book.directions import direction_quality, mixed_direction
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
+    from snows_core.book.fits import LayerFit, image_gradients, layer_fits, layer_losses, split_images
     from snows_core.book.kept_weights import LayerLoss, layer_loss
     from snows_core.book.lanczos import ritz_values
+    from snows_core.book.meter import Meter, clock, seconds_of
     from snows_core.book.method_picture import method_picture
     from snows_core.book.own_example import train_example, write_example_folder
     from snows_core.book.page import NotebookOutputs
@@ -32,42 +48,69 @@ if TYPE_CHECKING:
     )
     from snows_core.book.recorded_order import order_by_interval
     from snows_core.book.recorded_plot import draw_records, shown_table
+    from snows_core.book.recorded_tables import recorded_table
     from snows_core.book.repair_plot import draw_repairs
     from snows_core.book.segment_plot import draw_segment, segment_legend
     from snows_core.book.slider import slider
+    from snows_core.book.two_profiles import TwoProfiles
 
 __all__ = [
+    "LayerFit",
     "LayerLoss",
+    "Meter",
     "NotebookOutputs",
+    "Tuned",
+    "TwoProfiles",
+    "adam_arm",
     "animation",
+    "arms",
     "by_update",
     "check_needs",
+    "clock",
     "count_improved",
     "ctrl_c_after",
+    "curves",
+    "direction_quality",
+    "draw_curves",
     "draw_grids",
+    "draw_layers",
     "draw_records",
     "draw_repairs",
     "draw_segment",
+    "draw_units",
     "draw_updates",
     "family_tree",
+    "fisher_arm",
+    "gradient_arm",
+    "image_gradients",
     "is_recorded",
+    "layer_fits",
     "layer_loss",
+    "layer_losses",
+    "layer_table",
     "load_profile",
     "method_picture",
+    "mixed_direction",
+    "newton_arm",
     "order_by_interval",
     "plots",
     "published_resnet20",
+    "race",
     "read_grids",
     "read_records",
     "read_runs",
     "record_missing",
     "recorded_in",
+    "recorded_table",
     "ritz_values",
     "say",
+    "seconds_of",
     "segment_legend",
     "shown_file",
     "shown_table",
     "slider",
+    "split_images",
+    "summary",
     "train_example",
     "write_example_folder",
 ]
@@ -75,6 +118,13 @@ __all__ = [
 require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
 
 _PLACES = {
+    **dict.fromkeys(("direction_quality", "mixed_direction"), "directions"),
+    **dict.fromkeys(("LayerFit", "image_gradients", "layer_fits", "layer_losses", "split_images"), "fits"),
+    **dict.fromkeys(("Meter", "clock", "seconds_of"), "meter"),
+    **dict.fromkeys(("Tuned", "adam_arm", "arms", "curves", "fisher_arm", "gradient_arm"), "contest"),
+    **dict.fromkeys(("layer_table", "newton_arm", "race", "summary"), "contest"),
+    **dict.fromkeys(("draw_curves", "draw_layers", "draw_units"), "contest_plot"),
+    "TwoProfiles": "two_profiles",
     "NotebookOutputs": "page",
     "animation": "animations",
     **dict.fromkeys(("say", "shown_file"), "files_shown"),
@@ -92,6 +142,7 @@ _PLACES = {
     **dict.fromkeys(("LayerLoss", "layer_loss"), "kept_weights"),
     "method_picture": "method_picture",
     "published_resnet20": "published",
+    "recorded_table": "recorded_tables",
     "ritz_values": "lanczos",
     "slider": "slider",
     **dict.fromkeys(("train_example", "write_example_folder"), "own_example"),

@@ -61,7 +61,8 @@ def method_picture(highlight: int | None = None, width: float = WIDTH) -> Figure
         raise invalid_argument("highlight", highlight, f"a whole number from 0 to {far}, or None")
     if not width > 0:
         raise invalid_argument("width", width, "a positive number of inches")
-    figure = Figure(figsize=(width, width * (TOP - BOTTOM) / WIDTH), layout="none")
+    figure = Figure(figsize=(width, width * (TOP - BOTTOM) / WIDTH))
+    figure.set_layout_engine("none")  # one axes in full size; the notebooks' theme would lay out and warn
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, WIDTH), ylim=(BOTTOM, TOP))
     ax.axis("off")

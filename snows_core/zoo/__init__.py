@@ -4,7 +4,7 @@ from snows_core.errors import require_extra
 
 require_extra("zoo", "timm", "torchvision", "sklearn", "platformdirs")
 
-from snows_core.zoo.data import DATASETS, DataBundle, Split, load_data
+from snows_core.zoo.data import DATASETS, DataBundle, Split, load_data, load_folder
 from snows_core.zoo.experiment import Experiment, Record
 from snows_core.zoo.registry import EXPERIMENTS, experiment
 from snows_core.zoo.resnet_cifar import ResNetCIFAR, resnet20, resnet56
@@ -21,6 +21,7 @@ __all__ = [
     "Split",
     "experiment",
     "load_data",
+    "load_folder",
     "load_weights",
     "resnet20",
     "resnet56",

@@ -131,7 +131,7 @@ class Experiment:
             download: whether the network may be used.
             num_classes: classes that the network tells apart, where it is a fine-tuned one; see ``load_data``.
             progress: whether to show a bar where it takes long to look for files.
-            test_share: share of the images of a folder to set aside for testing; see ``load_data``.
+            test_share: share of the images of a folder to set aside for testing; see ``load_folder``.
 
         Raises:
             SnowsError: see ``snows_core.zoo.data.load_data``.

@@ -186,13 +186,13 @@ def label_map(names: Sequence[str], num_classes: int | None = None) -> tuple[dic
     return {name: index for index, name in enumerate(names)}, list(names)
 
 
-def load_folder(name: str, root: str | Path | None, wanted: Preparation, download: bool = True) -> DataBundle:
+def load_own_folder(name: str, root: str | Path | None, wanted: Preparation, download: bool = True) -> DataBundle:
     """Return the user's own images, named ``folder:<path>``.
 
     ``<path>/train/<class>/*`` with ``<path>/test`` or ``<path>/val`` beside it is used as it is divided, and so are val
     and test without train; val may also be called valid or validation. In ``<path>/<class>/*`` every fifth image is set
     aside for testing, and so it is where there is only one of these parts, and in a flat ``<path>/*`` without labels;
-    ``wanted.test_share`` sets another share aside. Images of a ``train`` alone are not held out from training.
+    ``wanted.test_share`` sets another share of these aside. Images of a ``train`` alone are not held out from training.
     Hidden files and folders are left out. Depth and colour of the files: see ``image_modes.read_image``.
 
     Args:
@@ -203,7 +203,7 @@ def load_folder(name: str, root: str | Path | None, wanted: Preparation, downloa
         download: not used: nothing can be downloaded.
 
     Raises:
-        SnowsError: on a missing or empty folder, a share where the folder is divided, or grey images for colour.
+        SnowsError: on a missing or empty folder, or grey images for colour.
     """
     path = name.removeprefix("folder:")
     folder = _folder(path)
@@ -243,10 +243,7 @@ def _divided(root: Path, wanted: Preparation) -> Divided:
 
 
 def _as_divided(root: Path, calibrating: str, judging: str, wanted: Preparation) -> Divided:
-    """Return the parts of a folder that is divided already; ``wanted`` must not ask for another division."""
-    if wanted.test_share is not None:
-        fix = f"Leave it out, or name one part: folder:{root / judging}."
-        raise invalid_argument("test_share", wanted.test_share, f"None, as {root} is divided already", fix)
+    """Return the parts of a folder that is divided already; they stay as they are."""
     parts = root / calibrating, root / judging
     found = sorted({name for part in parts for name in class_names(part, "data", wanted.progress)})
     labels, names = label_map(found, wanted.num_classes)

@@ -7,7 +7,7 @@ from torch import nn
 
 from snows_core import evaluate
 from snows_core.book import train_example, write_example_folder
-from snows_core.zoo import load_data, load_weights
+from snows_core.zoo import load_data, load_folder, load_weights
 
 
 def simple(classes: int = 10) -> nn.Module:
@@ -17,9 +17,8 @@ def simple(classes: int = 10) -> nn.Module:
 def test_the_folder_is_a_val_alone_with_the_test_digits(tmp_path):
     digits = load_data("digits")
     images, labels = digits.test_tensors()
-    bundle = load_data(
-        f"folder:{write_example_folder(tmp_path)}", mean=digits.mean, std=digits.std, image_size=16, test_share=0.8
-    )
+    prepared = {"mean": digits.mean, "std": digits.std, "image_size": 16}
+    bundle = load_folder(write_example_folder(tmp_path), test_share=0.8, **prepared)
     assert [file.name for file in tmp_path.iterdir()] == ["val"] and bundle.classes == digits.classes
     assert (len(bundle.train), len(bundle.test)) == (119, 478)
     trained = digits.train.tensors()[0]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import snows_core
 from snows_core.errors import SnowsError
-from snows_core.zoo import experiment, load_data, load_weights
+from snows_core.zoo import experiment, load_data, load_folder, load_weights
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -22,7 +22,7 @@ def own(tmp_path, make_images):
         for part in parts:
             for name in CLASSES:
                 make_images(tmp_path / part / name, per_class)
-        return load_data(f"folder:{tmp_path}", image_size=8, **options)
+        return load_folder(tmp_path, image_size=8, **options)
 
     return load
 
@@ -61,12 +61,17 @@ def test_a_share_that_leaves_no_image_to_calibrate_on_is_refused(own):
         own("val", per_class=1, test_share=0.999)
 
 
-def test_what_is_divided_already_takes_no_share(own, tmp_path):
-    with pytest.raises(SnowsError, match=rf"is divided already. Leave it out, or name one part: folder:{tmp_path}/val"):
-        own("train", "val", test_share=0.5)
-    assert len(load_data(f"folder:{tmp_path / 'val'}", image_size=8, test_share=0.5).test) == 15
+def test_what_is_divided_already_stays_so(own, tmp_path):
+    bundle = own("train", "val", test_share=0.5)
+    assert (parts_of(bundle.train), parts_of(bundle.test)) == ({"train"}, {"val"})
+    assert len(load_folder(tmp_path / "val", image_size=8, test_share=0.5).test) == 15
     with pytest.raises(SnowsError, match=r"^test_share: got 0.5; expected None, as 'digits' is divided already"):
-        load_data("digits", test_share=0.5)
+        experiment("digits-resnet20").load_data(test_share=0.5)
+
+
+def test_a_folder_is_that_of_its_address(own, tmp_path):
+    bundle, same = own("val"), load_data(f"folder:{tmp_path}", image_size=8)
+    assert (bundle.name, files(bundle.train), files(bundle.test)) == (same.name, files(same.train), files(same.test))
 
 
 @pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])
@@ -91,7 +96,7 @@ def test_folders_without_images_beside_a_val_change_nothing(own, tmp_path):
 
 def test_a_val_of_loose_images_has_no_labels(tmp_path, make_images):
     make_images(tmp_path / "val", 10)
-    bundle = load_data(f"folder:{tmp_path}", image_size=8, test_share=0.7)
+    bundle = load_folder(tmp_path, image_size=8, test_share=0.7)
     assert not bundle.labelled and bundle.classes == [] and (len(bundle.train), len(bundle.test)) == (3, 7)
 
 
