@@ -95,7 +95,7 @@ def family_tree(table: pd.DataFrame) -> Figure:
         _leaves(ax, table[branch == name], years, bases[name])
     if variants and "snows" in table.index:
         at = years.index(int(table["year"]["snows"])), bases[branch["snows"]]
-        look = {"color": "0.4", "ha": "right", "va": "top", "gid": "variants"}
+        look: dict[str, Any] = {"color": "0.4", "ha": "right", "va": "top", "gid": "variants"}
         ax.annotate(f"variants of it: {', '.join(sorted(variants))}", at, (-26, -6), textcoords="offset points", **look)
     for place, (before, after) in enumerate(itertools.pairwise(years)):
         if after - before > 1:
