@@ -5,7 +5,7 @@
 #   make bench     benchmarks, as a table          make lint   style, types, imports, links
 #   make coverage  which lines of the package the quick tests run; at least 95 % of them
 #   make tidy      puts right what lint can put right
-#   make lab       JupyterLab in notebooks/        make site   notebooks and API reference in site/
+#   make lab       JupyterLab in notebooks/        make site   book, guide, API reference, search in site/
 #   make clean     remove what the targets made, the environment included
 #
 # The same without make, in the repository's root (on Windows write .venv\Scripts\ for .venv/bin/):

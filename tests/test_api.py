@@ -1,13 +1,14 @@
-"""Every public name is documented, the check sees what is not, and the reference is written."""
+"""Every public name is documented, the check sees what is not, and the reference has a page a room."""
 
 from __future__ import annotations
 
-import dataclasses
+import re
 import sys
 import types
 
-import build_api
+import docstrings
 import pytest
+import site_reference
 
 import snows_core
 
@@ -77,12 +78,12 @@ def room(tmp_path, monkeypatch):
 
 
 def test_every_public_name_is_documented():
-    assert build_api.gaps(build_api.public_modules()) == []
+    assert docstrings.gaps(docstrings.public_modules()) == []
 
 
 def test_what_is_not_documented_is_found(room):
     room.__doc__ = ""
-    assert build_api.gaps({"room": room}) == [
+    assert docstrings.gaps({"room": room}) == [
         "room: no docstring",
         "room.BARE: no string below its assignment",
         "room.Bare: no docstring",
@@ -96,7 +97,7 @@ def test_what_is_not_documented_is_found(room):
 
 
 def test_the_rooms_are_found_with_all_that_they_name():
-    modules = build_api.public_modules()
+    modules = docstrings.public_modules()
     assert {"snows_core", "snows_core.masks", "snows_core.solvers", "snows_core.network", "snows_core.loss"} <= set(
         modules
     )
@@ -104,13 +105,26 @@ def test_the_rooms_are_found_with_all_that_they_name():
         assert name in vars(modules["snows_core"])
 
 
-def test_the_reference_is_written_with_formulas_links_and_the_way_back(tmp_path):
-    assert build_api.build(tmp_path / "api") == []
-    page = (tmp_path / "api/snows_core.html").read_text(encoding="utf-8")
-    for name in snows_core.__all__:
-        assert f'id="{name}"' in page, name
-    assert '<a href="../index.html">All notebooks</a>' in page and "snows_core/masks.html" in page
-    masks = (tmp_path / "api/snows_core/masks.html").read_text(encoding="utf-8")
-    assert "Layer name to bool tensor" in masks and '<a href="../../index.html">' in masks
-    assert ":func:" not in page and ":class:" not in masks
-    assert dataclasses.is_dataclass(snows_core.NM) and 'id="NM.n"' not in page  # stands under Attributes
+def test_the_reference_describes_every_public_name_once(tmp_path):
+    site_reference.write_reference(tmp_path / "api")
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "api").glob("*.rst")}
+    described = [
+        found for text in texts.values() for found in re.findall(r"^\.\. auto\w+:: (\S+)$", text, re.MULTILINE)
+    ]
+    assert len(described) == len(set(described)) > 100
+    for name in ("prune", "PruneResult", "SnowsError"):
+        assert f"snows_core.{name}" in described
+    objects = [getattr(sys.modules[module], name) for module, _, name in (place.rpartition(".") for place in described)]
+    assert len({id(value) for value in objects}) == len(objects)
+    assert "Also public here: :py:obj:`snows_core.NM`" in texts["snows_core.masks"]
+    assert ".. py:data:: Masks\n\n   Layer name to bool tensor" in texts["snows_core.masks"]
+    assert ".. py:module:: snows_core.masks" in texts["snows_core.masks"]
+    assert "py:module" not in texts["snows_core.methods"]  # snows_core.methods is a function, too
+    for name in texts:
+        assert name == "index" or f"   {name}\n" in texts["index"]
+
+
+def test_the_star_of_a_shape_is_no_emphasis():
+    lines = ["x: (out, in, *kernel), of *any* type; f(*rest)"]
+    site_reference.escape_shapes(None, "", "", None, None, lines)
+    assert lines == ["x: (out, in, \\*kernel), of *any* type; f(\\*rest)"]

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = (  # what is imported of the extras zoo, cli, cells, book and dev
     "timm torchvision sklearn platformdirs huggingface_hub PIL typer click matplotlib seaborn yaml pydantic jupyterlab"
-    " ipywidgets ipykernel IPython papermill nbformat nbconvert scipy curvlinops hypothesis pytest pdoc"
+    " ipywidgets ipykernel IPython papermill nbformat nbconvert scipy curvlinops hypothesis pytest sphinx"
 ).split()
 HIDE = f"import sys\nfor name in {EXTRAS!r}: sys.modules[name] = None\n"
 PRUNE = """

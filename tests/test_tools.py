@@ -1,4 +1,4 @@
-"""One public address: badges, links and install cells follow it; the static site has no broken link."""
+"""One public address: badges, links and install cells follow it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import build_site
 import links
 import nbformat
 import pytest
@@ -84,57 +83,3 @@ def test_the_install_cell_does_nothing_where_the_package_is(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_site_links_its_pages_and_finds_broken_links(checkout):
-    assert build_site.build(checkout) == []
-    page = (checkout / "site/01_a.html").read_text()
-    slug, tag = links.address(checkout)
-    assert 'href="02_b.html#part"' in page
-    assert f'href="https://github.com/{slug}/blob/{tag}/README.md"' in page
-    assert (checkout / "site/index.html").is_file()
-    (checkout / "notebooks/02_b.ipynb").unlink()
-    assert build_site.build(checkout) == ["01_a.html: 02_b.html#part"]
-
-
-@pytest.mark.parametrize(
-    "broken", ["03_c.ipynb", "../no-such-file.md", "02_b.ipynb#no-such-part", "#no-such-part", "no-picture.png"]
-)
-def test_the_site_finds_every_kind_of_broken_link(checkout, broken):
-    path = checkout / "notebooks/01_a.ipynb"
-    notebook = nbformat.read(path, 4)
-    notebook.cells.append(nbformat.v4.new_markdown_cell(f"[words]({broken})"))
-    nbformat.write(notebook, path)
-    assert build_site.build(checkout) == [f"01_a.html: {broken.replace('.ipynb', '.html')}"]
-
-
-@pytest.mark.parametrize("kind", ["blob", "colab", "binder"])
-def test_the_site_finds_addresses_of_files_that_are_not_in_the_repository(checkout, kind):
-    slug, tag = links.address(checkout)
-    before = {
-        "blob": f"https://github.com/{slug}/blob/{tag}/",
-        "colab": f"https://colab.research.google.com/github/{slug}/blob/{tag}/",
-        "binder": f"https://mybinder.org/v2/gh/{slug}/{tag}?urlpath=lab/tree/",
-    }[kind]
-    path = checkout / "notebooks/02_b.ipynb"
-    notebook = nbformat.read(path, 4)
-    text = f"[there]({before}notebooks/02_b.ipynb) [gone]({before}notebooks/gone.ipynb) [other](https://example.com/x)"
-    notebook.cells.append(nbformat.v4.new_markdown_cell(text))
-    nbformat.write(notebook, path)
-    assert build_site.build(checkout) == [f"02_b.html: {before}notebooks/gone.ipynb"]
-
-
-def test_every_page_of_the_site_leads_to_its_neighbours_and_solutions(checkout):
-    solutions = checkout / "notebooks/solutions"
-    solutions.mkdir()
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A")]), solutions / "01_a.ipynb")
-    assert build_site.build(checkout) == []
-    bars = {
-        name: (checkout / "site" / name).read_text(encoding="utf-8").split('<nav class="site">')[1].split("</nav>")[0]
-        for name in ("01_a.html", "02_b.html", "solutions/01_a.html")
-    }
-    assert 'href="index.html"' in bars["01_a.html"] and 'href="02_b.html">B →' in bars["01_a.html"]
-    assert 'href="solutions/01_a.html" class="last">Solutions' in bars["01_a.html"]
-    assert 'href="01_a.html">← Title' in bars["02_b.html"] and "Solutions" not in bars["02_b.html"]
-    assert 'href="../index.html"' in bars["solutions/01_a.html"]
-    assert 'href="../01_a.html" class="last">The notebook' in bars["solutions/01_a.html"]

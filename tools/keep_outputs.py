@@ -4,9 +4,9 @@
     python tools/keep_outputs.py runs/03_cifar_resnet20-digits.ipynb notebooks/03_cifar_resnet20.ipynb
 
 Code and text stay those of the committed notebook. Dropped are widget views (their state is not kept, so they would
-show nothing), timings and other metadata of the run. Pictures become PNGs of at most 256 colours, about two fifths of
-the size; animated ones stay as they are, and so do the files in figures/. The executed notebook must come from the
-committed one as it is now.
+show nothing), timings and other metadata of the run. Pictures become PNGs of 128 colours, or 256 for maps of colours,
+about a third of the size; animated ones stay as they are, and so do the files in figures/. The executed notebook must
+come from the committed one as it is now.
 """
 
 from __future__ import annotations
@@ -19,22 +19,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
-LIMIT = 600_000  # bytes; larger notebooks are slow to show on the web
-COLOURS = 256
+LIMIT = 500_000  # bytes; larger notebooks are slow to show on the web
+COLOURS = (128, 256)  # as few as will do
+BANDED = 0.2  # mean error of a colour, of 255, from which on a map of colours shows bands
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INJECTED = "injected-parameters"
 
 
 def small_png(data: str) -> str:
-    """Return a base64 PNG with at most 256 colours, or the same where that is no smaller or the picture moves."""
+    """Return a base64 PNG with few colours, or the same where that is no smaller or the picture moves."""
     image = Image.open(io.BytesIO(base64.b64decode(data)))
     if getattr(image, "is_animated", False):
         return data
+    image = image.convert("RGB")
+    for colours in COLOURS:
+        # Refined by k-means: the areas of colour maps would be banded otherwise.
+        few = image.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
+        error = ImageChops.difference(image, few.convert("RGB"))
+        if max(ImageStat.Stat(error).mean) < BANDED:
+            break
     buffer = io.BytesIO()
-    # Refined by k-means: the areas of colour maps would be banded otherwise.
-    few = image.convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
     few.save(buffer, "PNG", optimize=True)
     small = base64.b64encode(buffer.getvalue()).decode()
     return small if len(small) < len(data) else data

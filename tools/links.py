@@ -5,8 +5,8 @@
     python tools/links.py --address https://github.com/O/R   change the address, then write them
 
 The address is ``[project.urls] Repository``; the tag is ``v`` and the package's version. Rewritten are README.md,
-CITATION.cff, CONTRIBUTING.md, CHANGELOG.md and every notebook: Colab and Binder addresses, ``git+https`` requirements,
-links into the repository, and the code of cells tagged ``install``.
+CITATION.cff, CONTRIBUTING.md, CHANGELOG.md, every notebook and the texts beside them: Colab and Binder addresses,
+``git+https`` requirements, links into the repository, and the code of cells tagged ``install``.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def update(root: Path = ROOT, check: bool = False, old: str | None = None) -> li
     slug, tag = address(root)
     notebooks = sorted(p for p in (root / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
     differing = []
-    for path in [*(root / name for name in TEXTS if (root / name).is_file()), *notebooks]:
+    texts = [*(root / name for name in TEXTS if (root / name).is_file()), *sorted((root / "notebooks").rglob("*.md"))]
+    for path in [*texts, *notebooks]:
         text = path.read_text(encoding="utf-8")
         new = (rewritten_notebook if path.suffix == ".ipynb" else rewritten)(text, slug, tag, old)
         if new != text:

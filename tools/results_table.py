@@ -27,6 +27,7 @@ run has not seen; products and gradients times images; seconds of one CPU thread
 help stay.
 """
 METHODS = ("magnitude", "layer-wise", "SNOWS")
+KINDS = ("accuracy", "agreement")
 EFFORTS = ("quick", "standard", "best")
 REAL = (("accuracy", 1), ("agreement", 1), ("kl", 3), ("cosine", 3), ("cka", 3), ("neighbours", 1))  # and digits
 GRIDS = ("nm", "global", "uniform", STAGED)
@@ -39,12 +40,11 @@ def results(record: dict) -> str:
     cells = {(row["pattern"], row["method"]): row for row in record["tables"]["patterns"]}
     patterns = list(dict.fromkeys(pattern for pattern, _ in cells))
     lines = [
-        "| pattern | " + " | ".join(f"{method}: accuracy, agreement (%)" for method in METHODS) + " |",
-        "|---" * (1 + len(METHODS)) + "|",
+        "| pattern | " + " | ".join(f"{method}: {kind} (%)" for kind in KINDS for method in METHODS) + " |",
+        "|---" * (1 + len(KINDS) * len(METHODS)) + "|",
     ]
     for pattern in patterns:
-        rows = [cells[pattern, method] for method in METHODS]
-        values = " | ".join(f"{row['accuracy']:.1f}, {row['agreement']:.1f}" for row in rows)
+        values = " | ".join(f"{cells[pattern, method][kind]:.1f}" for kind in KINDS for method in METHODS)
         lines.append(f"| {pattern} | {values} |")
     return "\n".join(lines) + "\n"
 
@@ -52,29 +52,30 @@ def results(record: dict) -> str:
 def twins(record: dict) -> str:
     """Return the Markdown table of the shipped networks: accuracy and agreement by pattern and method."""
     cells = {(row["network"], row["pattern"], row["method"]): row for row in record["rows"]}
+    heads = [f"{method}: {kind} (%)" for kind in KINDS for method in METHODS]
     lines = [
-        "| network (dense accuracy, K) | pattern | " + " | ".join(METHODS) + " |",
-        "|---" * (2 + len(METHODS)) + "|",
+        f"| network | dense accuracy (%) | K | pattern | {' | '.join(heads)} |",
+        "|---" * (4 + len(heads)) + "|",
     ]
     for network, pattern in dict.fromkeys(key[:2] for key in cells):
         rows = [cells[network, pattern, method] for method in METHODS]
-        values = " | ".join(f"{row['accuracy']:.1f}, {row['agreement']:.1f}" for row in rows)
-        lines.append(f"| {network} ({rows[0]['dense']:.1f}, {rows[0]['k']}) | {pattern} | {values} |")
+        values = " | ".join(f"{row[kind]:.1f}" for kind in KINDS for row in rows)
+        lines.append(f"| {network} | {rows[0]['dense']:.1f} | {rows[0]['k']} | {pattern} | {values} |")
     return "\n".join(lines) + "\n"
 
 
 def recipes(records: list[dict]) -> str:
     """Return the Markdown table of recipe "fast" against "paper"."""
     lines = [
-        "| images | recipe | accuracy (%) | agreement (%): test, unseen training images | KL, test (nats) "
-        "| image products | CPU seconds |",
-        "|---" * 7 + "|",
+        "| images | recipe | accuracy (%) | agreement, test images (%) | agreement, unseen training images (%) "
+        "| KL, test images (nats) | image products | CPU seconds |",
+        "|---" * 8 + "|",
     ]
     for record in sorted(records, key=lambda record: record["images"]):
         for name, run in record["runs"].items():
             lines.append(
                 f"| {record['images']:,} | {name} | {run['accuracy']:.1f} "
-                f"| {run['agreement']:.1f}, {run['others']['agreement']:.1f} | {run['kl']:.3f} "
+                f"| {run['agreement']:.1f} | {run['others']['agreement']:.1f} | {run['kl']:.3f} "
                 f"| {run['image_products']:,} | {run['cpu_seconds']:.0f} |"
             )
     return "\n".join(lines) + "\n"
@@ -87,14 +88,14 @@ def efforts(frame: pd.DataFrame) -> str:
     means = rows.groupby(["pattern", "effort", "images"], sort=False)[MEASURED].mean().reset_index()
     means["sets"] = rows.groupby(["pattern", "effort", "images"], sort=False).size().to_numpy()
     lines = [
-        "| pattern | effort | images (sets) | accuracy (%) | agreement (%) | KL (nats) | image products "
+        "| pattern | effort | images | sets | accuracy (%) | agreement (%) | KL (nats) | image products "
         "| CPU seconds |",
-        "|---" * 8 + "|",
+        "|---" * 9 + "|",
     ]
     means["rank"] = [EFFORTS.index(effort.split(",")[0]) for effort in means["effort"]]
     for row in means.sort_values(["pattern", "rank"]).to_dict("records"):
         lines.append(
-            f"| {row['pattern']} | {row['effort']} | {row['images']:,} ({row['sets']}) | {row['accuracy']:.1f} "
+            f"| {row['pattern']} | {row['effort']} | {row['images']:,} | {row['sets']} | {row['accuracy']:.1f} "
             f"| {row['agreement']:.1f} | {row['kl']:.3f} | {row['image_products']:,.0f} | {row['cpu_seconds']:.0f} |"
         )
     return "\n".join(lines) + "\n"
@@ -152,17 +153,15 @@ def real_networks() -> str:
 def grids() -> str:
     """Return the Markdown table of every mask with every update on ResNet-20: accuracy and KL."""
     cells = read_grids(recorded_in("08_where_masks_come_from", "cifar", "grids")).query("grid in @GRIDS")
-    accuracy, kl = by_update(cells, "accuracy"), by_update(cells, "kl")
-    lines = [
-        "| pattern | mask | " + " | ".join(f"{update}: accuracy (%), KL" for update in UPDATES) + " | published (%) |",
-        "|---" * (3 + len(UPDATES)) + "|",
-    ]
-    for grid, pattern, mask in sorted(accuracy.index, key=lambda row: (GRIDS.index(row[0]), row[1] != "2:4", row[1])):
+    shown = {kind: (by_update(cells, kind), digits) for kind, digits in (("accuracy", 1), ("kl", 3))}
+    heads = [f"{update}: {name}" for name in ("accuracy (%)", "KL (nats)") for update in UPDATES]
+    lines = [f"| pattern | mask | {' | '.join(heads)} | published (%) |", "|---" * (3 + len(heads)) + "|"]
+    order = shown["accuracy"][0].index
+    for grid, pattern, mask in sorted(order, key=lambda row: (GRIDS.index(row[0]), row[1] != "2:4", row[1])):
         values = [
-            ""
-            if pd.isna(kl.loc[(grid, pattern, mask), update])
-            else f"{accuracy.loc[(grid, pattern, mask), update]:.1f}, {kl.loc[(grid, pattern, mask), update]:.3f}"
-            for update in UPDATES
+            "" if pd.isna(value) else f"{value:.{digits}f}"
+            for frame, digits in shown.values()
+            for value in frame.loc[(grid, pattern, mask), list(UPDATES)]
         ]
         found = published_accuracy(grid, pattern, mask)
         of_stages = ", 8 stages" if grid == STAGED else ""
@@ -176,14 +175,13 @@ def grids() -> str:
 def solvers() -> str:
     """Return the Markdown table of solvers of one loss on one mask: accuracy, KL, seconds of the sweep."""
     cells = read_grids(recorded_in("08_where_masks_come_from", "cifar", "grids")).query("grid == @SOLVERS")
-    updates = list(dict.fromkeys(cells["update"]))
-    lines = ["| pattern | mask | " + " | ".join(updates) + " |", "|---" * (2 + len(updates)) + "|"]
+    lines = ["| pattern | mask | update | accuracy (%) | KL (nats) | seconds |", "|---" * 6 + "|"]
     for (pattern, mask), rows in cells.groupby(["pattern", "mask"], sort=False):
-        found = {
-            row["update"]: f"{row['accuracy']:.1f}, {row['kl']:.3f}, {row['seconds']:.0f}"
-            for row in rows.to_dict("records")
-        }
-        lines.append(f"| {pattern} | {mask} | {' | '.join(found.get(update, '') for update in updates)} |")
+        for row in rows.to_dict("records"):
+            lines.append(
+                f"| {pattern} | {mask} | {row['update']} | {row['accuracy']:.1f} | {row['kl']:.3f} "
+                f"| {row['seconds']:.0f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -205,11 +203,11 @@ def eight_bits(frame: pd.DataFrame) -> str:
 
 def image_size(record: dict) -> str:
     """Return the Markdown table of cost by size of the image."""
-    lines = ["| pixels a side | CPU seconds | GB added | products (times images) |", "|---" * 4 + "|"]
+    lines = ["| pixels a side | CPU seconds | GB added | products | products times images |", "|---" * 5 + "|"]
     for row in record["rows"]:
         lines.append(
             f"| {row['size']} | {row['cpu_seconds']:.0f} | {row['gb_added']:.1f} "
-            f"| {row['products']} ({row['image_products']:,}) |"
+            f"| {row['products']} | {row['image_products']:,} |"
         )
     return "\n".join(lines) + "\n"
 

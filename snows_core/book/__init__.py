@@ -24,12 +24,16 @@ if TYPE_CHECKING:
         summary,
     )
     from snows_core.book.contest_plot import draw_curves, draw_layers, draw_units
+    from snows_core.book.ctrl_c import ctrl_c_after
     from snows_core.book.directions import direction_quality, mixed_direction
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
     from snows_core.book.fits import LayerFit, image_gradients, layer_fits, layer_losses, split_images
+    from snows_core.book.kept_weights import LayerLoss, layer_loss
+    from snows_core.book.lanczos import ritz_values
     from snows_core.book.meter import Meter, clock, seconds_of
     from snows_core.book.method_picture import method_picture
+    from snows_core.book.own_example import train_example, write_example_folder
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
@@ -42,12 +46,17 @@ if TYPE_CHECKING:
         is_recorded,
         read_grids,
     )
+    from snows_core.book.recorded_order import order_by_interval
     from snows_core.book.recorded_plot import draw_records, shown_table
+    from snows_core.book.recorded_tables import recorded_table
+    from snows_core.book.repair_plot import draw_repairs
+    from snows_core.book.segment_plot import draw_segment, segment_legend
     from snows_core.book.slider import slider
     from snows_core.book.two_profiles import TwoProfiles
 
 __all__ = [
     "LayerFit",
+    "LayerLoss",
     "Meter",
     "NotebookOutputs",
     "Tuned",
@@ -59,12 +68,15 @@ __all__ = [
     "check_needs",
     "clock",
     "count_improved",
+    "ctrl_c_after",
     "curves",
     "direction_quality",
     "draw_curves",
     "draw_grids",
     "draw_layers",
     "draw_records",
+    "draw_repairs",
+    "draw_segment",
     "draw_units",
     "draw_updates",
     "family_tree",
@@ -73,12 +85,14 @@ __all__ = [
     "image_gradients",
     "is_recorded",
     "layer_fits",
+    "layer_loss",
     "layer_losses",
     "layer_table",
     "load_profile",
     "method_picture",
     "mixed_direction",
     "newton_arm",
+    "order_by_interval",
     "plots",
     "published_resnet20",
     "race",
@@ -87,13 +101,18 @@ __all__ = [
     "read_runs",
     "record_missing",
     "recorded_in",
+    "recorded_table",
+    "ritz_values",
     "say",
     "seconds_of",
+    "segment_legend",
     "shown_file",
     "shown_table",
     "slider",
     "split_images",
     "summary",
+    "train_example",
+    "write_example_folder",
 ]
 
 require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
@@ -115,10 +134,18 @@ _PLACES = {
         ("by_update", "count_improved", "draw_grids", "draw_updates", "is_recorded", "read_grids"), "recorded_grids"
     ),
     **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
+    **dict.fromkeys(("draw_segment", "segment_legend"), "segment_plot"),
+    "draw_repairs": "repair_plot",
+    "order_by_interval": "recorded_order",
+    "ctrl_c_after": "ctrl_c",
     "family_tree": "family_tree",
+    **dict.fromkeys(("LayerLoss", "layer_loss"), "kept_weights"),
     "method_picture": "method_picture",
     "published_resnet20": "published",
+    "recorded_table": "recorded_tables",
+    "ritz_values": "lanczos",
     "slider": "slider",
+    **dict.fromkeys(("train_example", "write_example_folder"), "own_example"),
 }
 
 

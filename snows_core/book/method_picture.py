@@ -62,6 +62,7 @@ def method_picture(highlight: int | None = None, width: float = WIDTH) -> Figure
     if not width > 0:
         raise invalid_argument("width", width, "a positive number of inches")
     figure = Figure(figsize=(width, width * (TOP - BOTTOM) / WIDTH))
+    figure.set_layout_engine("none")  # one axes in full size; the notebooks' theme would lay out and warn
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, WIDTH), ylim=(BOTTOM, TOP))
     ax.axis("off")

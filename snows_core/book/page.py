@@ -153,10 +153,32 @@ class NotebookOutputs:
         Returns:
             Name to number; empty where there is no record, as without a checkout.
         """
+        found = self._record(profile)
+        return found.metrics if found else {}
+
+    def recorded_when(self, profile: str) -> str:
+        """Say which run of some profile the repository holds, for a sentence with its numbers.
+
+        Args:
+            profile: for instance "cifar".
+
+        Returns:
+            "profile cifar, 256 calibration images, 2026-11-25, commit 758ffba"; what is not recorded is left out, and
+            empty where there is no record.
+        """
+        found = self._record(profile)
+        if found is None:
+            return ""
+        made = found.provenance
+        images = f"{len(made['calibration']):,} calibration images" if made.get("calibration") else ""
+        commit = f"commit {made['commit'][:7]}" if made.get("commit") else ""
+        return ", ".join(part for part in (f"profile {profile}", images, str(made.get("time", ""))[:10], commit) if part)
+
+    def _record(self, profile: str) -> Recorded | None:
         path = figure_dir(self.stem, profile, CHECKOUT / "figures") / "metrics.json"
         if not path.is_file():
-            return {}
-        return by_schema(read_json(path), Recorded, str(path), "what save_metrics writes").metrics
+            return None
+        return by_schema(read_json(path), Recorded, str(path), "what save_metrics writes")
 
     def show_expected(self, name: str) -> None:
         """Show the picture that an exercise should end in; ``tools/exercise_pictures.py`` takes it from the solution.

@@ -81,7 +81,7 @@ def draw_records(frame: pd.DataFrame) -> Figure:
     if "1:4" in patterns:  # the harder one behind the easier
         patterns.remove("1:4")
         patterns.insert(patterns.index("2:4") + 1 if "2:4" in patterns else 0, "1:4")
-    figure, axes = plt.subplots(1, len(columns), figsize=(4.4 * len(columns), 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(columns), figsize=(min(4.4 * len(columns), 9.6), 3.8), squeeze=False)
     for ax, (name, words) in zip(axes[0], columns.items(), strict=True):
         for number, method in enumerate(METHODS):
             rows = best[best["method"] == method].set_index("pattern")
@@ -97,6 +97,7 @@ def draw_records(frame: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(patterns)), [shown_pattern(pattern).replace(", ", ",\n") for pattern in patterns])
         ax.set_xlim(-0.5, len(patterns) - 0.5)
         ax.grid(False, axis="x")
-        plots.labelled(ax, "pattern (N:M, or share removed)", words, legend=False)
+        along = "pattern (N:M, or share removed)" if len(columns) < 3 else "pattern, or share removed"
+        plots.labelled(ax, along, words, legend=False)
     figure.legend(*axes[0][0].get_legend_handles_labels(), ncols=len(METHODS) + 1, loc="outside lower center")
     return figure

@@ -2,6 +2,7 @@
 
 from snows_core.loss.batch_loss import BatchLoss
 from snows_core.loss.folded_segment import FoldedSegment
+from snows_core.loss.intervals import wilson
 from snows_core.loss.joint import JointLoss
 from snows_core.loss.options import LossOptions
 from snows_core.loss.reconstruction import ReconstructionLoss
@@ -14,4 +15,5 @@ __all__ = [
     "Linearisation",
     "LossOptions",
     "ReconstructionLoss",
+    "wilson",
 ]

@@ -76,6 +76,8 @@ def _answer(choice: Callable[..., Any], argument: str, name: str, module: nn.Mod
         SnowsError: when it fails, or says neither True nor False.
     """
     expected = "a function of (name, module) that returns True or False"
+    if module is None:
+        expected += ", where module is None, as the weight is used without one"
     with users_code(argument, f"a function that fails for '{name}'", expected):
         answer = plain(choice(name, module))
     if not isinstance(answer, bool | int):

@@ -164,8 +164,9 @@ def select_layers(
     """
     seen = check_trace(network, model, example)
     names = [layer.name for layer in network.layers]
-    wanted = set(names) if layers is None else matching(layers, "layers", names, model)
-    unwanted = matching(exclude, "exclude", names, model)
+    wanted, unwanted = set(names), _meant(exclude, "exclude", network, model)
+    if layers is not None:
+        wanted = _meant(layers, "layers", network, model)
     entries: list[PrunableLayer | DenseLayer] = []
     for layer in network.layers:
         if layer.name not in wanted or layer.name in unwanted:
@@ -186,6 +187,13 @@ def select_layers(
         )
     _refuse_shared_weights(network, [entry.layer for entry in selection.prunable])
     return selection
+
+
+def _meant(choice: LayerChoice, argument: str, network: Network, model: nn.Module) -> set[str]:
+    """Resolve a choice; a function of the caller's is not asked about weights that are computed, not stored."""
+    is_function = callable(choice) and not isinstance(choice, type | nn.Module)
+    asked = [layer.name for layer in network.layers if layer.weight_name or not is_function]
+    return matching(choice, argument, asked, model)
 
 
 def _judged(network: Network, layer: Layer, seen: Example, default: bool) -> PrunableLayer | DenseLayer:

@@ -13,12 +13,12 @@ from snows_core.errors import SnowsError, invalid_argument
 from snows_core.zoo.bundle import DataBundle, Split
 from snows_core.zoo.cifar import load_cifar
 from snows_core.zoo.digits import load_digits
-from snows_core.zoo.folder import load_folder
+from snows_core.zoo.folder import load_own_folder
 from snows_core.zoo.imagenet import load_imagenet
 from snows_core.zoo.imagenet_samples import load_imagenet_samples
 from snows_core.zoo.preparation import Preparation
 
-__all__ = ["DATASETS", "DataBundle", "Split", "load_data"]
+__all__ = ["DATASETS", "DataBundle", "Split", "load_data", "load_folder"]
 
 # Each is called with its name, the folder of all data sets, what is wanted of the images, and whether the network may
 # be used.
@@ -30,7 +30,7 @@ LOADERS: dict[str, Callable[[str, str | Path | None, Preparation, bool], DataBun
     "imagenette": load_imagenet,
     "imagenet": load_imagenet,
     "imagenet-samples": load_imagenet_samples,
-    "folder:<path>": load_folder,
+    "folder:<path>": load_own_folder,
 }
 DATASETS = tuple(LOADERS)
 """Names that :func:`load_data` knows; <path> is a folder of images."""
@@ -72,6 +72,39 @@ def load_data(
     return load_prepared(name, root, Preparation(mean, std, image_size, transform, num_classes), download)
 
 
+def load_folder(
+    path: str | Path,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+    transform: Callable[[Any], Tensor] | None = None,
+    num_classes: int | None = None,
+    test_share: float | None = None,
+) -> DataBundle:
+    """Return images of one's own, as ``load_data("folder:<path>")`` does, and say how many of them to test on.
+
+    The folder is ``<path>/<class>/*``, or has parts of that form: ``train`` and ``val`` (or ``test``), or a ``val``
+    alone. Loose images without classes have no labels.
+
+    Args:
+        path: the folder.
+        mean: see :func:`load_data`.
+        std: likewise.
+        image_size: likewise.
+        transform: likewise.
+        num_classes: likewise.
+        test_share: share of the images to set aside for testing, spread evenly over the classes; default 0.2. A few
+            hundred images are enough to calibrate on, and many to test on make intervals narrow: of a small ``val``
+            0.8 is a good share. A folder that is divided into parts stays as it is.
+
+    Raises:
+        SnowsError: on a missing or empty folder, a share outside 0 to 1, or images that do not fit.
+    """
+    wanted = Preparation(mean, std, image_size, transform, num_classes, test_share=test_share)
+    return load_prepared(f"folder:{path}", None, wanted)
+
+
 def load_prepared(name: str, root: str | Path | None, wanted: Preparation, download: bool = True) -> DataBundle:
     """Return a data set, as :func:`load_data` does.
 
@@ -87,6 +120,8 @@ def load_prepared(name: str, root: str | Path | None, wanted: Preparation, downl
     kind = "folder:<path>" if str(name).startswith("folder:") else name
     if not isinstance(name, str) or kind not in LOADERS:
         raise _unknown(str(name))
+    if wanted.test_share is not None and kind != "folder:<path>":
+        raise invalid_argument("test_share", wanted.test_share, f"None, as '{name}' is divided already")
     return LOADERS[kind](name, root, wanted, download)
 
 

@@ -121,6 +121,7 @@ class Experiment:
         download: bool = True,
         num_classes: int | None = None,
         progress: bool = True,
+        test_share: float | None = None,
     ) -> DataBundle:
         """Return the data, prepared as the network's weights expect.
 
@@ -130,6 +131,7 @@ class Experiment:
             download: whether the network may be used.
             num_classes: classes that the network tells apart, where it is a fine-tuned one; see ``load_data``.
             progress: whether to show a bar where it takes long to look for files.
+            test_share: share of the images of a folder to set aside for testing; see ``load_folder``.
 
         Raises:
             SnowsError: see ``snows_core.zoo.data.load_data``.
@@ -143,7 +145,8 @@ class Experiment:
                 f"images with {channels} channel{'s' * (channels > 1)} for {self.name}",
                 f"Use data='{self.data}', or a network made for these images.",
             )
-        wanted = Preparation(expected.mean, expected.std, size, expected.transform, num_classes, progress)
+        moments = expected.mean, expected.std
+        wanted = Preparation(*moments, size, expected.transform, num_classes, progress, test_share)
         return load_prepared(name, root, wanted, download)
 
     def check_images(self, bundle: DataBundle) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,7 +21,29 @@ from snows_core.zoo.tree import SUFFIXES, folder_names, index_tree
 from snows_core.zoo.unreadable import Unreadable, UnreadableImage
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+JUDGING = ("test", "val", "valid", "validation")  # folders of images to judge on, the first that is there
+PARTS = ("train", *JUDGING)
+TEST_SHARE = 0.2  # of the images of a folder that nobody has divided
 Sample = tuple[str | Path, int]  # texts: a million paths take several times the memory
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A folder's images in two parts.
+
+    Attributes:
+        train: to calibrate on.
+        test: to judge on; none of them is in ``train``.
+        names: of the classes, in label order; empty where there are no labels.
+        words: how the folder was divided.
+        held_out: whether the images to judge on were kept from training, as far as names of folders tell.
+    """
+
+    train: list[Sample]
+    test: list[Sample]
+    names: list[str]
+    words: str
+    held_out: bool = True
 
 
 class FolderImages(Dataset):
@@ -162,12 +186,13 @@ def label_map(names: Sequence[str], num_classes: int | None = None) -> tuple[dic
     return {name: index for index, name in enumerate(names)}, list(names)
 
 
-def load_folder(name: str, root: str | Path | None, wanted: Preparation, download: bool = True) -> DataBundle:
+def load_own_folder(name: str, root: str | Path | None, wanted: Preparation, download: bool = True) -> DataBundle:
     """Return the user's own images, named ``folder:<path>``.
 
-    ``<path>/train/<class>/*`` with ``<path>/test`` or ``<path>/val`` beside it is used as it is divided. In
-    ``<path>/<class>/*`` every fifth image is set aside for testing, and so it is where there is only one of train, test
-    and val, and in a flat ``<path>/*`` without labels.
+    ``<path>/train/<class>/*`` with ``<path>/test`` or ``<path>/val`` beside it is used as it is divided, and so are val
+    and test without train; val may also be called valid or validation. In ``<path>/<class>/*`` every fifth image is set
+    aside for testing, and so it is where there is only one of these parts, and in a flat ``<path>/*`` without labels;
+    ``wanted.test_share`` sets another share of these aside. Images of a ``train`` alone are not held out from training.
     Hidden files and folders are left out. Depth and colour of the files: see ``image_modes.read_image``.
 
     Args:
@@ -191,10 +216,10 @@ def load_folder(name: str, root: str | Path | None, wanted: Preparation, downloa
     size = wanted.image_size or 224
     shape = (len(mean), size, size)
     transform = wanted.transform or normalised(size, mean, std, crop=size > 64)
-    train, test, names, words = _divided(folder, wanted)
-    sets = [FolderImages(samples, transform, shape) for samples in (train, test)]
+    divided = _divided(folder, wanted)
+    sets = [FolderImages(samples, transform, shape) for samples in (divided.train, divided.test)]
     first, second = (Split(images, labelled=images.labelled) for images in sets)
-    return DataBundle(name, first, second, names, shape, mean, std, words)
+    return DataBundle(name, first, second, divided.names, shape, mean, std, divided.words, divided.held_out)
 
 
 def _folder(path: str) -> Path | None:
@@ -206,19 +231,30 @@ def _folder(path: str) -> Path | None:
         return None
 
 
-def _divided(root: Path, wanted: Preparation) -> tuple[list[Sample], list[Sample], list[str], str]:
-    """Return training samples, test samples and class names of a folder, and how it was divided in words."""
+def _divided(root: Path, wanted: Preparation) -> Divided:
+    """Divide a folder into images to calibrate on and images to judge on, none in both."""
     folders = folder_names(root)
-    held_out = next((root / name for name in ("test", "val") if name in folders), None)
-    if "train" in folders and held_out is not None:
-        train = root / "train"
-        found = sorted({*class_names(train, "data", wanted.progress), *class_names(held_out, "data", wanted.progress)})
-        labels, names = label_map(found, wanted.num_classes)
-        parts = [labelled_samples(part, labels, wanted.progress) for part in (train, held_out)]
-        return parts[0], parts[1], names, f"image files in {root}, as divided into train and {held_out.name}"
-    if folders in (["train"], ["test"], ["val"]) and index_tree(root / folders[0], wanted.progress).classes:
-        root = root / folders[0]  # one part of a division alone
+    judging = [name for name in JUDGING if name in folders]
+    if judging and ("train" in folders or (len(judging) > 1 and set(folders) == {*judging})):
+        return _as_divided(root, "train" if "train" in folders else judging[1], judging[0], wanted)
+    part = folders if len(folders) == 1 else list(index_tree(root, wanted.progress).classes)
+    alone = part[0] if len(part) == 1 and part[0] in PARTS else ""  # one part of a division, or "" for a class tree
+    return _spread(root / alone, wanted, held_out=alone != "train")
+
+
+def _as_divided(root: Path, calibrating: str, judging: str, wanted: Preparation) -> Divided:
+    """Return the parts of a folder that is divided already; they stay as they are."""
+    parts = root / calibrating, root / judging
+    found = sorted({name for part in parts for name in class_names(part, "data", wanted.progress)})
+    labels, names = label_map(found, wanted.num_classes)
+    train, test = (labelled_samples(part, labels, wanted.progress) for part in parts)
+    return Divided(train, test, names, f"image files in {root}, as divided into {calibrating} and {judging}")
+
+
+def _spread(root: Path, wanted: Preparation, held_out: bool) -> Divided:
+    """Set images aside for testing at equal distances, so that each class gives its share."""
     tree = index_tree(root, wanted.progress)
+    samples: list[Sample]
     if found := list(tree.classes):
         labels, names = label_map(found, wanted.num_classes)
         samples = [(file, labels[name]) for name, files in tree.classes.items() for file in files]
@@ -229,10 +265,12 @@ def _divided(root: Path, wanted: Preparation) -> tuple[list[Sample], list[Sample
         raise invalid_argument(
             "data", f"{len(samples)} images in {root}", "at least 2, one to calibrate on and one to test", fix
         )
-    held = torch.arange(len(samples)) % 5 == 0
-    return (
-        [sample for sample, out in zip(samples, held, strict=True) if not out],
-        [sample for sample, out in zip(samples, held, strict=True) if out],
-        names,
-        f"image files in {root}, every fifth of them set aside for testing",
-    )
+    share = Fraction(str(float(TEST_SHARE if wanted.test_share is None else wanted.test_share)))  # 0.2 is a fifth
+    places = [math.ceil(i * share) for i in range(len(samples) + 1)]  # rises by one where an image is set aside
+    test = [sample for sample, low, high in zip(samples, places, places[1:], strict=False) if high > low]
+    train = [sample for sample, low, high in zip(samples, places, places[1:], strict=False) if high == low]
+    if not train:
+        expected = f"a share that leaves one of {len(samples)} images to calibrate on"
+        raise invalid_argument("test_share", wanted.test_share, expected)
+    every = "every fifth" if share == Fraction(1, 5) else f"{len(test):,}"
+    return Divided(train, test, names, f"image files in {root}, {every} of them set aside for testing", held_out)

@@ -25,6 +25,10 @@ class Preparation:
             describe.
         num_classes: classes that the network tells apart; None where it is not known.
         progress: whether to show a bar where files are looked for.
+        test_share: share of the images to set aside for testing, of a folder that is not divided; None for the usual.
+
+    Raises:
+        SnowsError: when the share is not between 0 and 1.
     """
 
     mean: Sequence[float] | None = None
@@ -33,6 +37,13 @@ class Preparation:
     transform: Callable[[Any], Tensor] | None = None
     num_classes: int | None = None
     progress: bool = True
+    test_share: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a share that leaves nothing on one side."""
+        share: Any = self.test_share
+        if share is not None and not (isinstance(share, int | float) and 0 < share < 1):
+            raise invalid_argument("test_share", repr(share), "a number between 0 and 1, such as 0.8")
 
     def moments(self, default: Moments) -> Moments:
         """Return mean and std with defaults filled in.

@@ -158,6 +158,26 @@ def load_state(model: nn.Module, state: dict[str, Tensor], origin: str) -> nn.Mo
     return model.eval()
 
 
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load a local file of weights into a network of one's own, in place, and set eval mode.
+
+    The file may hold more than the state dict: wrappers such as ``{"state_dict": ...}`` and the prefix "module." of
+    ``DataParallel`` are taken off, and numbers in half precision become float32. No code that it brings is run.
+
+    Args:
+        model: the network, built as the one that was trained.
+        path: a .safetensors file, or one that ``torch.save`` wrote.
+
+    Returns:
+        The same model.
+
+    Raises:
+        SnowsError: when the file cannot be read, or holds other weights than the network's; the model is
+            then unchanged.
+    """
+    return load_state(model, read_state(path), f"'{path}'")
+
+
 def shipped_record(name: str) -> dict[str, Any] | None:
     """Return how the shipped weights of a digits network were trained and what they reach; None before they are.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import exercise_pictures
 import nbformat
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,3 +47,13 @@ def test_pictures_are_written_compared_and_removed(tmp_path):
 
 def test_the_committed_pictures_are_those_of_the_solutions():
     assert exercise_pictures.update(ROOT, [], check=True) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_each_exercise_shows_what_is_expected(path):
+    text = path.read_text(encoding="utf-8")
+    exercises = set(re.findall(r"### Exercise (\d+)", text))
+    shown = set(re.findall(r"page\.show_expected\(\\?[\"']exercise-(\d+)", text))
+    assert exercises and shown == exercises
+    assert all((ROOT / f"figures/exercises/{path.stem}/exercise-{number}.png").is_file() for number in shown)
+    assert "attachment:" not in text  # Colab shows none

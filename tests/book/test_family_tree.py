@@ -8,7 +8,7 @@ import pytest
 
 import snows_core as snows
 from snows_core.book import family_tree, plots
-from snows_core.book.family_tree import BRANCHES, OTHERS, looks_at
+from snows_core.book.family_tree import BRANCHES, NAMES, OTHERS, looks_at
 
 
 @pytest.fixture
@@ -31,20 +31,23 @@ def table():
 
 
 def leaves(figure):
-    """Return name to (branch, year, colour of the marker under it)."""
+    """Return name to (branch, year, colour of the marker under it); the words on variants have no marker."""
     ax = figure.axes[0]
+    names = {shown: name for name, shown in NAMES.items()}
+    texts = [text for text in ax.texts if text.get_gid() != "variants"]
     years = [text.get_text() for text in ax.get_xticklabels()]
-    heights = dict(zip(ax.get_yticks(), (text.get_text() for text in ax.get_yticklabels()), strict=True))
+    branches = (text.get_text().replace("\n", " ") for text in ax.get_yticklabels())
+    heights = dict(zip(ax.get_yticks(), branches, strict=True))
     marks = {}
     for line in ax.lines:
         if line.get_marker() not in ("None", "", None) and len(line.get_xdata()):
             marks[float(line.get_xdata()[0]), float(line.get_ydata()[0])] = line.get_color()
-    assert len(marks) == len(ax.texts), "one marker a method, none on another"
+    assert len(marks) == len(texts), "one marker a method, none on another"
     found = {}
-    for text in ax.texts:
+    for text in texts:
         x, y = (float(value) for value in text.xy)
         base = max(height for height in heights if height <= y + 1e-9)
-        found[text.get_text()] = heights[base], years[round(x)], marks[x, y]
+        found[names.get(text.get_text(), text.get_text())] = heights[base], years[round(x)], marks[x, y]
     return found
 
 
@@ -70,21 +73,33 @@ def test_years_are_those_that_occur_and_the_legend_what_is_given(table):
     ax = figure.axes[0]
     assert [text.get_text() for text in ax.get_xticklabels()] == ["1989", "2017", "2024"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mask alone", "both"]
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["the network's loss", "the layer's input"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["the network's\nloss", "the layer's\ninput"]
 
 
 def test_all_methods_of_the_package_have_a_branch_of_their_own_kind():
     table = snows.methods()
-    found = leaves(family_tree(table))
-    assert set(found) == set(table.index)
+    figure = family_tree(table)
+    found = leaves(figure)
+    variants = {name for name in table.index if name.startswith("snows-")}
+    assert variants and set(found) == set(table.index) - variants - {"none"}
+    (words,) = (text.get_text() for text in figure.axes[0].texts if text.get_gid() == "variants")
+    assert all(name.removeprefix("snows-") in words for name in variants)
     assert {branch for branch, _, _ in found.values()} >= set(BRANCHES)
     for name, (branch, year, _) in found.items():
         assert (branch, year) == (looks_at(table.loc[name, "needs"]), str(table.loc[name, "year"]))
     assert found["magnitude"][0] == "the weights alone" and found["woodfisher"][0] == "the network's loss"
 
 
-def test_labels_of_all_methods_lie_apart():
+def test_labels_of_all_methods_lie_apart_and_are_readable_at_640_pixels():
+    plots.theme()
     figure = family_tree(snows.methods())
     figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    ax = figure.axes[0]
+    boxes = [text.get_window_extent() for text in ax.texts]
     assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+    dots = [
+        ax.transData.transform(point) for line in ax.lines if line.get_marker() == "o" for point in line.get_xydata()
+    ]
+    assert dots and not [box for box in boxes for x, y in dots if box.contains(x, y)], "a name on a marker"
+    smallest = min(text.get_fontsize() for text in [*ax.texts, *ax.get_xticklabels(), *ax.get_yticklabels()])
+    assert smallest / 72 * 640 / figure.get_figwidth() > 8, "letters of less than eight pixels"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import matplotlib.pyplot as plt
 import pictures
 import pytest
 from matplotlib.figure import Figure
@@ -11,7 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 import snows_core as snows
-from snows_core.book import method_picture
+from snows_core.book import method_picture, plots
 from snows_core.book.method_picture import FADED, LAYER_WISE, MASK, SNOWS, TAPS
 
 
@@ -87,3 +88,9 @@ def test_the_pixels_are_looked_at_too(tmp_path):
         about.add_text(pictures.DRAWING, committed.info[pictures.DRAWING])
         Image.new("RGB", committed.size, "white").save(blank, pnginfo=about)
     assert not pictures.is_fresh(blank, method_picture())
+
+
+def test_the_theme_of_the_notebooks_does_not_make_it_warn(recwarn):
+    with plt.rc_context({"figure.constrained_layout.use": True}):
+        plots.png(method_picture())
+    assert not [warning for warning in recwarn if "layout" in str(warning.message)]

@@ -117,6 +117,19 @@ def test_metrics_of_another_profile_are_those_of_the_repository(page, tmp_path, 
     assert page.recorded("cifar") == {"accuracy": 98.5} and page.recorded("digits") == {}
 
 
+def test_a_record_of_another_profile_says_when_it_was_made(page, tmp_path, monkeypatch):
+    monkeypatch.setattr("snows_core.book.page.CHECKOUT", tmp_path / "checkout")
+    assert page.recorded_when("cifar") == ""
+    target = tmp_path / "checkout" / "figures" / "03_x" / "cifar"
+    target.mkdir(parents=True)
+    made = {"calibration": [3, 1, 2], "time": "2026-11-25T17:55:50+00:00", "commit": "758ffbac2b7a"}
+    record = {"notebook": "03_x", "profile": "cifar", "metrics": {}, "figures": [], "provenance": made}
+    (target / "metrics.json").write_text(json.dumps(record))
+    assert page.recorded_when("cifar") == "profile cifar, 3 calibration images, 2026-11-25, commit 758ffba"
+    (target / "metrics.json").write_text(json.dumps(record | {"provenance": {"commit": None}}))
+    assert page.recorded_when("cifar") == "profile cifar"
+
+
 def test_the_picture_of_an_exercise_is_that_of_its_notebook(page, monkeypatch):
     asked = []
     monkeypatch.setattr("snows_core.book.page.shown_file", asked.append)

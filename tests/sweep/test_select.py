@@ -1,6 +1,9 @@
 """select.py: every layer is selected, or left dense with the reason; what cannot be meant is refused."""
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
 from toys import RESNET_INNER, chosen, plan, random_images, reasons, small_resnet, small_vit, torch_attention
 
 from snows_core.errors import SnowsError
@@ -59,3 +62,38 @@ def test_layers_and_exclude_take_names_globs_and_predicates(choice, expected):
 def test_choices_that_select_nothing_are_refused(choice, message):
     with pytest.raises(SnowsError, match=message):
         plan(small_resnet(), **choice)
+
+
+class NormalisedHead(nn.Module):
+    """A head whose weight is computed from a parameter, and a convolution whose parameter belongs to no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.kernel = nn.Parameter(torch.randn(8, 8, 1, 1))
+        self.classes = nn.Linear(8, 4, bias=False)
+
+    def forward(self, x):
+        x = F.conv2d(self.conv(self.stem(x).relu()).relu(), self.kernel).relu().mean((2, 3))
+        return F.linear(x, F.normalize(self.classes.weight, dim=1))
+
+
+@pytest.mark.parametrize("argument", ["layers", "exclude"])
+def test_a_function_is_not_asked_about_weights_that_are_computed(argument):
+    asked = {}
+
+    def is_conv(name, module):
+        asked[name] = module
+        return name == "conv"
+
+    torch.manual_seed(0)
+    planned = plan(NormalisedHead().double().eval(), **{argument: is_conv})
+    assert chosen(planned) == (["conv"] if argument == "layers" else ["kernel"])
+    assert set(asked) == {"stem", "conv", "kernel"} and asked["kernel"] is None
+    assert isinstance(asked["conv"], nn.Conv2d)
+
+
+def test_a_function_that_forgets_weights_without_a_module_is_told_so():
+    torch.manual_seed(0)
+    with pytest.raises(SnowsError, match=r"fails for 'kernel' .*NoneType.*where module is None, as the weight is used"):
+        plan(NormalisedHead().double().eval(), layers=lambda name, module: module.weight.numel() > 100)

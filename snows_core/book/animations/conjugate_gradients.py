@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from snows_core.book.animations.encode import BLUE, GREEN, GREY, ORANGE, Animation
+from snows_core.book.animations.encode import BLUE, ORANGE, Animation
 from snows_core.solvers import conjugate_gradients
 
 STEPS = 8
@@ -104,10 +104,10 @@ def animate(runs: Runs) -> Animation:
 
 
 def _frame(runs: Runs, steps: int) -> Figure:
-    figure = Figure(figsize=(6.2, 3.4))
-    _plane(figure.add_axes((0.025, 0.2, 0.43, 0.66)), runs, steps)
-    _spectrum(figure.add_axes((0.565, 0.19, 0.42, 0.66)), runs, steps)
-    figure.text(0.5, 0.955, f"{steps} step{'s' * (steps != 1)}", ha="center", va="center", size=12, weight="bold")
+    figure = Figure(figsize=(6.2, 3.2))
+    _plane(figure.add_axes((0.025, 0.18, 0.43, 0.67)), runs, steps)
+    _spectrum(figure.add_axes((0.565, 0.17, 0.42, 0.67)), runs, steps)
+    figure.text(0.5, 0.95, f"{steps} step{'s' * (steps != 1)}", ha="center", va="center", size=12, weight="bold")
     return figure
 
 
@@ -134,7 +134,7 @@ def _plane(ax: Axes, runs: Runs, steps: int) -> None:
     ax.spines[:].set_visible(False)
     ax.legend(
         loc="upper center",
-        bbox_to_anchor=(0.5, 0.03),
+        bbox_to_anchor=(0.53, 0.01),
         ncols=2,
         fontsize=9,
         columnspacing=0.8,
@@ -149,9 +149,9 @@ def _spectrum(ax: Axes, runs: Runs, steps: int) -> None:
     ax.axhline(0, color="#c9c9c9", lw=1)
     ax.plot(line, runs.polynomial(steps, line).clamp(-1.6, 1.6), color=BLUE, lw=1.6)
     left = runs.polynomial(steps, runs.eigenvalues)
-    ax.scatter(runs.eigenvalues, left.clamp(-1.35, 1.35), s=10 + 200 * runs.weights, color=GREY, alpha=0.75, lw=0)
+    ax.scatter(runs.eigenvalues, left.clamp(-1.35, 1.35), s=9 + 160 * runs.weights, color="#333333", lw=0, zorder=3)
     ritz = runs.ritz[steps]
-    ax.plot(ritz, torch.full_like(ritz, -1.2), ls="", marker="^", color=GREEN, ms=7, clip_on=False)
+    ax.plot(ritz, torch.full_like(ritz, -1.2), ls="", marker="^", color=ORANGE, ms=7, clip_on=False)
     ax.set(xlim=(0, 10.4), ylim=(-1.4, 1.4), yticks=[-1, 0, 1])
     ax.set_title(f"{len(runs.eigenvalues)} unknowns: error left {100 * float(runs.errors[steps]):.1f} %")
     ax.set_ylabel(r"residual polynomial $\pi_i(\lambda)$")

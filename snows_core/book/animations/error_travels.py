@@ -40,13 +40,11 @@ class Travel:
     """Errors by repair and place, both in the orders of ``REPAIRS`` and ``PLACES``.
 
     Attributes:
-        image: the image (height, width) whose activations are drawn.
         errors: squared error relative to the squared activation, over all test images, (repairs, places).
-        maps: for that image, the root mean square over channels of the error, relative to that of the activation over
-            the whole map; a tensor (height, width) for each repair and place.
+        maps: for the first of them, the root mean square over channels of the error, relative to that of the activation
+            over the whole map; a tensor (height, width) for each repair and place.
     """
 
-    image: Tensor
     errors: Tensor
     maps: list[list[Tensor]]
 
@@ -78,7 +76,7 @@ def compute(images: int = 128, tests: int = 256, seed: int = 0) -> Travel:
         maps.append(
             [gap[0].square().mean(0).sqrt() / wanted[0].square().mean().sqrt() for gap, wanted in pairs]
         )  # (height, width) each
-    return Travel(shown[0, 0], torch.tensor(errors), maps)
+    return Travel(torch.tensor(errors), maps)
 
 
 def activations(model: nn.Module, images: Tensor) -> dict[str, Tensor]:

@@ -119,7 +119,7 @@ def _frame(stages: Stages, number: int) -> Figure:
     )
     handles = [Patch(color=colour, label=text) for colour, text in words.items()]
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.65, 0.95), fontsize=10, handlelength=1)
-    _counts(figure.add_axes((0.765, 0.14, 0.225, 0.5)), stages, masks[: number + 1])
+    _counts(figure.add_axes((0.765, 0.14, 0.225, 0.44)), stages, masks[: number + 1])
     return figure
 
 
@@ -147,6 +147,6 @@ def _counts(ax: Axes, stages: Stages, masks: list[Tensor]) -> None:
     ax.set_xticks(range(len(stages.masks) + 2), ["0", *(str(i) for i in range(1, len(stages.masks) + 1)), "r"])
     ax.set_xlabel("stage (r: refined)")
     ax.set_ylabel("weights (%)")
-    ax.legend(loc="upper right", fontsize=9.5, handlelength=1, borderaxespad=0)
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.5, 1.08), fontsize=10, handlelength=1, borderaxespad=0)
     now = f"{kept[-1]:.0f} %" if len(kept) > 1 else ""
     ax.text(places[-1], kept[-1] + 2, now, ha="center", size=9.5)

@@ -34,7 +34,7 @@ NO_SPEED = (
     "The weights are dense tensors with zeros in place: as they are, they take as much memory and time as before."
 )
 SPEED = {
-    "2:4": "2:4 zeros bring speed where software packs them for sparse tensor cores: NVIDIA GPUs from compute"
+    "2:4": "2:4 zeros can bring speed where software packs them for sparse tensor cores: NVIDIA GPUs from compute"
     " capability 8.0 on, in half precision or INT8, on layers that are wide enough. On a CPU, or on a T4, they bring"
     " none.",
     "structured": "Whole channels, neurons and heads are zero: `snows compact` takes them out, and what is left is a"

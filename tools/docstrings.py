@@ -1,7 +1,6 @@
-"""API reference in site/api/, built from docstrings, and a check that every public name has one.
+"""A check that every public name is documented.
 
-    python tools/build_api.py            build it
-    python tools/build_api.py --check    only list what is not documented (exit code 1 when there is something)
+    python tools/docstrings.py    list what is not (exit code 1 when there is something)
 
 Public is what ``snows_core`` and its rooms name in ``__all__``, with the public methods and properties of its classes.
 Documented means: a docstring; every parameter named in its section Args, or in its words where it has no such section;
@@ -10,7 +9,6 @@ every field of a dataclass under Attributes or Args; a string below the assignme
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import enum
@@ -19,18 +17,10 @@ import inspect
 import pkgutil
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import pdoc.doc
-import pdoc.render
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from links import ROOT, address
 
 PACKAGE = "snows_core"
 _SECTION = re.compile(r"^(Args|Attributes):\n((?:[ \t]+.*\n|\n)+)", re.MULTILINE)
@@ -149,6 +139,12 @@ def function_gaps(place: str, function: Any) -> Iterator[str]:
         yield f"{place}: parameter {name}"
 
 
+def public_functions(module: ModuleType) -> list[str]:
+    """Return the names of the functions of a file that a room makes public as a whole."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    return [name for name in own if not name.startswith("_") and inspect.isfunction(vars(module)[name])]
+
+
 def gaps(modules: dict[str, ModuleType]) -> list[str]:
     """Return what is public and not documented, one line each: the name, and what is missing.
 
@@ -169,85 +165,16 @@ def gaps(modules: dict[str, ModuleType]) -> list[str]:
             elif inspect.isfunction(value):
                 found += function_gaps(place, value)
             elif inspect.ismodule(value):
-                inside = [n for n, v in vars(value).items() if getattr(v, "__module__", "") == value.__name__]
-                for inner in (n for n in inside if not n.startswith("_") and inspect.isfunction(vars(value)[n])):
+                for inner in public_functions(value):
                     found += function_gaps(f"{place}.{inner}", vars(value)[inner])
             elif not constant_docstring(module, name):
                 found.append(f"{place}: no string below its assignment")
     return found
 
 
-def pages(modules: dict[str, ModuleType]) -> dict[str, pdoc.doc.Module]:
-    """Return name to page of each module, and of each module that a room makes public.
-
-    Fields of a class stand in its section Attributes alone, and not a second time without words.
-
-    Args:
-        modules: name to module.
-
-    Returns:
-        Name to what pdoc shows.
-    """
-    shown = {name: pdoc.doc.Module(module) for name, module in modules.items()}
-    for name, module in modules.items():
-        for public in module.__all__:
-            value = getattr(module, public)
-            if inspect.ismodule(value):
-                shown.setdefault(value.__name__, pdoc.doc.Module(value))
-            elif (variable := shown[name].members.get(public)) and isinstance(variable, pdoc.doc.Variable):
-                variable.docstring = constant_docstring(module, public)
-            elif isinstance(kind := shown[name].members.get(public), pdoc.doc.Class):
-                bare = [n for n, v in kind.members.items() if isinstance(v, pdoc.doc.Variable) and not v.docstring]
-                for field in bare if not issubclass(value, enum.Enum) else ():
-                    del kind.members[field]
-        shown[name].submodules = []
-    rooms = [page for name, page in shown.items() if name != PACKAGE]
-    shown[PACKAGE].submodules = rooms
-    return shown
-
-
-def build(target: Path) -> list[str]:
-    """Write the reference.
-
-    Args:
-        target: folder to write into.
-
-    Returns:
-        What is public and not documented.
-    """
-    slug, tag = address(ROOT)
-    modules = public_modules()
-    # An alias written as a text, so that it needs no PyTorch, is shown as it is.
-    warnings.filterwarnings("ignore", "Error parsing type annotation", module="pdoc")
-    shown = pages(modules)
-    pdoc.render.configure(
-        docformat="google",
-        math=True,
-        show_source=False,  # "Edit on GitHub" leads there
-        edit_url_map={PACKAGE: f"https://github.com/{slug}/blob/{tag}/{PACKAGE}/"},
-        footer_text=f"SNOWS {tag}",
-    )
-    for name, page in shown.items():
-        path = target / f"{name.replace('.', '/')}.html"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        up = "../" * (name.count(".") + 1)
-        back = f'<nav class="pdoc">\n<p><a href="{up}index.html">All notebooks</a></p>'
-        body = pdoc.render.html_module(page, shown)
-        body = body.replace('<nav class="pdoc">', back, 1).replace(
-            "<code>~", "<code>"
-        )  # Sphinx's sign for a short name
-        path.write_text(body, encoding="utf-8")
-    (target / "search.js").write_text(pdoc.render.search_index(shown), encoding="utf-8")
-    print(f"{len(shown)} pages in {target.parent.name}/{target.name}/")
-    return gaps(modules)
-
-
 def main() -> int:
-    """Read the options and do it; return the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    options = parser.parse_args()
-    found = gaps(public_modules()) if options.check else build(ROOT / "site" / "api")
+    """Print what is not documented; return the exit code."""
+    found = gaps(public_modules())
     for line in found:
         print(f"not documented: {line}", file=sys.stderr)
     return int(bool(found))
