@@ -4,7 +4,7 @@
     python tools/keep_outputs.py runs/03_cifar_resnet20-digits.ipynb notebooks/03_cifar_resnet20.ipynb
 
 Code and text stay those of the committed notebook. Dropped are widget views (their state is not kept, so they would
-show nothing), timings and other metadata of the run. Pictures become PNGs of 128 colours, or 256 for maps of colours,
+show nothing), timings and other metadata of the run. Pictures become PNGs of 64 colours, or up to 256 for colour maps,
 about a third of the size; animated ones stay as they are, and so do the files in figures/. The executed notebook must
 come from the committed one as it is now.
 """
@@ -22,7 +22,7 @@ from typing import Any
 from PIL import Image, ImageChops, ImageStat
 
 LIMIT = 500_000  # bytes; larger notebooks are slow to show on the web
-COLOURS = (128, 256)  # as few as will do
+COLOURS = (64, 128, 256)  # as few as will do
 BANDED = 0.2  # mean error of a colour, of 255, from which on a map of colours shows bands
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INJECTED = "injected-parameters"
