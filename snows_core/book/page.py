@@ -172,9 +172,8 @@ class NotebookOutputs:
         made = found.provenance
         images = f"{len(made['calibration']):,} calibration images" if made.get("calibration") else ""
         commit = f"commit {made['commit'][:7]}" if made.get("commit") else ""
-        return ", ".join(
-            part for part in (f"profile {profile}", images, str(made.get("time", ""))[:10], commit) if part
-        )
+        parts = (f"profile {profile}", images, str(made.get("time", ""))[:10], commit)
+        return ", ".join(part for part in parts if part)
 
     def _record(self, profile: str) -> Recorded | None:
         path = figure_dir(self.stem, profile, CHECKOUT / "figures") / "metrics.json"
