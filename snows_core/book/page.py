@@ -217,9 +217,13 @@ def _plain(value: Any) -> Any:
 
 
 def _compact(text: str) -> str:
-    """Put lists of numbers on one line each."""
+    """Put lists of numbers, and rows of tables, on one line each."""
 
     def one_line(found: re.Match[str]) -> str:
-        return f"[{' '.join(found[1].split())}]"
+        return f"{found[1]}{' '.join(found[2].split())}{found[3]}"
 
-    return re.sub(r"\[([-+\d.,\seE]*)\]", one_line, text)
+    def row(found: re.Match[str]) -> str:
+        return re.sub(r"\n\s*", " ", found[0]).strip()
+
+    text = re.sub(r"(\[)([-+\d.,\seE]*)(\])", one_line, text)
+    return re.sub(r"(?<=[\[,])\n\s*\{[^{}\[\]]*\}", lambda found: f"\n{row(found)}", text)  # no text has a line end

@@ -52,6 +52,7 @@ def test_a_page_records_figures_metrics_and_provenance(page):
     assert record["metrics"] == {"accuracy": 98.5, "layers": 3, "ok": True} == table["value"].to_dict()
     assert record["figures"] == ["accuracy.png"] and first.startswith(b"\x89PNG")
     assert record["tables"]["by_k"] == [{"k": 0, "loss": 1.0}, {"k": 5, "loss": None}]
+    assert '\n{ "k": 0, "loss": 1.0 },\n{ "k": 5, "loss": null }' in text  # a row of a table is a line
     made = record["provenance"]
     assert made["calibration"] == [0, 1, 2] and "[0, 1, 2]" in text
     assert {"commit", "versions", "seed", "device", "profile", "time", "peak_memory_mb", "recipe"} <= set(made)
