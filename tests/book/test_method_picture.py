@@ -16,6 +16,14 @@ from snows_core.book import method_picture, plots
 from snows_core.book.method_picture import FADED, LAYER_WISE, MASK, SNOWS, TAPS
 
 
+@pytest.fixture(autouse=True)
+def usual_settings():
+    """Draw as a fresh process does: other tests set the notebooks' theme."""
+    with plt.rc_context():
+        plt.rcdefaults()
+        yield
+
+
 def words(figure: Figure) -> list[Text]:
     return [text for text in figure.axes[0].texts if text.get_text()]
 
