@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from snows_core.book.contest import NEWTON, NO_CURVATURE
+from snows_core.book.contests.contest import NEWTON, NO_CURVATURE
 
 
 def known():

@@ -81,7 +81,7 @@ def test_programs_are_started_with_lists_of_words_and_no_shell():
                 assert not isinstance(first, ast.Constant | ast.JoinedStr), f"{path}: a text of a shell"
     assert {path for path in started if path.startswith("snows_core")} == {
         "snows_core/provenance.py",
-        "snows_core/book/real_networks.py",
+        "snows_core/book/records/real_networks.py",
     }
 
 

@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from snows_core.book.real_networks import read_records, recorded_in
-from snows_core.book.recorded_grids import STAGED, UPDATES, by_update, count_improved, published_accuracy, read_grids
-from snows_core.book.recorded_plot import shown_pattern
+from snows_core.book.records.real_networks import read_records, recorded_in
+from snows_core.book.records.recorded_grids import (
+    STAGED,
+    UPDATES,
+    by_update,
+    count_improved,
+    published_accuracy,
+    read_grids,
+)
+from snows_core.book.records.recorded_plot import shown_pattern
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"

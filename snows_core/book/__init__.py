@@ -11,7 +11,7 @@ from snows_core.errors import require_extra
 if TYPE_CHECKING:
     from snows_core.book import plots
     from snows_core.book.animations import animation
-    from snows_core.book.contest import (
+    from snows_core.book.contests.contest import (
         Tuned,
         adam_arm,
         arms,
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
         race,
         summary,
     )
-    from snows_core.book.contest_plot import draw_curves, draw_layers, draw_units
+    from snows_core.book.contests.contest_plot import draw_curves, draw_layers, draw_units
+    from snows_core.book.contests.directions import direction_quality, mixed_direction
+    from snows_core.book.contests.fits import LayerFit, image_gradients, layer_fits, layer_losses, split_images
+    from snows_core.book.contests.meter import Meter, clock, seconds_of
     from snows_core.book.ctrl_c import ctrl_c_after
-    from snows_core.book.directions import direction_quality, mixed_direction
     from snows_core.book.family_tree import family_tree
     from snows_core.book.files_shown import say, shown_file
-    from snows_core.book.fits import LayerFit, image_gradients, layer_fits, layer_losses, split_images
     from snows_core.book.kept_weights import LayerLoss, layer_loss
     from snows_core.book.lanczos import ritz_values
-    from snows_core.book.meter import Meter, clock, seconds_of
     from snows_core.book.method_picture import method_picture
     from snows_core.book.own_example import train_example, write_example_folder
     from snows_core.book.page import NotebookOutputs
     from snows_core.book.profiles import check_needs, load_profile
     from snows_core.book.published import published_resnet20
-    from snows_core.book.real_networks import read_records, read_runs, record_missing, recorded_in
-    from snows_core.book.recorded_grids import (
+    from snows_core.book.records.real_networks import read_records, read_runs, record_missing, recorded_in
+    from snows_core.book.records.recorded_grids import (
         by_update,
         count_improved,
         draw_grids,
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
         is_recorded,
         read_grids,
     )
-    from snows_core.book.recorded_order import order_by_interval
-    from snows_core.book.recorded_plot import draw_records, shown_table
-    from snows_core.book.recorded_tables import recorded_table
+    from snows_core.book.records.recorded_order import order_by_interval
+    from snows_core.book.records.recorded_plot import draw_records, shown_table
+    from snows_core.book.records.recorded_tables import recorded_table
+    from snows_core.book.records.two_profiles import TwoProfiles
     from snows_core.book.repair_plot import draw_repairs
     from snows_core.book.segment_plot import draw_segment, segment_legend
     from snows_core.book.slider import slider
-    from snows_core.book.two_profiles import TwoProfiles
 
 __all__ = [
     "LayerFit",
@@ -118,31 +118,32 @@ __all__ = [
 require_extra("book", "matplotlib", "seaborn", "yaml", "pydantic")
 
 _PLACES = {
-    **dict.fromkeys(("direction_quality", "mixed_direction"), "directions"),
-    **dict.fromkeys(("LayerFit", "image_gradients", "layer_fits", "layer_losses", "split_images"), "fits"),
-    **dict.fromkeys(("Meter", "clock", "seconds_of"), "meter"),
-    **dict.fromkeys(("Tuned", "adam_arm", "arms", "curves", "fisher_arm", "gradient_arm"), "contest"),
-    **dict.fromkeys(("layer_table", "newton_arm", "race", "summary"), "contest"),
-    **dict.fromkeys(("draw_curves", "draw_layers", "draw_units"), "contest_plot"),
-    "TwoProfiles": "two_profiles",
+    **dict.fromkeys(("direction_quality", "mixed_direction"), "contests.directions"),
+    **dict.fromkeys(("LayerFit", "image_gradients", "layer_fits", "layer_losses", "split_images"), "contests.fits"),
+    **dict.fromkeys(("Meter", "clock", "seconds_of"), "contests.meter"),
+    **dict.fromkeys(("Tuned", "adam_arm", "arms", "curves", "fisher_arm", "gradient_arm"), "contests.contest"),
+    **dict.fromkeys(("layer_table", "newton_arm", "race", "summary"), "contests.contest"),
+    **dict.fromkeys(("draw_curves", "draw_layers", "draw_units"), "contests.contest_plot"),
+    "TwoProfiles": "records.two_profiles",
     "NotebookOutputs": "page",
     "animation": "animations",
     **dict.fromkeys(("say", "shown_file"), "files_shown"),
     **dict.fromkeys(("check_needs", "load_profile"), "profiles"),
-    **dict.fromkeys(("read_records", "read_runs", "record_missing", "recorded_in"), "real_networks"),
+    **dict.fromkeys(("read_records", "read_runs", "record_missing", "recorded_in"), "records.real_networks"),
     **dict.fromkeys(
-        ("by_update", "count_improved", "draw_grids", "draw_updates", "is_recorded", "read_grids"), "recorded_grids"
+        ("by_update", "count_improved", "draw_grids", "draw_updates", "is_recorded", "read_grids"),
+        "records.recorded_grids",
     ),
-    **dict.fromkeys(("draw_records", "shown_table"), "recorded_plot"),
+    **dict.fromkeys(("draw_records", "shown_table"), "records.recorded_plot"),
     **dict.fromkeys(("draw_segment", "segment_legend"), "segment_plot"),
     "draw_repairs": "repair_plot",
-    "order_by_interval": "recorded_order",
+    "order_by_interval": "records.recorded_order",
     "ctrl_c_after": "ctrl_c",
     "family_tree": "family_tree",
     **dict.fromkeys(("LayerLoss", "layer_loss"), "kept_weights"),
     "method_picture": "method_picture",
     "published_resnet20": "published",
-    "recorded_table": "recorded_tables",
+    "recorded_table": "records.recorded_tables",
     "ritz_values": "lanczos",
     "slider": "slider",
     **dict.fromkeys(("train_example", "write_example_folder"), "own_example"),

@@ -17,6 +17,7 @@ import pandas as pd
 
 from snows_core.book.checks import KERNEL, Notebook, check_after, check_before, find_notebooks
 from snows_core.book.expected import COLUMNS, FAILED, Expected, compare, load_expected
+from snows_core.book.files_shown import CHECKOUT
 from snows_core.book.page import DEFAULT_PROFILE, FIGURES_VARIABLE, figure_dir, figures_root
 from snows_core.book.profiles import Profile, check_needs, load_profile, profiles_of
 from snows_core.errors import SnowsError, invalid_argument, number, require_extra
@@ -109,7 +110,7 @@ class Summary:
 
 def notebooks_folder(folder: str | Path | None = None) -> Path:
     """Return the folder of the notebooks: the one given, or that of the checkout this package is installed from."""
-    return Path(folder).resolve() if folder is not None else Path(__file__).resolve().parents[2] / "notebooks"
+    return Path(folder).resolve() if folder is not None else CHECKOUT / "notebooks"
 
 
 def profiles_table(notebooks: str | Path | None = None) -> pd.DataFrame:

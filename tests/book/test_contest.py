@@ -6,7 +6,7 @@ import torch
 from races import known
 from toys import random_images, small_resnet
 
-from snows_core.book.contest import (
+from snows_core.book.contests.contest import (
     LOOKS,
     NEWTON,
     NO_CURVATURE,
@@ -19,8 +19,8 @@ from snows_core.book.contest import (
     race,
     summary,
 )
-from snows_core.book.fits import layer_fits
-from snows_core.book.meter import Meter, Uncurved
+from snows_core.book.contests.fits import layer_fits
+from snows_core.book.contests.meter import Meter, Uncurved
 from snows_core.network import Network
 
 BUDGET = 12.0

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from races import known
 
-from snows_core.book.contest import NEWTON, NO_CURVATURE, curves, layer_table
-from snows_core.book.contest_plot import draw_curves, draw_layers, draw_units
+from snows_core.book.contests.contest import NEWTON, NO_CURVATURE, curves, layer_table
+from snows_core.book.contests.contest_plot import draw_curves, draw_layers, draw_units
 
 
 @pytest.fixture(autouse=True)

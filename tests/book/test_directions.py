@@ -4,8 +4,8 @@ import pytest
 import torch
 from toys import random_images, relative, small_resnet
 
-from snows_core.book.directions import direction_quality, mixed_direction
-from snows_core.book.fits import layer_fits
+from snows_core.book.contests.directions import direction_quality, mixed_direction
+from snows_core.book.contests.fits import layer_fits
 from snows_core.network import Network
 
 

@@ -5,7 +5,7 @@ import torch
 from toys import dense_matrix, random_images, relative, small_resnet
 
 import snows_core as snows
-from snows_core.book.fits import image_gradients, layer_fits, layer_losses, split_images
+from snows_core.book.contests.fits import image_gradients, layer_fits, layer_losses, split_images
 from snows_core.network import Network
 
 PATTERN, K = "1:2", 2

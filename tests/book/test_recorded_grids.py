@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from snows_core.book import by_update, count_improved, draw_grids, draw_updates, is_recorded, read_grids
-from snows_core.book.recorded_grids import published_accuracy
+from snows_core.book.records.recorded_grids import published_accuracy
 
 ROWS = [  # pattern, mask, update, status, KL
     ("0.8", "magnitude", "none", "done", 2.0),

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from snows_core.book.recorded_order import order_by_interval
+from snows_core.book.records.recorded_order import order_by_interval
 
 
 def test_overlapping_intervals_are_not_ordered():

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from snows_core.book.real_networks import METHODS
-from snows_core.book.recorded_plot import draw_records, shown_table
+from snows_core.book.records.real_networks import METHODS
+from snows_core.book.records.recorded_plot import draw_records, shown_table
 
 
 def frame(**changes):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from snows_core.book.page import NotebookOutputs
-from snows_core.book.two_profiles import TwoProfiles
+from snows_core.book.records.two_profiles import TwoProfiles
 
 TABLE = pd.DataFrame({"K": [0, 5], "kl": [0.2, None]})
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from snows_core.book.files_shown import CHECKOUT
 from snows_core.book.page import figure_dir
 from snows_core.errors import SnowsError, closest, invalid_argument
 from snows_core.files import write_text
@@ -111,7 +112,7 @@ def recorded_in(stem: str, profile: str = PROFILE, kind: str = "runs") -> Path:
         profile: that made them.
         kind: name of their folder.
     """
-    return figure_dir(stem, profile, Path(__file__).resolve().parents[2] / "figures") / kind
+    return figure_dir(stem, profile, CHECKOUT / "figures") / kind
 
 
 def record_missing(runs: Sequence[RealRun], folder: Path, device: str = "cpu") -> list[Path]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snows_core.book.fits import LayerFit, split_images
-from snows_core.book.meter import GRADIENT, PRODUCT, VALUE, Meter
+from snows_core.book.contests.fits import LayerFit, split_images
+from snows_core.book.contests.meter import GRADIENT, PRODUCT, VALUE, Meter
 from snows_core.solvers import Objective, armijo, conjugate_gradients
 
 DECAY = (0.9, 0.999)  # of Adam's means of gradients and of their squares, as published

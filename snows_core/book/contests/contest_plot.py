@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from snows_core.book import plots
-from snows_core.book.contest import LOOKS, NEWTON, NO_CURVATURE
+from snows_core.book.contests.contest import LOOKS, NEWTON, NO_CURVATURE
 
 BANDS = (NEWTON, NO_CURVATURE)  # arms whose quartiles are drawn; bands of all would hide one another
 
@@ -21,7 +21,7 @@ def draw_curves(sides: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the share of the attainable decrease against units, a panel a profile, medians as steps.
 
     Args:
-        sides: tables of :func:`snows_core.book.contest.curves` by title.
+        sides: tables of :func:`snows_core.book.contests.contest.curves` by title.
 
     Returns:
         The figure.
@@ -46,7 +46,7 @@ def draw_units(sides: Mapping[str, pd.DataFrame], budgets: Mapping[str, float]) 
     """Draw the units that Newton-CG and the preconditioned gradient need for nine tenths, layer by layer.
 
     Args:
-        sides: tables of :func:`snows_core.book.contest.layer_table` by title.
+        sides: tables of :func:`snows_core.book.contests.contest.layer_table` by title.
         budgets: of each side, in units; fits that never got there are drawn above a line at the budget.
 
     Returns:
@@ -78,7 +78,7 @@ def draw_layers(points: pd.DataFrame, methods: Sequence[str], columns: int = 3) 
     """Draw the lowest loss so far against units, a panel a layer.
 
     Args:
-        points: of :func:`snows_core.book.contest.race`, one seed.
+        points: of :func:`snows_core.book.contests.contest.race`, one seed.
         methods: the arms that are drawn.
         columns: panels in a row.
 

@@ -6,7 +6,7 @@ import itertools
 
 import pandas as pd
 
-from snows_core.book.recorded_plot import shown_pattern
+from snows_core.book.records.recorded_plot import shown_pattern
 
 
 def order_by_interval(frame: pd.DataFrame) -> dict[str, str]:

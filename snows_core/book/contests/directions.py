@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from snows_core.book.fits import LayerFit, image_gradients
+from snows_core.book.contests.fits import LayerFit, image_gradients
 from snows_core.solvers import conjugate_gradients
 
 Solve = Callable[[Tensor], Tensor]

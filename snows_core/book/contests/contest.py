@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from snows_core.book.fits import LayerFit
-from snows_core.book.meter import PROBE, Meter, Uncurved
-from snows_core.book.minimisers import adam_descend, descend
+from snows_core.book.contests.fits import LayerFit
+from snows_core.book.contests.meter import PROBE, Meter, Uncurved
+from snows_core.book.contests.minimisers import adam_descend, descend
 from snows_core.solvers.mixed_curvature import MixedCurvature
 
 Arm = Callable[[LayerFit, float], tuple[Meter, Tensor]]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snows_core.book.fits import LayerFit
+from snows_core.book.contests.fits import LayerFit
 from snows_core.loss import ReconstructionLoss
 from snows_core.solvers import Linearisation
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from snows_core.book.files_shown import CHECKOUT
 from snows_core.book.page import DEFAULT_PROFILE, NotebookOutputs, figure_dir
 from snows_core.files.bounded import read_json
 
@@ -41,7 +42,7 @@ class TwoProfiles:
     """
 
     def __init__(self, page: NotebookOutputs, title: str, other: str, figures: Path | None = None) -> None:
-        root = Path(__file__).resolve().parents[2] / "figures" if figures is None else figures
+        root = CHECKOUT / "figures" if figures is None else figures
         path = figure_dir(page.stem, other, root) / "metrics.json"
         self.title, self.first = short_title(title), other != DEFAULT_PROFILE
         self.tables: dict[str, pd.DataFrame] = {}

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from snows_core.book import plots
-from snows_core.book.real_networks import METHODS
+from snows_core.book.records.real_networks import METHODS
 
 CLASSES = {"accuracy": "top-1 accuracy (%)", "agreement": "agreement with dense (%)"}
 """What is drawn of networks that classify, by column of ``read_records``."""
