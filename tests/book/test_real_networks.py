@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from snows_core.book import real_networks
+from snows_core.book.records import real_networks
 from snows_core.book.records.real_networks import RealRun, read_records, read_runs, record_missing
 from snows_core.errors import SnowsError
 from snows_core.loss.intervals import wilson
