@@ -6,6 +6,7 @@ import torch
 from races import known
 from toys import random_images, small_resnet
 
+from snows_core.book.contests import minimisers
 from snows_core.book.contests.contest import (
     LOOKS,
     NEWTON,
@@ -20,8 +21,9 @@ from snows_core.book.contests.contest import (
     summary,
 )
 from snows_core.book.contests.fits import layer_fits
-from snows_core.book.contests.meter import Meter, Uncurved
+from snows_core.book.contests.meter import Meter, Uncurved, seconds_of
 from snows_core.network import Network
+from snows_core.solvers import armijo, conjugate_gradients
 
 BUDGET = 12.0
 TUNED = Tuned(parts={False: 2, True: 4}, rates={False: 0.01, True: 0.02}, share=0.5)
@@ -107,3 +109,33 @@ def test_the_summary_counts_what_was_never_reached():
     assert table.loc[NEWTON, "units_90"] == 7 and table.loc[NEWTON, "seconds_90"] == 1
     assert np.isinf(table.loc[NO_CURVATURE, "units_90"]) and table.loc[NO_CURVATURE, "reached_99"] == 0
     assert table.loc[NEWTON, "reached_99"] == 2
+
+
+@pytest.mark.parametrize("lengthen", [False, True])
+def test_a_line_search_begins_at_twice_the_last_length_where_the_scale_means_nothing(fit, lengthen, monkeypatch):
+    meter, begun = Meter(fit), []
+
+    def solved(product, right, **options):
+        found = conjugate_gradients(product, right, **options)
+        begun.append([found.x])
+        return found
+
+    def searched(value, weight, step, *rest, **options):
+        search = armijo(value, weight, step, *rest, **options)
+        begun[-1] += [float(step.norm() / begun[-1][0].norm()), search.step]
+        return search
+
+    monkeypatch.setattr(minimisers, "conjugate_gradients", solved)
+    monkeypatch.setattr(minimisers, "armijo", searched)
+    minimisers.descend(meter, fit, meter, 30.0, lengthen=lengthen)
+    lengths = [length for _, length, _ in begun]
+    accepted = [length * step for _, length, step in begun]
+    assert len(lengths) >= 3 and lengths[0] == 1
+    expected = [2 * length for length in accepted[:-1]] if lengthen else [1.0] * (len(lengths) - 1)
+    assert lengths[1:] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_least_of_several_times_counts(monkeypatch):
+    moments = iter([0.0, 5.0, 10.0, 12.0, 20.0, 29.0])
+    monkeypatch.setattr("snows_core.book.contests.meter.clock", lambda device: next(moments))
+    assert seconds_of(lambda: None, repeats=3) == 2.0

@@ -31,6 +31,7 @@ def test_a_file_of_the_checkout_is_inside_the_output(tmp_path, shown):
 def test_without_a_checkout_it_comes_from_the_public_address(tmp_path, shown):
     shown_file("figures/a b.png", tmp_path)
     assert public_address("figures/a b.png") == shown[0].url and shown[0].data is None
+    assert "/raw/v" in shown[0].url  # the file itself, not the page about it
     assert public_address("figures/a b.png").startswith("https://github.com/") and "a%20b" in public_address("a b")
 
 
